@@ -1,0 +1,1 @@
+"""The wiring of nsstream: command line, configuration and service; the only place that knows every room."""

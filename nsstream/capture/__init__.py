@@ -1,0 +1,1 @@
+"""Sources: where packets come from. Each yields `PacketBatch` columns and keeps a `Tally`."""

@@ -1,0 +1,1 @@
+"""Rolling intervals on the UTC grid: packets in, immutable chunk files out."""

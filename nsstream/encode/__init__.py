@@ -1,0 +1,1 @@
+"""Conversations to bounded integer tokens and back. No torch."""

@@ -1,0 +1,1 @@
+"""The generator, the critics and their losses; checkpoints as safetensors with a JSON manifest."""

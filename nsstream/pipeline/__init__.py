@@ -1,0 +1,1 @@
+"""Components, and the run that takes a trace to its twin."""

@@ -1,0 +1,1 @@
+"""The ZeroMQ server that plays twins, its messages, sinks and client."""

@@ -1,0 +1,1 @@
+"""How close, how valid and how much of a copy a twin is."""

@@ -1,0 +1,1 @@
+"""Seed training and fine-tuning of a model on a chunk."""
