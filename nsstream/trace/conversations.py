@@ -1,7 +1,7 @@
 """ConversationTable: packets by conversation, both directions of a five-tuple as one record with a direction a packet.
 
-The same type describes what was measured (made by `grouping.group_conversations`) and what was drawn (made by `draw`), so
-that whatever reads the one reads the other. Ragged columns: packets of conversation i are rows
+The same type describes what was measured (made by `grouping.group_conversations`) and what was drawn (made by `draw`),
+so that whatever reads the one reads the other. Ragged columns: packets of conversation i are rows
 ``packet_offset[i]:packet_offset[i + 1]`` of the packet columns, in time order.
 
 Promises: lengths agree, dtypes are exact, every conversation has a packet, arrays are read-only.

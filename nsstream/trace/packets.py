@@ -1,8 +1,8 @@
 """PacketBatch: packets as read-only columns, no Python object a packet.
 
-Promises: every column of `fields.PACKET_FIELDS` is there, with its exact dtype, and all are of one length; nobody writes
-to them (the arrays are flagged read-only). Rows are in the order of observation; times may step back where the capture
-did. Ports are 0 unless the packet is the first fragment of TCP, UDP or SCTP.
+Promises: every column of `fields.PACKET_FIELDS` is there, with its exact dtype, and all are of one length; nobody
+writes to them (the arrays are flagged read-only). Rows are in the order of observation; times may step back where the
+capture did. Ports are 0 unless the packet is the first fragment of TCP, UDP or SCTP.
 """
 
 from __future__ import annotations

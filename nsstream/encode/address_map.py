@@ -1,0 +1,113 @@
+"""AddressMap: real addresses to other ones, keyed, the same way every time, prefixes kept together.
+
+What it promises
+- The same key maps the same address to the same address; without the key the map cannot be computed either way.
+- IPv4 unicast goes into `ipv4_range`: two addresses that share their first k >= 16 bits share the first k bits of their
+  last 16 after the map too (Crypto-PAn's construction, Xu et al. 2002, with BLAKE2b as the keyed function), and the
+  first 16 bits choose a subnet of the range by keyed hash. IPv6 unicast goes into `ipv6_range` by /64, the interface
+  identifier by keyed hash; link-local addresses stay link-local.
+- Multicast, broadcast, unspecified and loopback addresses are public constants and stay, but for the host bits of
+  solicited-node multicast (RFC 4291 2.7.1), which are replaced.
+
+It is applied before a model sees a host, so no checkpoint holds a real unicast address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.errors import InputError
+
+_Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+_SOLICITED_NODE = bytes.fromhex("ff02" + "00" * 9 + "01ff")
+
+
+@dataclass(frozen=True)
+class AddressMap:
+    """A keyed map into two ranges.
+
+    Attributes:
+        key: 16 to 64 octets, secret.
+        ipv4_range: network of /16 or shorter, for example ``10.0.0.0/8``.
+        ipv6_range: network of /48 or shorter, for example ``fd00::/8``.
+
+    Raises:
+        InputError: a range that is not a network, or too narrow.
+    """
+
+    key: bytes
+    ipv4_range: str = "10.0.0.0/8"
+    ipv6_range: str = "fd00::/8"
+
+    def __post_init__(self) -> None:
+        if not 16 <= len(self.key) <= 64:
+            raise InputError(f"the address key must have 16 to 64 octets, got {len(self.key)}")
+        _ = self._v4, self._v6
+
+    @cached_property
+    def _v4(self) -> ipaddress.IPv4Network:
+        return _network(self.ipv4_range, ipaddress.IPv4Network, longest=16)
+
+    @cached_property
+    def _v6(self) -> ipaddress.IPv6Network:
+        return _network(self.ipv6_range, ipaddress.IPv6Network, longest=48)
+
+    def map(self, addresses: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Map addresses (n, 16), IPv4 as ::ffff:a.b.c.d, to addresses (n, 16) of the same families."""
+        if not len(addresses):
+            return addresses.copy()
+        distinct, where = np.unique(addresses, axis=0, return_inverse=True)
+        mapped = b"".join(self._map_one(a.tobytes()) for a in distinct)
+        return np.frombuffer(mapped, np.uint8).reshape(-1, 16)[where.reshape(-1)]
+
+    def _map_one(self, address: bytes) -> bytes:
+        if address.startswith(_V4_MAPPED):
+            return _V4_MAPPED + self._map_v4(address[12:])
+        real = ipaddress.IPv6Address(address)
+        if address.startswith(_SOLICITED_NODE):
+            return _SOLICITED_NODE + self._hash(b"solicited", address, 3)
+        if real.is_multicast or real.is_unspecified or real.is_loopback:
+            return address
+        identifier = self._hash(b"interface", address, 8)
+        if real.is_link_local:
+            return address[:8] + identifier
+        return _inside(self._v6, self._hash(b"subnet", address[:8], 8) + identifier)
+
+    def _map_v4(self, octets: bytes) -> bytes:
+        real = ipaddress.IPv4Address(octets)
+        if real.is_multicast or real.is_loopback or octets[0] == 0 or octets == b"\xff\xff\xff\xff":
+            return octets
+        subnet = self._hash(b"v4", octets[:2], 2)
+        low, value = 0, int.from_bytes(octets[2:], "big")
+        for bit in range(15, -1, -1):  # flip each bit by a keyed function of all bits before it
+            prefix = octets[:2] + (value >> (bit + 1)).to_bytes(2, "big") + bytes([bit])
+            low |= ((value >> bit & 1) ^ (self._hash(b"bit", prefix, 1)[0] & 1)) << bit
+        return _inside(self._v4, subnet + low.to_bytes(2, "big"))
+
+    def _hash(self, purpose: bytes, data: bytes, size: int) -> bytes:
+        return hashlib.blake2b(data, key=self.key, person=purpose, digest_size=size).digest()
+
+
+def _network(text: str, kind: type[_Network], longest: int) -> _Network:
+    try:
+        network = kind(text)
+    except ValueError as err:
+        raise InputError(f"not an address range: {text!r} ({err})") from err
+    if network.prefixlen > longest:
+        raise InputError(f"the address range {text} is too narrow: it must be a /{longest} or shorter")
+    return network
+
+
+def _inside(network: ipaddress.IPv4Network | ipaddress.IPv6Network, octets: bytes) -> bytes:
+    """The octets with the network's prefix in place of their first bits."""
+    free = network.max_prefixlen - network.prefixlen
+    value = int(network.network_address) | (int.from_bytes(octets, "big") & ((1 << free) - 1))
+    return value.to_bytes(len(octets), "big")

@@ -1,0 +1,104 @@
+"""Bins: a non-negative number as a token on a logarithmic scale, and back with its fine structure.
+
+The grid is fixed and public: a first bin for zero, one bin each for the small integers up to `exact`, then `per_decade`
+bins a decade up to `largest`. What is fitted is the shape inside each bin: its quantiles, from which a value is drawn by
+linear interpolation, so that a value which recurs (a timer, a window) keeps its exact place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = 17
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Edges of the bins.
+
+    Attributes:
+        exact: integers 1..exact have a bin each.
+        per_decade: bins a decade above that.
+        largest: values beyond it fall into the last bin.
+    """
+
+    exact: int
+    per_decade: int
+    largest: int
+
+    @cached_property
+    def edges(self) -> NDArray[np.float64]:
+        """Lower edges: bin i holds edges[i] <= value < edges[i + 1]; the last is open."""
+        start = float(self.exact + 1)
+        steps = int(np.ceil(np.log10(self.largest / start) * self.per_decade))
+        tail = start * 10 ** (np.arange(steps + 1) / self.per_decade)
+        return np.concatenate([np.arange(self.exact + 1, dtype=np.float64), tail])
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def tokens(self, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Bin of each value (n,); negative values count as zero."""
+        return np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self) - 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A grid and the shape of one chunk's values inside its bins.
+
+    Attributes:
+        grid: the edges.
+        quantiles: (bins, QUANTILES) values at evenly spaced ranks; NaN-free: an empty bin spans its edges.
+        counts: how many values each bin held; 0 makes it inactive.
+    """
+
+    grid: Grid
+    quantiles: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, grid: Grid, values: NDArray[np.integer]) -> Self:
+        """Measure the values (n,) inside the bins of the grid."""
+        upper = np.append(grid.edges[1:], max(grid.largest, grid.edges[-1]))
+        ranks = np.linspace(0, 1, QUANTILES)
+        quantiles = grid.edges[:, None] + (upper - grid.edges)[:, None] * ranks * (1 - 1e-9)
+        quantiles[: grid.exact + 1] = grid.edges[: grid.exact + 1, None]
+        tokens = grid.tokens(values)
+        order = np.argsort(tokens, kind="stable")
+        counts = np.bincount(tokens, minlength=len(grid))
+        ends = np.cumsum(counts)
+        for b in np.flatnonzero(counts):
+            inside = np.maximum(values[order[ends[b] - counts[b] : ends[b]]], 0)
+            quantiles[b] = np.quantile(inside, ranks)
+        return cls(grid, quantiles, counts)
+
+    def is_active(self) -> NDArray[np.bool_]:
+        """Which bins held a value: (bins,)."""
+        return self.counts > 0
+
+    def draw(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A value (n,) from inside the bin of each token (n,)."""
+        at = rng.random(len(tokens)) * (QUANTILES - 1)
+        low = np.minimum(at.astype(np.int64), QUANTILES - 2)
+        left, right = self.quantiles[tokens, low], self.quantiles[tokens, low + 1]
+        return np.rint(left + (right - left) * (at - low)).astype(np.int64)
+
+    def as_json(self) -> dict[str, list[list[float]]]:
+        """The bins that hold something: [bin, count, quantiles...]."""
+        rows = [[int(b), int(self.counts[b]), *self.quantiles[b].tolist()] for b in np.flatnonzero(self.counts)]
+        return {"bins": rows}
+
+    @classmethod
+    def from_json(cls, grid: Grid, data: dict[str, list[list[float]]]) -> Self:
+        """The inverse of `as_json` on the same grid."""
+        bins = cls.fit(grid, np.zeros(0, np.int64))
+        counts = bins.counts.copy()
+        for bin_, count, *quantiles in data["bins"]:
+            counts[int(bin_)] = int(count)
+            bins.quantiles[int(bin_)] = quantiles
+        return cls(grid, bins.quantiles, counts)

@@ -1,0 +1,243 @@
+"""Packets to conversations: both directions of a five-tuple become one record, in order of first packet.
+
+Rules
+- The key is protocol, both addresses and ports, direction folded. Later fragments (offset > 0) have no ports and make
+  conversations of their own.
+- The initiator is who it was in the previous chunk, if the conversation was open there; else the sender of the first
+  packet, unless that packet is a SYN|ACK, or goes from a port below 1024 to one above: then its receiver.
+- Flow tags need no future: *continues from before* is read from the previous chunk's open conversations, *is open at
+  end* from what this chunk has seen (TCP: no RST, and no FIN from both sides; all else: open).
+- `TcpEvent`s come from sequence numbers alone, with nothing known of the previous chunk.
+
+The hash table compares whole keys, so equal hashes cost time and never correctness; ids do not depend on the hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nsstream.trace.conversations import ConversationTable, TcpEvent
+from nsstream.trace.fields import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP
+from nsstream.trace.packets import PacketBatch
+
+_FRESH = int(TcpEvent.FRESH)
+_RETRANSMISSION = int(TcpEvent.RETRANSMISSION)
+_IDLE_ACK = int(TcpEvent.IDLE_ACK)
+_KEEP_ALIVE = int(TcpEvent.KEEP_ALIVE)
+_KEEP_ALIVE_ACK = int(TcpEvent.KEEP_ALIVE_ACK)
+_KEY_OCTETS = 38  # low end (16 + 2), high end (16 + 2), protocol, is_fragment
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConversations:
+    """The conversations that a chunk left open: folded key -> 1 where the initiator is the key's high end."""
+
+    initiator_is_high: dict[bytes, int] = field(default_factory=dict)
+
+
+def group_conversations(
+    packets: PacketBatch, before: OpenConversations | None = None
+) -> tuple[ConversationTable, OpenConversations]:
+    """Group one chunk's packets (n rows, any order) into conversations, and say which are open at its end."""
+    before = before or OpenConversations()
+    packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
+    keys, is_high = _fold_keys(packets)
+    ids, first = _identify(keys)
+    n = len(first)
+    order = np.argsort(ids, kind="stable")
+    counts = np.bincount(ids, minlength=n)
+    offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    folded = [k.tobytes() for k in keys[first]]
+    known = np.array([before.initiator_is_high.get(k, -1) for k in folded], dtype=np.int8)
+    initiator_is_high = np.where(known >= 0, known, _guess_initiator(packets, first, is_high)).astype(np.uint8)
+    direction = (is_high != initiator_is_high[ids]).astype(np.uint8)[order]
+
+    rows = packets.take(order)
+    is_tcp = (rows.protocol_identifier == TCP) & (rows.fragment_offset == 0)
+    is_icmp = ((rows.protocol_identifier == ICMP) | (rows.protocol_identifier == ICMPV6)) & (rows.fragment_offset == 0)
+    icmp = rows.icmp_type.astype(np.uint16) << 8 | rows.icmp_code
+    control = np.where(is_tcp, rows.tcp_control_bits & 0xFF, np.where(is_icmp, icmp, 0)).astype(np.uint16)
+    event, is_open = _tcp_events(
+        offset, direction, is_tcp, rows.tcp_control_bits, rows.tcp_sequence_number, rows.tcp_acknowledgement_number,
+        rows.ip_total_length.astype(np.int64) - rows.ip_header_length - rows.tcp_header_length,
+    )  # fmt: skip
+
+    low_address, low_port = keys[first, :16], _port(keys[first, 16:18])
+    high_address, high_port = keys[first, 18:34], _port(keys[first, 34:36])
+    flipped = initiator_is_high.astype(bool)
+    forward, back = (_first_of_direction(offset, direction, d) for d in (0, 1))
+    table = ConversationTable(
+        initiator_address=np.where(flipped[:, None], high_address, low_address),
+        responder_address=np.where(flipped[:, None], low_address, high_address),
+        ip_version=packets.ip_version[first],
+        protocol_identifier=packets.protocol_identifier[first],
+        initiator_port=np.where(flipped, high_port, low_port),
+        responder_port=np.where(flipped, low_port, high_port),
+        initiator_ttl=_at(rows.ip_ttl, forward),
+        responder_ttl=_at(rows.ip_ttl, back),
+        initiator_class_of_service=_at(rows.ip_class_of_service, forward),
+        responder_class_of_service=_at(rows.ip_class_of_service, back),
+        vlan_id=packets.vlan_id[first],
+        is_fragment=(packets.fragment_offset[first] > 0).astype(np.uint8),
+        continues_from_before=(known >= 0).astype(np.uint8),
+        is_open_at_end=is_open,
+        packet_offset=offset,
+        observation_time_ns=rows.observation_time_ns,
+        direction=direction,
+        ip_total_length=rows.ip_total_length,
+        ip_header_length=rows.ip_header_length,
+        control=control,
+        tcp_header_length=np.where(is_tcp, rows.tcp_header_length, 0).astype(np.uint8),
+        tcp_event=event,
+    )
+    left_open = {k: int(h) for k, h, o in zip(folded, initiator_is_high, is_open, strict=True) if o}
+    return table, OpenConversations(left_open)
+
+
+def _port(octets: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    return (octets[:, 0].astype(np.uint16) << np.uint16(8)) | octets[:, 1].astype(np.uint16)
+
+
+def _at(column: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The column at these rows, 0 where a row is -1."""
+    if not len(column):
+        return np.zeros(len(rows), np.uint8)
+    return np.where(rows >= 0, column[rows], 0).astype(np.uint8)
+
+
+def _fold_keys(p: PacketBatch) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Keys (n, 38) with the lower endpoint first, and 1 where the packet's source is the higher one."""
+    n = len(p)
+    source, destination = np.empty((n, 18), np.uint8), np.empty((n, 18), np.uint8)
+    for end, address, port in (
+        (source, p.source_address, p.source_transport_port),
+        (destination, p.destination_address, p.destination_transport_port),
+    ):
+        end[:, :16], end[:, 16], end[:, 17] = address, port >> 8, port & 0xFF
+    is_high = _source_is_high(source, destination)
+    swap = is_high.astype(bool)[:, None]
+    keys = np.empty((n, _KEY_OCTETS), np.uint8)
+    keys[:, :18] = np.where(swap, destination, source)
+    keys[:, 18:36] = np.where(swap, source, destination)
+    keys[:, 36] = p.protocol_identifier
+    keys[:, 37] = p.fragment_offset > 0
+    return keys, is_high
+
+
+@njit(cache=True)
+def _source_is_high(source: NDArray[np.uint8], destination: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    out = np.zeros(len(source), np.uint8)
+    for i in range(len(source)):
+        for j in range(18):
+            if source[i, j] != destination[i, j]:
+                out[i] = source[i, j] > destination[i, j]
+                break
+    return out
+
+
+@njit(cache=True)
+def _identify(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number equal keys alike, in order of first appearance: ids (n,), first row of each id (k,)."""
+    n, width = keys.shape
+    size = 16
+    while size < 2 * n:
+        size *= 2
+    slots = np.full(size, -1, np.int64)
+    ids, first = np.empty(n, np.int64), np.empty(n, np.int64)
+    k = 0
+    for i in range(n):
+        h = np.uint64(14695981039346656037)
+        for j in range(width):
+            h = (h ^ np.uint64(keys[i, j])) * np.uint64(1099511628211)
+        at = np.int64((h ^ (h >> np.uint64(29))) & np.uint64(size - 1))
+        while True:
+            known = slots[at]
+            if known < 0:
+                slots[at], first[k], ids[i] = k, i, k
+                k += 1
+                break
+            same = True
+            for j in range(width):
+                if keys[first[known], j] != keys[i, j]:
+                    same = False
+                    break
+            if same:
+                ids[i] = known
+                break
+            at = (at + 1) & (size - 1)
+    return ids, first[:k].copy()
+
+
+def _guess_initiator(p: PacketBatch, first: NDArray[np.int64], is_high: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """1 where the key's high end began, judged by the first packet alone."""
+    flags = p.tcp_control_bits[first]
+    source, destination = p.source_transport_port[first], p.destination_transport_port[first]
+    is_answer = (flags & (SYN | ACK)) == (SYN | ACK)
+    from_service = (flags & SYN == 0) & (source < 1024) & (destination >= 1024)
+    guess: NDArray[np.uint8] = (is_high[first] ^ (is_answer | from_service)).astype(np.uint8)
+    return guess
+
+
+def _first_of_direction(offset: NDArray[np.int64], direction: NDArray[np.uint8], d: int) -> NDArray[np.int64]:
+    """Row of the first packet of each conversation in direction d, -1 where there is none."""
+    rows = np.flatnonzero(direction == d)
+    out = np.full(len(offset) - 1, -1, np.int64)
+    owner = np.searchsorted(offset, rows, side="right") - 1
+    out[owner[::-1]] = rows[::-1]
+    return out
+
+
+@njit(cache=True)
+def _tcp_events(
+    offset: NDArray[np.int64],
+    direction: NDArray[np.uint8],
+    is_tcp: NDArray[np.bool_],
+    flags: NDArray[np.uint16],
+    seq: NDArray[np.uint32],
+    ack: NDArray[np.uint32],
+    payload: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Event of each packet, and 1 for each open conversation; sequence arithmetic modulo 2**32 (RFC 9293 3.4)."""
+    event = np.zeros(len(direction), np.uint8)
+    is_open = np.ones(len(offset) - 1, np.uint8)
+    for c in range(len(offset) - 1):
+        next_seq, last_ack = np.zeros(2, np.uint32), np.zeros(2, np.uint32)
+        has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
+        answers_keep_alive = np.zeros(2, np.bool_)
+        for i in range(offset[c], offset[c + 1]):
+            if not is_tcp[i]:
+                continue
+            d = direction[i]
+            octets = payload[i] if payload[i] > 0 else 0
+            length = octets + (1 if flags[i] & SYN else 0) + (1 if flags[i] & FIN else 0)
+            ahead = np.int64(np.int32(np.uint32(seq[i] - next_seq[d])))
+            bare = (flags[i] & (SYN | FIN | RST)) == 0 and octets <= 1
+            kind = _FRESH
+            if has_seq[d]:
+                if bare and ahead == -1:
+                    kind = _KEEP_ALIVE
+                elif length > 0 and ahead < 0:
+                    kind = _RETRANSMISSION
+                elif bare and octets == 0 and has_ack[d] and np.int32(np.uint32(ack[i] - last_ack[d])) <= 0:
+                    kind = _KEEP_ALIVE_ACK if answers_keep_alive[d] else _IDLE_ACK
+            event[i] = kind
+            answers_keep_alive[1 - d] = kind == _KEEP_ALIVE
+            answers_keep_alive[d] = False
+            end = np.uint32(seq[i] + np.uint32(length))
+            if not has_seq[d] or np.int32(np.uint32(end - next_seq[d])) > 0:
+                if flags[i] & RST == 0 or not has_seq[d]:
+                    next_seq[d] = end
+                has_seq[d] = True
+            if flags[i] & ACK and (not has_ack[d] or np.int32(np.uint32(ack[i] - last_ack[d])) > 0):
+                last_ack[d] = ack[i]
+                has_ack[d] = True
+            if flags[i] & FIN:
+                has_fin[d] = True
+            if flags[i] & RST or (has_fin[0] and has_fin[1]):
+                is_open[c] = 0
+    return event, is_open
