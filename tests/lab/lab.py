@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,7 @@ class Lab:
         self.name = f"{PREFIX}{os.getpid()}"
         self.seed = seed
         self.directory = Path()
+        self.closing = threading.Event()  # set when clients must stop
         self._processes: list[subprocess.Popen[bytes]] = []
         self._links: subprocess.Popen[bytes] | None = None
         self._namespaces: list[str] = []
@@ -151,6 +153,7 @@ class Lab:
 
     def close(self) -> None:
         """End the lab's processes, remove its namespaces and its files. Safe to call again."""
+        self.closing.set()
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -174,8 +177,8 @@ class Lab:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _build(self) -> None:
-        for host in ("wire", "core", *HOSTS):
-            self._add_namespace(host)
+        for name in ("wire", "core", *HOSTS):
+            self._add_namespace(name)
         links = [
             Link(h.name, f"p-{h.name}", h.up, h.down or h.up, VLAN_ID if h.network == VLAN else None)
             for h in HOSTS.values()

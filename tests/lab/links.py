@@ -4,7 +4,7 @@ Runs as a child process inside its own network namespace: it reads one JSON list
 devices, prints ``ready`` and carries frames until stdin closes, so that a killed parent leaves no device behind.
 
 Promises: each direction keeps the order of its frames; a frame is delivered whole or dropped; nothing is duplicated.
-A TAP device has no offloads, so the kernel cuts segments to the MTU and computes every checksum before a frame comes here.
+A TAP device has no offloads: the kernel cuts segments to the MTU and computes every checksum before a frame comes here.
 
 Why not netem and a VLAN device: kernels of small virtual machines are often built without ``sch_netem`` and ``8021q``.
 TAP and bridge are nearly always there, and this way the lab behaves the same on every kernel.
@@ -34,8 +34,8 @@ TPID_8021Q = b"\x81\x00"
 class Impairment:
     """What one direction of a link does to frames.
 
-    ``jitter_s`` is the greatest extra delay (uniform); ``queue_s`` is the longest wait for the serialiser before a frame
-    is dropped at the tail; ``loss`` is the chance of each frame to vanish.
+    ``jitter_s`` is the greatest extra delay (uniform); ``queue_s`` is the longest wait for the serialiser before a
+    frame is dropped at the tail; ``loss`` is the chance of each frame to vanish.
     """
 
     delay_s: float = 0.0
@@ -157,13 +157,11 @@ def carry(links: list[Link], rng: random.Random, control: int) -> None:
 
 
 def _frames(source: int) -> list[bytes]:
-    frames = []
+    frames: list[bytes] = []
     while len(frames) < 64:  # then look at the clock again
         try:
             frames.append(os.read(source, LARGEST_FRAME_BYTES))
-        except BlockingIOError:
-            break
-        except OSError:  # the device is down
+        except OSError:  # nothing more to read, or the device is down
             break
     return frames
 

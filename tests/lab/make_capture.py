@@ -45,9 +45,8 @@ PROGRAMS = {  # program -> Debian package (the list is packages.txt)
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that the lab needs and this machine lacks."""
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return sorted({package for program, package in PROGRAMS.items() if shutil.which(program, path=path) is None})
+    """Return the Debian packages that the lab needs and whose programs are not on PATH."""
+    return sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
 
 
 def make_capture(out: Path, *, minutes: float, seed: int) -> None:
@@ -57,7 +56,7 @@ def make_capture(out: Path, *, minutes: float, seed: int) -> None:
         LabError: something is missing or failed; the message says what. Nothing is written.
     """
     if missing := missing_packages():
-        raise LabError(f"missing Debian packages: {' '.join(missing)} (apt-get install them)")
+        raise LabError(f"install the Debian packages {' '.join(missing)} (or put /usr/sbin on PATH)")
     with tempfile.TemporaryDirectory(prefix="nslab-capture-") as folder:
         raw, ordered = Path(folder, "raw.pcap"), Path(folder, "ordered.pcap")
         with Lab(seed) as lab:

@@ -38,22 +38,27 @@ class Client:
     end_s: float
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str] | None:
-        """Run a command on the client; None if it had to be ended after `COMMAND_TIMEOUT_S`."""
+        """Run a command on the client; None if it was ended after `COMMAND_TIMEOUT_S`, or the lab closes."""
+        if self.lab.closing.is_set():
+            return None
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.lab.run(self.host, *command, timeout_s=COMMAND_TIMEOUT_S)
         return None
 
     def pause(self, median_s: float, sigma: float = 0.8, most_s: float = 45.0) -> bool:
         """Wait a log-normal time, and through the common silence; False when the time is over."""
-        time.sleep(max(0.0, min(self.rng.lognormvariate(0, sigma) * median_s, most_s, self.end_s - time.monotonic())))
+        self._wait(min(self.rng.lognormvariate(0, sigma) * median_s, most_s, self.end_s - time.monotonic()))
         silent_from_s, silent_to_s = (self.start_s + part * (self.end_s - self.start_s) for part in SILENCE)
         if silent_from_s <= time.monotonic() < silent_to_s:
-            time.sleep(silent_to_s - time.monotonic() + 2.0 * self.rng.random())
-        return time.monotonic() < self.end_s
+            self._wait(silent_to_s - time.monotonic() + 2.0 * self.rng.random())
+        return time.monotonic() < self.end_s and not self.lab.closing.is_set()
 
     def wait_until(self, part: float) -> None:
         """Wait until that part of the whole duration has passed."""
-        time.sleep(max(0.0, self.start_s + part * (self.end_s - self.start_s) - time.monotonic()))
+        self._wait(self.start_s + part * (self.end_s - self.start_s) - time.monotonic())
+
+    def _wait(self, wait_s: float) -> None:
+        self.lab.closing.wait(max(0.0, wait_s))
 
 
 def browse(client: Client) -> None:
@@ -145,16 +150,15 @@ def work_in_shell(client: Client) -> None:
 def copy_files(client: Client) -> None:
     """Copy files with scp, both ways; run single commands with ssh."""
     rng = client.rng
-    large, target = client.lab.directory / "web", f"shell.{DOMAIN}"
+    web, target = client.lab.directory / "web", f"shell.{DOMAIN}"
     while client.pause(25.0, 0.5, 60.0):
         family = rng.choice(("-4", "-6"))
-        remote = f"{target}:{large}/o{rng.randrange(OBJECT_COUNT)}"
-        local = str(client.lab.directory / f"copy-{client.host}")
+        source, copy = f"{web}/o{rng.randrange(OBJECT_COUNT)}", str(client.lab.directory / f"copy-{client.host}")
         choice = rng.random()
         if choice < 0.4:
-            client.run(*_ssh(client, "scp", family), remote, local)
+            client.run(*_ssh(client, "scp", family), f"{target}:{source}", copy)
         elif choice < 0.7:
-            client.run(*_ssh(client, "scp", family), str(large / f"o{rng.randrange(OBJECT_COUNT)}"), f"{target}:{local}")
+            client.run(*_ssh(client, "scp", family), source, f"{target}:{copy}")
         else:
             client.run(*_ssh(client, "ssh", family), target, "uptime")
 
@@ -165,16 +169,17 @@ def echo(client: Client) -> None:
     neighbours = [host.ipv4 for host in HOSTS.values() if host.network == LAN and host.name != client.host]
     while client.pause(9.0, 0.7):
         host = HOSTS[rng.choice(("s1", "s2", "s3", "s4", "s5"))]
+        address = rng.choice((host.ipv4, host.ipv6))
         count = ["-c", str(rng.randrange(1, 6)), "-i", rng.choice(("0.2", "1")), "-W", "1"]
         choice = rng.random()
         if choice < 0.65:
-            client.run("ping", "-n", *count, *rng.choice((["-4", host.ipv4], ["-6", host.ipv6])))
+            client.run("ping", "-n", *count, address)
         elif choice < 0.75:
             client.run("ping", "-n", *count, "-s", str(rng.randrange(100, 1400)), host.ipv4)
         elif choice < 0.82:
             client.run("ping", "-n", *count, rng.choice(neighbours))
         elif choice < 0.90:
-            client.run("ping", "-n", "-c", "1", "-W", "1", "-t", "1", *rng.choice((["-4", host.ipv4], ["-6", host.ipv6])))
+            client.run("ping", "-n", "-c", "1", "-W", "1", "-t", "1", address)
         elif choice < 0.96:
             nobody = rng.choice(("198.51.100.200", "2001:db8:51::c8"))  # the router answers: host unreachable
             client.run("ping", "-n", "-c", "1", "-W", "4", nobody)
