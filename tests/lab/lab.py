@@ -258,12 +258,19 @@ class Lab:
 
 
 def sweep_stale_labs() -> None:
-    """Remove namespaces of labs whose process is gone (killed before it could clean up)."""
+    """Remove namespaces and folders of labs whose process is gone (killed before it could clean up)."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
     for namespace in re.findall(rf"^({PREFIX}\d+-\w+)", listed, re.MULTILINE):
-        pid = re.findall(r"\d+", namespace)[0]
-        if not Path(f"/proc/{pid}").exists():
+        if _is_stale(namespace):
             _remove_namespace(namespace)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
+        if _is_stale(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_stale(name: str) -> bool:
+    pid = re.match(rf"{PREFIX}(\d+)-", name)
+    return pid is not None and not Path(f"/proc/{pid[1]}").exists()
 
 
 def _remove_namespace(namespace: str) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 import random
 import select
+import signal
 import struct
 import sys
 import time
@@ -182,6 +183,7 @@ def _deliver(sink: int, frame: bytes) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then closes stdin
     links, seed = load_links(sys.stdin.readline())
     carry(links, random.Random(seed), sys.stdin.fileno())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import os
 import random
 import shutil
 import signal
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import CLIENTS, Lab, LabError
+from lab import CLIENTS, PREFIX, Lab, LabError
 from services import start_all, start_time_client
 from sniff import Sniffer, count_packets
 from workload import run_workload
@@ -57,7 +58,7 @@ def make_capture(out: Path, *, minutes: float, seed: int) -> None:
     """
     if missing := missing_packages():
         raise LabError(f"install the Debian packages {' '.join(missing)} (or put /usr/sbin on PATH)")
-    with tempfile.TemporaryDirectory(prefix="nslab-capture-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         raw, ordered = Path(folder, "raw.pcap"), Path(folder, "ordered.pcap")
         with Lab(seed) as lab:
             start_all(lab)
