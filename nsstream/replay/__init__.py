@@ -1,1 +1,10 @@
-"""The ZeroMQ server that plays twins, its messages, sinks and client."""
+"""The ZeroMQ server that plays twins, its messages, sinks and client.
+
+What is exported here loads neither torch nor numba; the server (`nsstream.replay.server`) is a process of its own.
+"""
+
+from nsstream.replay.client import RefusedError, ReplayClient
+from nsstream.replay.messages import Status
+from nsstream.replay.process import spawn_server
+
+__all__ = ["RefusedError", "ReplayClient", "Status", "spawn_server"]

@@ -1,0 +1,77 @@
+"""What replay needs to know of a checkpoint before it is loaded: its name and its chunk's interval. No torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nsstream.errors import InputError
+
+MAX_MANIFEST_BYTES: Final = 1 << 20
+MAX_MODEL_ID_LENGTH: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A checkpoint directory whose manifest could be read; draws conversations of [start_ns, end_ns)."""
+
+    directory: Path
+    id: str
+    start_ns: int
+    end_ns: int
+
+
+def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
+    """Read the manifests of checkpoints that are to be played one after another.
+
+    Raises InputError if one cannot be read, or if their chunks do not follow one another in time.
+    """
+    checkpoints = [_read_checkpoint(Path(directory)) for directory in directories]
+    for before, after in itertools.pairwise(checkpoints):
+        if after.start_ns < before.end_ns:
+            raise InputError(
+                f"{after.directory}: its chunk starts before that of {before.directory} ends, "
+                "but models are played in the order of their chunks"
+            )
+    return checkpoints
+
+
+def _read_checkpoint(directory: Path) -> CheckpointInfo:
+    path = directory / "manifest.json"
+    manifest = _read_manifest(path)
+    name, start_ns, end_ns = manifest.get("id"), manifest.get("start_ns"), manifest.get("end_ns")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_MODEL_ID_LENGTH or not name.isprintable():
+        raise InputError(f"{path}: id must be 1 to {MAX_MODEL_ID_LENGTH} printable characters, got {name!r:.80}")
+    if type(start_ns) is not int or type(end_ns) is not int or not 0 <= start_ns < end_ns < 1 << 63:
+        raise InputError(
+            f"{path}: start_ns and end_ns must be integers, the first before the second, "
+            f"got {start_ns!r:.40} and {end_ns!r:.40}"
+        )
+    return CheckpointInfo(directory, name, start_ns, end_ns)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        # Not blocking, so that a FIFO of that name stalls nobody.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"{path}: is not a regular file")
+            octets = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as err:
+        raise InputError(f"{path}: {(err.strerror or str(err)).lower()}; a model is a checkpoint's directory") from err
+    if len(octets) > MAX_MANIFEST_BYTES:
+        raise InputError(f"{path}: has more than {MAX_MANIFEST_BYTES} octets, too many for a manifest")
+    try:
+        manifest = json.loads(octets)
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"{path}: is not JSON") from err
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}: is not a JSON object")
+    return manifest

@@ -1,0 +1,152 @@
+"""Octets to messages and back: one msgpack map a message. Sans-IO; one of the two doors that read untrusted octets.
+
+Promises: `decode_command` and `decode_reply` turn any octets into a valid message or raise `BadMessageError`, whose
+code and sentence are ready for a `Refusal`; nothing else is raised, and no more memory is used than the size of the
+octets asks for. ``decode(encode(m)) == m`` for every message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgpack  # type: ignore[import-untyped]
+from pydantic import Field, TypeAdapter, ValidationError
+
+from nsstream.errors import ReplayError
+from nsstream.replay.messages import (
+    COMMANDS,
+    MAX_ARRAY_LENGTH,
+    MAX_ID,
+    MAX_MAP_LENGTH,
+    MAX_MESSAGE_BYTES,
+    MAX_NESTING,
+    MAX_STRING_BYTES,
+    MIN_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    AnyCommand,
+    AnyReply,
+    Command,
+    RefusalCode,
+    Reply,
+    fit_sentence,
+)
+
+_COMMAND: Final[TypeAdapter[AnyCommand]] = TypeAdapter(Annotated[AnyCommand, Field(discriminator="type")])
+_REPLY: Final[TypeAdapter[AnyReply]] = TypeAdapter(Annotated[AnyReply, Field(discriminator="type")])
+_COMMAND_TYPES: Final = frozenset(c.model_fields["type"].default for c in COMMANDS)
+
+
+class BadMessageError(ReplayError):
+    """Octets that are no message of this protocol; carries what a refusal needs.
+
+    Attributes: code; request_id, None where it could not be read.
+    """
+
+    def __init__(self, code: RefusalCode, sentence: str, request_id: int | None = None) -> None:
+        super().__init__(sentence)
+        self.code: RefusalCode = code
+        self.request_id = request_id
+
+
+def encode(message: Command | Reply) -> bytes:
+    """The octets of a message; ReplayError if they would be more than MAX_MESSAGE_BYTES."""
+    octets: bytes = msgpack.packb(message.model_dump())
+    if len(octets) > MAX_MESSAGE_BYTES:
+        raise ReplayError(f"a message has at most {MAX_MESSAGE_BYTES} octets, not {len(octets)}")
+    return octets
+
+
+def decode_command(octets: bytes) -> AnyCommand:
+    """The command in these octets, or BadMessageError."""
+    fields = _unpack(octets)
+    request_id = _request_id(fields)
+    version = fields.get("v")
+    if type(version) is not int:
+        raise BadMessageError("malformed", "v: the protocol version must be there, as an integer", request_id)
+    if not MIN_PROTOCOL_VERSION <= version <= PROTOCOL_VERSION:
+        known = f"{MIN_PROTOCOL_VERSION} to {PROTOCOL_VERSION}"
+        raise BadMessageError("version", f"this server speaks protocol versions {known}, not {version}", request_id)
+    kind = fields.get("type")
+    if not isinstance(kind, str) or kind not in _COMMAND_TYPES:
+        known = ", ".join(sorted(_COMMAND_TYPES))
+        raise BadMessageError("unknown-command", f"type: expected one of {known}, got {_show(kind)}", request_id)
+    try:
+        return _COMMAND.validate_python(fields)
+    except ValidationError as err:
+        raise BadMessageError("invalid", first_fault(err), request_id) from err
+
+
+def decode_reply(octets: bytes) -> AnyReply:
+    """The reply in these octets, or BadMessageError."""
+    fields = _unpack(octets)
+    try:
+        return _REPLY.validate_python(fields)
+    except ValidationError as err:
+        raise BadMessageError("invalid", first_fault(err), _request_id(fields)) from err
+
+
+def first_fault(err: ValidationError) -> str:
+    """The first fault of a message with its path, as `models[0]: must be ...`."""
+    fault = err.errors(include_url=False, include_context=False, include_input=True)[0]
+    # A union puts names of its members into the path; the client's path has fields and indices only.
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"][1:]).lstrip(".")
+    return fit_sentence(f"{path or 'message'}: {fault['msg']}, got {_show(fault['input'])}")
+
+
+def _unpack(octets: bytes) -> dict[str, Any]:
+    if len(octets) > MAX_MESSAGE_BYTES:
+        raise BadMessageError("malformed", f"a message has at most {MAX_MESSAGE_BYTES} octets, not {len(octets)}")
+    try:
+        value = msgpack.unpackb(
+            octets,
+            raw=False,
+            strict_map_key=True,
+            ext_hook=_refuse_ext,
+            max_str_len=MAX_STRING_BYTES,
+            max_bin_len=0,
+            max_array_len=MAX_ARRAY_LENGTH,
+            max_map_len=MAX_MAP_LENGTH,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException, msgpack.StackError) as err:
+        reason = str(err) or type(err).__name__  # ValueError includes UnicodeDecodeError, ExtraData, FormatError
+        raise BadMessageError("malformed", f"not a msgpack map within the limits: {reason!r:.200}") from err
+    if not isinstance(value, dict):
+        raise BadMessageError("malformed", f"a message is a msgpack map, not {type(value).__name__}")
+    _refuse_bytes_and_depth(value)
+    return value
+
+
+def _refuse_ext(code: int, data: bytes) -> object:
+    raise ValueError(f"extension type {code} is not part of the protocol")
+
+
+def _refuse_bytes_and_depth(value: dict[Any, Any]) -> None:
+    """Refuse what msgpack lets pass: keys of octets, and maps or arrays nested more than MAX_NESTING deep."""
+    level: list[object] = [value]
+    for _ in range(MAX_NESTING):
+        below: list[object] = []
+        for node in level:
+            if isinstance(node, dict):
+                if not all(isinstance(key, str) for key in node):
+                    raise BadMessageError("malformed", "the keys of a map are strings")
+                below.extend(node.values())
+            elif isinstance(node, list):
+                below.extend(node)
+        level = [node for node in below if isinstance(node, dict | list)]
+        if not level:
+            return
+    raise BadMessageError("malformed", f"maps and arrays are nested at most {MAX_NESTING} deep")
+
+
+def _request_id(fields: dict[str, Any]) -> int | None:
+    value = fields.get("id")
+    return value if type(value) is int and 0 <= value <= MAX_ID else None
+
+
+def _show(value: object) -> str:
+    """A value of any size as at most 80 characters."""
+    if isinstance(value, dict | list):
+        return f"a {'map' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else text[:79] + "…"

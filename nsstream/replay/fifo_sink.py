@@ -1,0 +1,93 @@
+"""FifoSink: frames to a FIFO that another process reads, such as ``tcpreplay -i veth0 - < fifo`` or tshark.
+
+Promises: nothing waits longer than POLL_INTERVAL_S once the run is stopped, for a reader to come or to read on. What
+was written before an abort has been read, and cannot be undone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from nsstream.errors import OutputError
+from nsstream.replay.messages import FifoSinkSpec
+from nsstream.replay.sink import output_error
+from nsstream.wire.pcap import pcap_header, write_records
+
+if TYPE_CHECKING:
+    from nsstream.assemble.frames import Frames
+
+POLL_INTERVAL_S: Final = 0.05
+
+
+class FifoSink:
+    """A FIFO; `is_stopped` is asked while the sink waits, and once it says yes OutputError is raised."""
+
+    def __init__(self, spec: FifoSinkSpec, is_stopped: Callable[[], bool]) -> None:
+        self._path = Path(spec.path)
+        self._is_stopped = is_stopped
+        self._descriptor: int | None = None
+
+    def check(self) -> None:
+        """Raise OutputError if there is no FIFO that we may write to."""
+        try:
+            is_fifo = stat.S_ISFIFO(self._path.stat().st_mode)
+        except OSError as err:
+            raise output_error(self._path, err) from err
+        if not is_fifo:
+            raise OutputError(f"{self._path}: is not a FIFO (make one with mkfifo)")
+        if not os.access(self._path, os.W_OK):
+            raise OutputError(f"{self._path}: no permission to write to the FIFO")
+
+    def open(self) -> None:
+        """Wait for a reader, and write the file header."""
+        self.check()
+        poll = select.poll()  # of nothing: it waits, and no longer than it is told
+        while self._descriptor is None:
+            if self._is_stopped():
+                raise OutputError(f"{self._path}: stopped before a reader came")
+            try:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as err:
+                if err.errno != errno.ENXIO:  # ENXIO: nobody reads yet
+                    raise output_error(self._path, err) from err
+                poll.poll(int(POLL_INTERVAL_S * 1000))
+        self._put(pcap_header())
+
+    def write(self, frames: Frames) -> None:
+        """Write frames as records; waits where the reader is slow."""
+        self._put(write_records(frames.observation_time_ns, frames.offset, frames.octets))
+
+    def close(self) -> None:
+        """Let the reader see the end."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Let go of the FIFO."""
+        with suppress(OSError):
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+        self._descriptor = None
+
+    def _put(self, octets: bytes) -> None:
+        if self._descriptor is None:
+            raise ValueError("a sink is written to between open and close")
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        rest = memoryview(octets)
+        while rest:
+            if self._is_stopped():
+                raise OutputError(f"{self._path}: stopped while the reader was slow")
+            poll.poll(int(POLL_INTERVAL_S * 1000))
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                continue
+            except OSError as err:
+                raise output_error(self._path, err) from err

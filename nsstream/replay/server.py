@@ -1,0 +1,70 @@
+"""The replay server's process: ``python -m nsstream.replay.server --endpoint ipc:///run/nsstream/control.sock``.
+
+Prints one JSON line on standard output once it serves, ``{"event": "ready", "endpoint": ..., "pid": ...}``, and logs to
+standard error. The first SIGTERM or SIGINT, `shutdown`, and the death of the parent that `--exit-with-parent` names end
+the run, whose output is undone, and then the server, with exit status 0; a second signal ends it as the system does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from nsstream.clock import SystemClock
+from nsstream.errors import NsstreamError
+from nsstream.replay.control import ControlServer, OpenStream
+from nsstream.replay.stream import DrawnStream
+
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = DrawnStream) -> int:
+    """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    parent = options.exit_with_parent
+    server = ControlServer(
+        options.endpoint,
+        open_stream,
+        SystemClock(),
+        is_orphaned=lambda: parent is not None and os.getppid() != parent,
+    )
+    try:
+        endpoint = server.bind()
+    except NsstreamError as err:
+        server.close()
+        print(err, file=sys.stderr)
+        return 1
+
+    def end(number: int, frame: object) -> None:
+        for ending in ENDING_SIGNALS:
+            signal.signal(ending, signal.SIG_DFL)
+        server.request_end()
+
+    for ending in ENDING_SIGNALS:
+        signal.signal(ending, end)
+    print(json.dumps({"event": "ready", "endpoint": endpoint, "pid": os.getpid()}), flush=True)
+    is_quiet = server.serve()
+    server.close()
+    if not is_quiet:
+        # A draw cannot be cut short, and the interpreter must not be torn down under it; the sink is undone already.
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nsstream.replay.server", description="Serve replay commands.")
+    parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path or tcp://127.0.0.1:PORT")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
