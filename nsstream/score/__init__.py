@@ -1,1 +1,9 @@
-"""How close, how valid and how much of a copy a twin is."""
+"""How close, how valid and how much of a copy a twin is.
+
+`score_traces` measures one trace against another; `verify_trace` checks that every frame of a twin is lawful.
+"""
+
+from nsstream.score.compare import score_packets, score_traces
+from nsstream.score.result import Detector, Measure, Score, Shares
+
+__all__ = ["Detector", "Measure", "Score", "Shares", "score_packets", "score_traces"]
