@@ -1,0 +1,133 @@
+"""PcapReader: the octets of a pcap or pcapng file in, packet columns out. Sans-IO.
+
+Rules: (1) octets come in by `feed`, or without a copy by `get_buffer` and `buffer_updated`; (2) each call gives the
+packets that became whole with it, so any split of a stream gives the same packets in all; (3) `finish` must be called at
+the end and counts what is left over as one malformed record, `cut_record`; (4) every record is in `tally`.
+
+Raises WireError, with the offset in the stream, for octets that are no pcap, and nothing else whatever the octets are.
+After an error the reader is not to be used again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import numpy as np
+
+from nsstream.counters import Tally
+from nsstream.errors import WireError
+from nsstream.wire.dissect import Columns, dissect
+from nsstream.wire.fates import add_fates
+from nsstream.wire.link import SUPPORTED_LINK_TYPES, link_type_name
+from nsstream.wire.pcap import HEADER_BYTES, PcapHeader, scan_records
+from nsstream.wire.pcapng import SECTION_HEADER, PcapngScanner
+from nsstream.wire.records import RecordIndex
+
+# Small enough that buffer, index and columns stay in the cache of a core, large enough that the calls cost nothing.
+DEFAULT_BUFFER_BYTES: Final = 1 << 20
+_MIN_RECORD_BYTES: Final = 16  # of pcap and of pcapng
+
+
+class PcapReader:
+    """One stream, from its first octet to its last."""
+
+    def __init__(self, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
+        if buffer_bytes < 64:
+            raise ValueError(f"buffer_bytes must be at least 64, got {buffer_bytes}")
+        self.tally = Tally()
+        self._buffer = np.empty(buffer_bytes, np.uint8)
+        self._index = RecordIndex.with_room_for(buffer_bytes // _MIN_RECORD_BYTES + 1)
+        self._filled = 0  # octets of the buffer that wait to be read
+        self._offset = 0  # of the buffer's first octet in the stream
+        self._header: PcapHeader | PcapngScanner | None = None
+
+    @property
+    def link_types(self) -> frozenset[int]:
+        """Link types that the headers so far have named."""
+        if isinstance(self._header, PcapngScanner):
+            return frozenset(self._header.link_types)
+        return frozenset() if self._header is None else frozenset({self._header.link_type})
+
+    def get_buffer(self) -> memoryview:
+        """Memory to write the next octets of the stream to, at least one; then call `buffer_updated`."""
+        if self._filled == len(self._buffer):
+            self._grow_to(2 * len(self._buffer))
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, octet_count: int) -> Columns:
+        """Read what became whole with `octet_count` more octets in the buffer; the columns may have no rows."""
+        self._filled += octet_count
+        if self._header is None:
+            self._read_file_header()
+        record_count, at, complaint = 0, 0, ""
+        if isinstance(self._header, PcapHeader):
+            record_count, at, is_corrupt = scan_records(self._buffer, 0, self._filled, self._header, self._index)
+            complaint = "a record claims more than 262144 captured octets" if is_corrupt else ""
+        elif isinstance(self._header, PcapngScanner):
+            record_count, at, complaint = self._header.scan(self._buffer, self._filled, self._index)
+            self.tally.dropped_by_tool = self._header.dropped_by_tool
+        columns, fate_counts = dissect(self._buffer, self._index, record_count)
+        add_fates(self.tally, fate_counts)
+        if complaint:
+            raise WireError(
+                f"corrupt at octet {self._offset + at}, after {self.tally.observed} whole records: {complaint}"
+            )
+        self._consume(at)
+        return columns
+
+    def feed(self, octets: bytes | memoryview) -> Columns:
+        """Read the next octets of the stream; the columns may have no rows."""
+        if self._filled + len(octets) > len(self._buffer):
+            self._grow_to(self._filled + len(octets))
+        self._buffer[self._filled : self._filled + len(octets)] = np.frombuffer(octets, np.uint8)
+        return self.buffer_updated(len(octets))
+
+    def finish(self) -> None:
+        """Say that the stream has ended; octets left over are counted as ``malformed["cut_record"]``.
+
+        Raises WireError if the stream ended before its file header did.
+        """
+        if self._header is None:
+            if self._filled == 0:
+                raise WireError("empty: not even a file header")
+            raise WireError(f"cut in its file header, after {self._filled} octets")
+        if self._filled:
+            self.tally.observed += 1
+            self.tally.malformed["cut_record"] += 1
+            self._consume(self._filled)
+
+    def _read_file_header(self) -> None:
+        if self._filled < 4:
+            return
+        head = self._buffer[: min(self._filled, HEADER_BYTES)].tobytes()
+        if struct.unpack_from("<I", head)[0] == SECTION_HEADER:
+            self._header = PcapngScanner()
+            return
+        if not PcapHeader.is_magic(head[:4]):
+            raise WireError(
+                f"neither pcap nor pcapng: starts with the octets {head[:4].hex(' ')} (editcap converts other formats)"
+            )
+        if self._filled < HEADER_BYTES:
+            return
+        header = PcapHeader.parse(head)
+        if header.link_type not in SUPPORTED_LINK_TYPES:
+            raise WireError(
+                f"link type {link_type_name(header.link_type)} is not supported: convert it with tshark or editcap to "
+                "Ethernet, raw IP, Linux cooked or loopback"
+            )
+        self._header = header
+        self._consume(HEADER_BYTES)
+
+    def _consume(self, octet_count: int) -> None:
+        rest = self._filled - octet_count
+        if octet_count and rest:
+            self._buffer[:rest] = self._buffer[octet_count : self._filled].copy()
+        self._filled = rest
+        self._offset += octet_count
+
+    def _grow_to(self, size: int) -> None:
+        buffer = np.empty(size, np.uint8)
+        buffer[: self._filled] = self._buffer[: self._filled]
+        self._buffer = buffer
+        self._index = RecordIndex.with_room_for(size // _MIN_RECORD_BYTES + 1)
