@@ -1,7 +1,7 @@
 """PcapFileSource: one pcap or pcapng file, compressed or not, as a source; and `read_trace`, the whole of it at once.
 
-Promises: every record of the file is a row or counted by reason in `tally`; a file that cannot be used is refused with one
-sentence that names it and says what to do. FIFOs work, too: nothing seeks.
+Promises: every record of the file is a row or counted by reason in `tally`; a file that cannot be used is refused with
+one sentence that names it and says what to do. FIFOs work, too: nothing seeks.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CUT_RECORD: Final = "cut_record"
 class PcapFileSource:
     """Reads a capture file in batches of about `buffer_bytes` of it.
 
-    A capture that ends in the middle of a record (a crash, a full disk, a copy that broke off) is refused when its end is
-    reached, or with `allow_cut` read as far as it goes, the cut record counted as malformed.
+    A capture that ends in the middle of a record (a crash, a full disk, a copy that broke off) is refused when its end
+    is reached, or with `allow_cut` read as far as it goes, the cut record counted as malformed.
     """
 
     def __init__(self, path: Path | str, *, allow_cut: bool = False, buffer_bytes: int = 1 << 20) -> None:
@@ -70,7 +70,7 @@ class PcapFileSource:
                 is_stream_cut = True
             except STREAM_ERRORS as err:
                 raise InputError(
-                    f"{self._path}: the file or its compression is corrupt after {self.tally.observed} whole records: {err}"
+                    f"{self._path}: corrupt, or its compression is, after {self.tally.observed} whole records: {err}"
                 ) from err
             try:
                 if octet_count:

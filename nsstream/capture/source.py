@@ -1,8 +1,8 @@
 """Source: the protocol of everything that packets come from.
 
-Rules for a source: it is inert until `open`; `read_batch` gives batches of at least one packet until it gives None for good;
-`close` may be called at any time, also twice, also unopened; `tally` adds up after every call (`Tally.check`), and tells what
-was read so far. Input that cannot be used raises InputError, one sentence that names the input.
+Rules for a source: it is inert until `open`; `read_batch` gives batches of at least one packet until it gives None for
+good; `close` may be called at any time, also twice, also unopened; `tally` adds up after every call (`Tally.check`),
+and tells what was read so far. Input that cannot be used raises InputError, one sentence that names the input.
 """
 
 from __future__ import annotations

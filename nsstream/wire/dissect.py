@@ -1,12 +1,13 @@
 """Frames into packet columns: one pass over a `RecordIndex`, no Python object a packet.
 
 Promises: any octets give a row or a counted fate, never an error; rows keep the order of the records; every value of a
-row was read from captured octets, none is guessed, but for one: a datagram whose length field is 0 (segmentation offload,
-IPv6 jumbograms) gets the length that the frame had on the wire.
+row was read from captured octets, none is guessed, but for one: a datagram whose length field is 0 (segmentation
+offload, IPv6 jumbograms) gets the length that the frame had on the wire.
 
 A row needs its IP header, IPv6 extension headers, and of a first fragment's transport header: TCP 16 octets (through
-the window), UDP and SCTP 4 (the ports), ICMP and ICMPv6 2 (type and code). What a snaplen cuts before that is counted as
-`cut_by_snaplen`. Ethernet padding is not looked at. A total length beyond the frame is kept: some tools rewrite the frame's.
+the window), UDP and SCTP 4 (the ports), ICMP and ICMPv6 2 (type and code). What a snaplen cuts before that is counted
+as `cut_by_snaplen`. Ethernet padding is not looked at. A total length beyond the frame is kept: some tools rewrite the
+frame's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from nsstream.wire import fates
 from nsstream.wire.ipv6 import walk_extension_headers
 from nsstream.wire.link import find_network_header
-from nsstream.wire.octets import u16, u32
+from nsstream.wire.octets import u8, u16, u32
 from nsstream.wire.records import NO_TIME, RecordIndex
 
 Columns = dict[str, NDArray[np.generic]]
@@ -136,8 +137,8 @@ def _dissect(
         if at >= end:
             counts[missing] += 1
             continue
-        nibble = np.int64(octets[at]) >> 4
-        if (version != 0 and nibble != version) or (nibble != 4 and nibble != 6):  # noqa: PLR1714
+        nibble = u8(octets, at) >> 4
+        if (version != 0 and nibble != version) or (nibble != 4 and nibble != 6):
             counts[fates.BAD_IP_VERSION] += 1
             continue
         identification = 0
@@ -147,7 +148,7 @@ def _dissect(
             if at + 20 > end:
                 counts[missing] += 1
                 continue
-            header_length = (np.int64(octets[at]) & 0x0F) << 2
+            header_length = (u8(octets, at) & 0x0F) << 2
             if header_length < 20:
                 counts[fates.BAD_IP_HEADER_LENGTH] += 1
                 continue
@@ -164,17 +165,17 @@ def _dissect(
             flags_and_offset = u16(octets, at + 6)
             offset = flags_and_offset & 0x1FFF
             flags = (flags_and_offset >> 13) & 0x3
-            protocol = np.int64(octets[at + 9])
+            protocol = u8(octets, at + 9)
         else:
             if at + 40 > end:
                 counts[missing] += 1
                 continue
             total_length = 40 + u16(octets, at + 4)
-            protocol = np.int64(octets[at + 6])
+            protocol = u8(octets, at + 6)
             if total_length == 40 and protocol != 59:
                 total_length = wire_end - at
             header_length = 40
-            if protocol != _TCP and protocol != _UDP and protocol != _ICMPV6:  # noqa: PLR1714
+            if protocol != _TCP and protocol != _UDP and protocol != _ICMPV6:
                 fate, behind, protocol, identification, offset, flags = walk_extension_headers(
                     octets, at + 40, end, at + total_length, protocol
                 )
@@ -203,7 +204,7 @@ def _dissect(
                 if transport + 16 > end:
                     counts[missing] += 1
                     continue
-                tcp_length = (np.int64(octets[transport + 12]) >> 4) << 2
+                tcp_length = (u8(octets, transport + 12) >> 4) << 2
                 if tcp_length < 20 or (tcp_length > room and flags & 1 == 0):
                     counts[fates.BAD_TRANSPORT_LENGTH] += 1
                     continue
@@ -213,7 +214,7 @@ def _dissect(
                 acknowledgement = u32(octets, transport + 8)
                 control_bits = u16(octets, transport + 12) & 0x0FFF
                 window = u16(octets, transport + 14)
-            elif protocol == _UDP or protocol == _SCTP:  # noqa: PLR1714
+            elif protocol in (_UDP, _SCTP):
                 if room < (8 if protocol == _UDP else 12):
                     counts[fates.BAD_TRANSPORT_LENGTH] += 1
                     continue
@@ -222,15 +223,15 @@ def _dissect(
                     continue
                 source_port = u16(octets, transport)
                 destination_port = u16(octets, transport + 2)
-            elif protocol == _ICMP or protocol == _ICMPV6:  # noqa: PLR1714
+            elif protocol in (_ICMP, _ICMPV6):
                 if room < 4:
                     counts[fates.BAD_TRANSPORT_LENGTH] += 1
                     continue
                 if transport + 2 > end:
                     counts[missing] += 1
                     continue
-                kind = np.int64(octets[transport])
-                code = np.int64(octets[transport + 1])
+                kind = u8(octets, transport)
+                code = u8(octets, transport + 1)
 
         # Store.
         if nibble == 4:

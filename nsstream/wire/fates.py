@@ -1,7 +1,7 @@
 """What can become of a record: kept, malformed for a reason, or of a kind that is not supported. One code for each.
 
-The loops count codes in an array; `add_fates` turns the counts into a `Tally` by name. The table at the end is the reference
-of every reason that reading packets can give.
+The loops count codes in an array; `add_fates` turns the counts into a `Tally` by name. The table at the end is the
+reference of every reason that reading packets can give.
 """
 
 from __future__ import annotations

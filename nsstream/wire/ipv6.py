@@ -1,6 +1,7 @@
 """IPv6 extension headers (RFC 8200 section 4): a bounded walk to the transport header.
 
-Promises: reads no octet at or beyond `captured_end`; ends after `MAX_EXTENSION_HEADERS` at the latest, whatever the octets.
+Promises: reads no octet at or beyond `captured_end`; ends after `MAX_EXTENSION_HEADERS` at the latest, whatever the
+octets.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.wire import fates
-from nsstream.wire.octets import u16, u32
+from nsstream.wire.octets import u8, u16, u32
 
 MAX_EXTENSION_HEADERS: Final = 16
 
@@ -41,7 +42,7 @@ def walk_extension_headers(
     offset = 0
     flags = 0
     for _ in range(MAX_EXTENSION_HEADERS + 1):
-        if protocol == HOP_BY_HOP or protocol == ROUTING or protocol == DESTINATION or protocol == MOBILITY:  # noqa: PLR1714
+        if protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY):
             size_shift = 3
             size_base = 1
         elif protocol == AUTHENTICATION:  # RFC 4302 2.2: 32-bit words, minus 2
@@ -56,14 +57,14 @@ def walk_extension_headers(
             return fates.BAD_EXTENSION_HEADER, at, protocol, 0, 0, 0
         if at + 8 > captured_end:
             return fates.CUT_BY_SNAPLEN, at, protocol, 0, 0, 0
-        next_protocol = int(octets[at])
+        next_protocol = u8(octets, at)
         if protocol == FRAGMENT:
             size = 8
             offset = u16(octets, at + 2) >> 3
             flags = u16(octets, at + 2) & 1
             identification = u32(octets, at + 4)
         else:
-            size = (np.int64(octets[at + 1]) + size_base) << size_shift
+            size = (u8(octets, at + 1) + size_base) << size_shift
         at += size
         if at > datagram_end:
             return fates.BAD_EXTENSION_HEADER, at, protocol, 0, 0, 0

@@ -1,8 +1,9 @@
 """Link layers: from the start of a frame to the start of its IP header, tags and all.
 
-Promises: `find_network_header` reads no octet at or beyond `end`; whatever the octets are, it gives a fate. Supported are
-Ethernet with IEEE 802.1Q and 802.1ad tags and with LLC/SNAP, raw IP, Linux cooked v1 and v2, and BSD loopback in both byte
-orders. Numbers of link types: the LINKTYPE registry of tcpdump.org (raw IP also under the DLT numbers 12 and 14).
+Promises: `find_network_header` reads no octet at or beyond `end`; whatever the octets are, it gives a fate. Supported
+are Ethernet with IEEE 802.1Q and 802.1ad tags and with LLC/SNAP, raw IP, Linux cooked v1 and v2, and BSD loopback in
+both byte orders. Numbers of link types: the LINKTYPE registry of tcpdump.org (raw IP also under the DLT numbers 12 and
+14).
 """
 
 from __future__ import annotations
@@ -72,14 +73,15 @@ def find_network_header(octets: NDArray[np.uint8], start: int, end: int, link_ty
     """Find the IP header of the frame ``octets[start:end]``.
 
     Returns:
-        fate (`KEPT`, `SHORT_FRAME` where the frame ends too early, or an unsupported kind), the index where the IP header
-        starts, the IP version that the link layer promises (0: it promises none), the VLAN id of the outermost tag.
+        fate (`KEPT`, `SHORT_FRAME` where the frame ends too early, or an unsupported kind), the index where the IP
+        header starts, the IP version that the link layer promises (0: it promises none), the VLAN id of the outermost
+        tag.
     """
     if link_type == ETHERNET:
         if end - start < 14:
             return fates.SHORT_FRAME, start, 0, 0
         return _after_ethertype(octets, start + 14, end, u16(octets, start + 12))
-    if link_type == RAW or link_type == RAW_DLT or link_type == RAW_DLT_OPENBSD:  # noqa: PLR1714
+    if link_type in (RAW, RAW_DLT, RAW_DLT_OPENBSD):
         return fates.KEPT, start, 0, 0
     if link_type == LINUX_SLL:
         if end - start < 16:
@@ -97,15 +99,15 @@ def find_network_header(octets: NDArray[np.uint8], start: int, end: int, link_ty
         return fates.KEPT, start, 4, 0
     if link_type == IPV6:
         return fates.KEPT, start, 6, 0
-    if link_type == NULL or link_type == LOOP:  # noqa: PLR1714
+    if link_type in (NULL, LOOP):
         if end - start < 4:
             return fates.SHORT_FRAME, start, 0, 0
         # Byte order of the capturing host for NULL, network order for LOOP; families are small numbers in either.
         family = min(u32(octets, start), u32_little(octets, start))
         if family == 2:
             return fates.KEPT, start + 4, 4, 0
-        if family == 24 or family == 28 or family == 30 or family == 10 or family == 23:  # noqa: PLR1714
-            return fates.KEPT, start + 4, 6, 0  # AF_INET6 of NetBSD, FreeBSD, macOS, Linux, Windows
+        if family in (24, 28, 30, 10, 23):  # AF_INET6 of NetBSD, FreeBSD, macOS, Linux, Windows
+            return fates.KEPT, start + 4, 6, 0
         return fates.NON_IP, start, 0, 0
     return fates.LINK_TYPE, start, 0, 0
 
@@ -123,7 +125,7 @@ def _after_ethertype(octets: NDArray[np.uint8], at: int, end: int, ethertype: in
 def _after_other_ethertype(octets: NDArray[np.uint8], at: int, end: int, ethertype: int) -> tuple[int, int, int, int]:
     vlan_id = 0
     tags = 0
-    while ethertype == 0x8100 or ethertype == 0x88A8 or ethertype == 0x9100:  # noqa: PLR1714
+    while ethertype in (0x8100, 0x88A8, 0x9100):
         if at + 4 > end:
             return fates.SHORT_FRAME, at, 0, 0
         if tags == MAX_VLAN_TAGS:
@@ -139,7 +141,7 @@ def _after_other_ethertype(octets: NDArray[np.uint8], at: int, end: int, etherty
             return fates.LLC, at, 0, vlan_id
         ethertype = u16(octets, at + 6)
         at += 8
-        if ethertype != 0x0800 and ethertype != 0x86DD:  # noqa: PLR1714
+        if ethertype != 0x0800 and ethertype != 0x86DD:
             return fates.LLC, at, 0, vlan_id
     if ethertype == 0x0800:
         return fates.KEPT, at, 4, vlan_id
@@ -151,8 +153,8 @@ def _after_other_ethertype(octets: NDArray[np.uint8], at: int, end: int, etherty
         return fates.EAPOL, at, 0, vlan_id
     if ethertype == 0x88CC:
         return fates.LLDP, at, 0, vlan_id
-    if ethertype == 0x8847 or ethertype == 0x8848:  # noqa: PLR1714
+    if ethertype in (0x8847, 0x8848):
         return fates.MPLS, at, 0, vlan_id
-    if ethertype == 0x8863 or ethertype == 0x8864:  # noqa: PLR1714
+    if ethertype in (0x8863, 0x8864):
         return fates.PPPOE, at, 0, vlan_id
     return fates.NON_IP, at, 0, vlan_id

@@ -1,7 +1,7 @@
 """Integers out of octets, for numba loops: network order, little endian, or the byte order of a file.
 
-Promises: every result is a non-negative int64, so that no caller mixes signed and unsigned 64-bit numbers (numba would make
-them floats). Bounds are the caller's: nothing here checks that the octets are there.
+Promises: every result is a non-negative int64, so that no caller mixes signed and unsigned 64-bit numbers (numba would
+make them floats). Bounds are the caller's: nothing here checks that the octets are there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+
+@njit(cache=True, inline="always")
+def u8(octets: NDArray[np.uint8], at: int) -> int:
+    """One octet."""
+    return int(np.int64(octets[at]))
 
 
 @njit(cache=True, inline="always")
@@ -40,7 +46,7 @@ def u32_little(octets: NDArray[np.uint8], at: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def u32_in_order(octets: NDArray[np.uint8], at: int, is_big_endian: bool) -> int:  # noqa: FBT001
+def u32_in_order(octets: NDArray[np.uint8], at: int, is_big_endian: bool) -> int:
     """32 bits in the byte order of the file."""
     if is_big_endian:
         return u32(octets, at)

@@ -100,7 +100,7 @@ def _scan_records(
     octets: NDArray[np.uint8],
     at: int,
     end: int,
-    is_big_endian: bool,  # noqa: FBT001
+    is_big_endian: bool,
     ns_per_unit: int,
     file_link_type: int,
     time_ns: NDArray[np.int64],

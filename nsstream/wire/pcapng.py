@@ -1,9 +1,9 @@
 """pcapng: sections, interfaces, and the packet blocks between them.
 
 Promises: `PcapngScanner.scan` fills a `RecordIndex` from Enhanced, Simple and (obsolete) Packet Blocks of any number of
-sections and interfaces in either byte order, skips every other block, and never reads past the octets. Times are exact to
-the nanosecond for resolutions of 10^-n and 2^-n with n <= 34; finer binary ones are cut to 2^-34 s. A Simple Packet Block
-has no time: its record is marked `NO_TIME`.
+sections and interfaces in either byte order, skips every other block, and never reads past the octets. Times are exact
+to the nanosecond for resolutions of 10^-n and 2^-n with n <= 34; finer binary ones are cut to 2^-34 s. A Simple Packet
+Block has no time: its record is marked `NO_TIME`.
 
 Source: draft-ietf-opsawg-pcapng, sections 3 and 4.
 """
@@ -121,7 +121,7 @@ class PcapngScanner:
                     break
             else:
                 raise WireError("a section's byte-order magic is neither 1a2b3c4d nor 4d3c2b1a")
-        (length,) = struct.unpack_from(order + "I", head, 4)
+        length = int(struct.unpack_from(order + "I", head, 4)[0])
         if length % 4 or not 12 <= length <= MAX_BLOCK_BYTES or (block_type == SECTION_HEADER and length < 28):
             raise WireError(_COMPLAINTS[_BAD_LENGTH])
         if len(octets) < length:
@@ -204,7 +204,7 @@ def _scan_packets(
     octets: NDArray[np.uint8],
     at: int,
     end: int,
-    is_big_endian: bool,  # noqa: FBT001
+    is_big_endian: bool,
     interfaces: NDArray[np.int64],
     count: int,
     time_ns: NDArray[np.int64],
@@ -215,7 +215,7 @@ def _scan_packets(
 ) -> tuple[int, int, int]:
     while at + 12 <= end:
         block_type = u32_in_order(octets, at, is_big_endian)
-        if block_type == SECTION_HEADER or block_type == _INTERFACE_DESCRIPTION or block_type == _INTERFACE_STATISTICS:  # noqa: PLR1714
+        if block_type in (SECTION_HEADER, _INTERFACE_DESCRIPTION, _INTERFACE_STATISTICS):
             return count, at, _AT_OTHER_BLOCK
         length = u32_in_order(octets, at + 4, is_big_endian)
         if length < 12 or length > MAX_BLOCK_BYTES or length & 3:
@@ -225,7 +225,7 @@ def _scan_packets(
             break
         if u32_in_order(octets, block_end - 4, is_big_endian) != length:
             return count, at, _BAD_TRAILER
-        if block_type == _ENHANCED_PACKET or block_type == _PACKET:  # noqa: PLR1714
+        if block_type in (_ENHANCED_PACKET, _PACKET):
             if length < 32:
                 return count, at, _BAD_LENGTH
             interface = u32_in_order(octets, at + 8, is_big_endian)

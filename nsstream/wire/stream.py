@@ -1,8 +1,8 @@
 """PcapReader: the octets of a pcap or pcapng file in, packet columns out. Sans-IO.
 
 Rules: (1) octets come in by `feed`, or without a copy by `get_buffer` and `buffer_updated`; (2) each call gives the
-packets that became whole with it, so any split of a stream gives the same packets in all; (3) `finish` must be called at
-the end and counts what is left over as one malformed record, `cut_record`; (4) every record is in `tally`.
+packets that became whole with it, so any split of a stream gives the same packets in all; (3) `finish` must be called
+at the end and counts what is left over as one malformed record, `cut_record`; (4) every record is in `tally`.
 
 Raises WireError, with the offset in the stream, for octets that are no pcap, and nothing else whatever the octets are.
 After an error the reader is not to be used again.
@@ -53,7 +53,7 @@ class PcapReader:
         """Memory to write the next octets of the stream to, at least one; then call `buffer_updated`."""
         if self._filled == len(self._buffer):
             self._grow_to(2 * len(self._buffer))
-        return memoryview(self._buffer)[self._filled :]
+        return self._buffer.data[self._filled :]
 
     def buffer_updated(self, octet_count: int) -> Columns:
         """Read what became whole with `octet_count` more octets in the buffer; the columns may have no rows."""
