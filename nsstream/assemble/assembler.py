@@ -1,0 +1,150 @@
+"""Assembler: conversations in, whole frames in time order out.
+
+Promises: every frame is complete and lawful; what had to be changed or left out is counted in `tally` under the names of
+`records.Repair` in lower case; the same generator state and tables give the same octets; TCP streams whose five-tuple comes
+again in a later table go on with their numbers. Addresses and ports are used as they come.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.assemble.chance import mix_all
+from nsstream.assemble.emit import emit, lay_out
+from nsstream.assemble.frames import Frames
+from nsstream.assemble.link import group_addresses, link_addresses
+from nsstream.assemble.plan import plan_table
+from nsstream.assemble.records import CONVERSATION, PACKET, Repair
+from nsstream.assemble.services import compile_services, service_of
+from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
+from nsstream.assemble.tcp import make_scratch
+from nsstream.assemble.transport import crc32c_table
+from nsstream.trace import ConversationTable
+from nsstream.trace.fields import TCP, UDP
+
+LEAST_MTU: Final = 576  # RFC 791: every host takes datagrams of this length
+MOST_MTU: Final = 65_535
+_MOST_MOVES: Final = 256  # rounds of moving ports; a five-tuple that is still shared then is left out
+
+
+class Assembler:
+    """Turn `ConversationTable`s into `Frames`, one after the other.
+
+    Attributes:
+        tally: repairs and drops by name, of all calls so far.
+    """
+
+    def __init__(self, rng: np.random.Generator, mtu: int = 1500, stream_limit: int = 131_072) -> None:
+        if not LEAST_MTU <= mtu <= MOST_MTU:
+            raise ValueError(f"mtu must be {LEAST_MTU} to {MOST_MTU}, got {mtu}")
+        self.tally: Counter[str] = Counter()
+        self._rng = rng
+        self._mtu = mtu
+        self._salt = np.uint64(rng.integers(1 << 63))
+        self._memory = StreamMemory(stream_limit)
+        self._services = compile_services()
+        self._crc_table = crc32c_table()
+
+    def assemble(self, table: ConversationTable) -> Frames:
+        """Make the frames of all packets of a table that can be made lawful, merged in time order."""
+        counts = np.zeros(len(Repair), np.int64)
+        conversations = self._conversations(table)
+        packets = _packets(table)
+        first, last = table.packet_offset[:-1], table.packet_offset[1:] - 1
+        start_ns = table.observation_time_ns[first]
+        end_ns = np.maximum.reduceat(table.observation_time_ns, first) if len(table) else start_ns
+        keys, order = _share_streams(conversations, start_ns, end_ns, counts)
+        unique, conversations["stream"] = np.unique(keys, return_inverse=True)
+        streams = self._memory.recall(unique)
+        self._begin(streams, unique)
+        conversations["flow_label"] = mix_all(keys ^ self._salt) & np.uint64(0xFFFFF)
+        conversations["identifier"] = mix_all(keys ^ self._salt) >> np.uint64(48)
+        longest = int(table.packet_count.max(initial=0))
+        plan_table(
+            conversations,
+            table.packet_offset,
+            order,
+            streams,
+            packets,
+            table.tcp_event,
+            table.tcp_header_length,
+            self._services.minimum,
+            self._mtu,
+            make_scratch(longest),
+            counts,
+        )
+        is_kept = np.zeros(len(unique), bool)
+        is_kept[conversations["stream"]] = is_remembered(table.protocol_identifier)
+        self._memory.keep(unique[is_kept], streams[is_kept])
+        self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
+        rows = np.flatnonzero(packets["is_kept"])
+        rows = rows[np.argsort(packets["time_ns"][rows], kind="stable")]
+        times_ns, offset = lay_out(packets, conversations, rows)
+        octets = np.empty(int(offset[-1]), np.uint8)
+        emit(packets, conversations, rows, offset, self._services, self._crc_table, octets)
+        return Frames(times_ns, offset, octets)
+
+    def _conversations(self, table: ConversationTable) -> NDArray[np.void]:
+        """The `CONVERSATION` rows of a table; what depends on the stream is left zero."""
+        rows = np.zeros(len(table), CONVERSATION)
+        rows["address"] = np.stack([table.initiator_address, table.responder_address], axis=1)
+        rows["port"] = np.stack([table.initiator_port, table.responder_port], axis=1)
+        rows["ttl"] = np.stack([table.initiator_ttl, table.responder_ttl], axis=1)
+        rows["class_of_service"] = np.stack(
+            [table.initiator_class_of_service, table.responder_class_of_service], axis=1
+        )
+        rows["vlan_id"] = table.vlan_id
+        rows["protocol"] = table.protocol_identifier
+        rows["version"] = np.where(table.ip_version == 6, 6, 4)
+        rows["is_fragment"] = table.is_fragment != 0
+        rows["mac"] = link_addresses(rows["address"], rows["version"])
+        is_group = group_addresses(rows["address"], rows["version"])
+        turned = is_group[:, 0] & ~is_group[:, 1]
+        for name in ("address", "mac", "port", "ttl", "class_of_service"):
+            rows[name][turned] = rows[name][turned][:, ::-1]
+        rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)
+        rows["server"] = 1
+        for transport, protocol in enumerate((TCP, UDP)):
+            chosen = rows["protocol"] == protocol
+            rows["service"][chosen], rows["server"][chosen] = service_of(
+                self._services, transport, rows["port"][chosen]
+            )
+        return rows
+
+    def _begin(self, streams: NDArray[np.void], keys: NDArray[np.uint64]) -> None:
+        """Set up the streams that are not known, and a generator for each."""
+        fresh = streams["is_known"] == 0
+        seed = np.uint64(self._rng.integers(1 << 63))
+        streams["random"] = mix_all(keys ^ seed)
+        streams["ack"][fresh] = -1
+        streams["ip_id"][fresh] = (mix_all(keys ^ ~seed)[fresh, None] >> np.array([0, 16], np.uint64)) & np.uint64(
+            0xFFFF
+        )
+        streams["is_known"] = 1
+
+
+def _packets(table: ConversationTable) -> NDArray[np.void]:
+    rows = np.zeros(len(table.observation_time_ns), PACKET)
+    rows["time_ns"] = table.observation_time_ns
+    rows["total_length"] = np.minimum(table.ip_total_length, MOST_MTU + 1)
+    rows["ip_header"] = table.ip_header_length
+    rows["control"] = table.control
+    rows["direction"] = table.direction
+    return rows
+
+
+def _share_streams(
+    conversations: NDArray[np.void], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Key conversations by five-tuple, move those that overlap, and order them by key and start."""
+    keys = np.zeros(len(conversations), np.uint64)
+    stream_keys(conversations, keys)
+    for _ in range(_MOST_MOVES):
+        order = np.lexsort((start_ns, keys))
+        if not move_ports(conversations, keys, order, start_ns, end_ns, counts):
+            break
+    return keys, order

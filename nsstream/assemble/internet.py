@@ -1,0 +1,123 @@
+"""Ethernet, IPv4 and IPv6 headers (RFC 894, IEEE 802.1Q, RFC 791, RFC 8200, RFC 6864) out of planned packets.
+
+Promises: the IPv4 header checksum is right; header lengths beyond the fixed part are filled with lawful options or a
+hop-by-hop header, with a router alert (RFC 2113, RFC 2711) in group management; later fragments carry an offset.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from nsstream.assemble.icmpv6 import wanted_hop_limit
+from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32
+from nsstream.trace.fields import ICMPV6, TCP
+from nsstream.wire.checksum import internet_checksum
+
+ETHERNET_BYTES: Final = 14
+_TAG_BYTES: Final = 4
+_IGMP: Final = 2
+_NO_OPERATION: Final = 1  # IPv4 option
+_FRAGMENT_OFFSET: Final = 185  # of a later fragment, in units of 8 octets: the second one at an MTU of 1500
+_HOP_BY_HOP: Final = 0
+_FRAGMENT: Final = 44
+_PAD_N: Final = 1
+_ROUTER_ALERT_6: Final = 5
+_MOST_PADDING: Final = 7  # octets of one PadN: RFC 8504 section 5.3 lets hosts drop more
+
+
+@njit(cache=True)
+def frame_length(packet: Any, conversation: Any) -> int:
+    """Octets of the whole frame, without padding."""
+    return ETHERNET_BYTES + (_TAG_BYTES if conversation.vlan_id & 0xFFF else 0) + packet.total_length
+
+
+@njit(cache=True)
+def write_ethernet(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
+    """Write the link header; returns the position of the datagram."""
+    for i in range(6):
+        octets[at + i] = conversation.mac[1 - packet.direction, i]
+        octets[at + 6 + i] = conversation.mac[packet.direction, i]
+    at += 12
+    vlan = conversation.vlan_id & 0xFFF
+    if vlan:
+        put_u16(octets, at, 0x8100)
+        put_u16(octets, at + 2, vlan)
+        at += _TAG_BYTES
+    put_u16(octets, at, 0x0800 if conversation.version == 4 else 0x86DD)
+    return at + 2
+
+
+@njit(cache=True)
+def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
+    """Write the header with its checksum; returns the position behind it."""
+    header = np.int64(packet.ip_header)
+    octets[at] = 0x40 | header >> 2
+    octets[at + 1] = conversation.class_of_service[packet.direction]
+    put_u16(octets, at + 2, packet.total_length)
+    put_u16(octets, at + 4, packet.ip_id)
+    flags = 0
+    if conversation.is_fragment:
+        flags = _FRAGMENT_OFFSET
+    elif conversation.protocol == TCP:
+        flags = 0x4000
+    put_u16(octets, at + 6, flags)
+    octets[at + 8] = conversation.ttl[packet.direction]
+    octets[at + 9] = conversation.protocol
+    put_u16(octets, at + 10, 0)
+    end = put_address(octets, at + 12, conversation.address[packet.direction], 4)
+    end = put_address(octets, end, conversation.address[1 - packet.direction], 4)
+    put_run(octets, end, header - 20, _NO_OPERATION)
+    if header > 20 and conversation.protocol == _IGMP:
+        put_u32(octets, end, 0x9404_0000)
+    put_u16(octets, at + 10, internet_checksum(octets, at, header, 0))
+    return at + header
+
+
+@njit(cache=True)
+def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
+    """Write the header and the extension headers that its length asks for; returns the position behind them."""
+    header = np.int64(packet.ip_header)
+    hop_limit = conversation.ttl[packet.direction]
+    if conversation.protocol == ICMPV6 and not conversation.is_fragment:
+        hop_limit = wanted_hop_limit(packet.control >> 8, hop_limit)
+    traffic_class = np.int64(conversation.class_of_service[packet.direction])
+    put_u32(octets, at, 0x6000_0000 | traffic_class << 20 | np.int64(conversation.flow_label))
+    put_u16(octets, at + 4, packet.total_length - 40)
+    octets[at + 7] = hop_limit
+    end = put_address(octets, at + 8, conversation.address[packet.direction], 6)
+    end = put_address(octets, end, conversation.address[1 - packet.direction], 6)
+    last = _FRAGMENT if conversation.is_fragment else conversation.protocol
+    options = header - 40 - (8 if conversation.is_fragment else 0)
+    octets[at + 6] = _HOP_BY_HOP if options else last
+    if options:
+        octets[end] = last
+        octets[end + 1] = options // 8 - 1
+        _pad(octets, end + 2, options - 2, conversation.protocol == ICMPV6)
+        end += options
+    if conversation.is_fragment:
+        octets[end] = conversation.protocol
+        octets[end + 1] = 0
+        put_u16(octets, end + 2, _FRAGMENT_OFFSET << 3)
+        put_u32(octets, end + 4, packet.ip_id)
+        end += 8
+    return end
+
+
+@njit(cache=True)
+def _pad(octets: Octets, at: int, length: int, is_alert: bool) -> None:
+    """Fill a hop-by-hop header with PadN options, behind a router alert if one is asked for."""
+    end = at + length
+    if is_alert:
+        put_u32(octets, at, _ROUTER_ALERT_6 << 24 | 2 << 16)
+        at += 4
+    while at < end:
+        size = min(end - at, _MOST_PADDING)
+        if end - at - size == 1:
+            size -= 1
+        octets[at] = _PAD_N
+        octets[at + 1] = size - 2
+        put_run(octets, at + 2, size - 2, 0)
+        at += size

@@ -1,0 +1,52 @@
+"""Big-endian numbers, runs of one octet and addresses into a buffer of octets, for numba loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Octets = NDArray[np.uint8]
+
+
+@njit(cache=True)
+def put_u16(octets: Octets, at: int, value: int) -> None:
+    """Write the low 16 bits of `value`."""
+    octets[at] = (value >> 8) & 0xFF
+    octets[at + 1] = value & 0xFF
+
+
+@njit(cache=True)
+def put_u32(octets: Octets, at: int, value: int) -> None:
+    """Write the low 32 bits of `value`."""
+    octets[at] = (value >> 24) & 0xFF
+    octets[at + 1] = (value >> 16) & 0xFF
+    octets[at + 2] = (value >> 8) & 0xFF
+    octets[at + 3] = value & 0xFF
+
+
+@njit(cache=True)
+def put_run(octets: Octets, at: int, length: int, value: int) -> None:
+    """Write `length` times the octet `value`."""
+    for i in range(at, at + length):
+        octets[i] = value
+
+
+@njit(cache=True)
+def put_address(octets: Octets, at: int, address: Any, version: int) -> int:
+    """Write an address of 4 or 16 octets out of its 16-octet form; returns the position behind it."""
+    skip = 12 if version == 4 else 0
+    for i in range(skip, 16):
+        octets[at + i - skip] = address[i]
+    return at + 16 - skip
+
+
+@njit(cache=True)
+def sum_run(value: int, length: int) -> int:
+    """The ones' complement sum (carries not folded) of `length` octets of one value, from an even position."""
+    total = (length >> 1) * (value << 8 | value)
+    if length & 1:
+        total += value << 8
+    return total

@@ -1,0 +1,152 @@
+"""The plan of a table: lawful times, lengths and directions for every packet, then the life cycle of its protocol.
+
+Promises: after `plan_table` every `PACKET` row that is kept has ``ip_header + transport_header + payload == total_length``,
+no more than the MTU, header lengths that IP and the transport can have, and times that do not fall within a conversation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nsstream.assemble.bodies import lawful_body
+from nsstream.assemble.chance import draw
+from nsstream.assemble.records import Repair
+from nsstream.assemble.tcp import Scratch, plan_tcp
+from nsstream.trace.fields import SCTP, TCP, UDP
+
+_DEFAULT_TTL: Final = 64
+_MOST_OPEN: Final = 8  # requests in flight before an answer is taken to be for the newest
+
+
+@njit(cache=True)
+def plan_table(
+    conversations: Any,
+    packet_offset: NDArray[np.int64],
+    order: NDArray[np.int64],
+    streams: Any,
+    packets: Any,
+    event: NDArray[np.uint8],
+    tcp_header_length: NDArray[np.uint8],
+    minimum: NDArray[np.int32],
+    mtu: int,
+    scratch: Scratch,
+    tally: NDArray[np.int64],
+) -> None:
+    """Plan every packet of a table.
+
+    Args:
+        conversations: (n,) `CONVERSATION` rows.
+        packet_offset: (n + 1,) rows of each conversation in `packets`.
+        order: (n,) conversations in the order in which they use their streams.
+        streams: `STREAM` rows, carried on.
+        packets: (m,) `PACKET` rows with time, direction, lengths and control as drawn; the rest is written.
+        event: (m,) `TcpEvent`.
+        tcp_header_length: (m,) octets as drawn.
+        minimum: shortest payload by service.
+        mtu: longest datagram in octets.
+        scratch: work space for the longest conversation.
+        tally: counts by `Repair`.
+    """
+    for n in order:
+        conversation = conversations[n]
+        stream = streams[conversation.stream]
+        first, end = packet_offset[n], packet_offset[n + 1]
+        if conversation.is_group == 2:  # both ends are groups: nobody can have sent this
+            tally[Repair.ADDRESS_DROPPED] += end - first
+            continue
+        time_ns = packets[first].time_ns
+        for i in range(first, end):
+            packet = packets[i]
+            packet.conversation = n
+            packet.is_kept = 1
+            if packet.time_ns < time_ns:
+                packet.time_ns = time_ns
+                tally[Repair.TIME_RAISED] += 1
+            time_ns = packet.time_ns
+            packet.direction &= 1
+            if packet.direction and conversation.is_group:
+                packet.direction = 0
+                tally[Repair.GROUP_SOURCE_TURNED] += 1
+            _plan_lengths(packet, conversation, tcp_header_length[i], minimum, mtu, tally)
+        if conversation.protocol == TCP and not conversation.is_fragment:
+            plan_tcp(packets, event, first, end, conversation.is_swapped, stream, scratch, tally)
+        _number(packets, first, end, conversation, stream, tally)
+        stream.last_time_ns = time_ns
+
+
+@njit(cache=True)
+def _plan_lengths(
+    packet: Any, conversation: Any, tcp_header: int, minimum: NDArray[np.int32], mtu: int, tally: NDArray[np.int64]
+) -> None:
+    """Make header lengths possible, then fit the datagram between its headers and the MTU."""
+    header = np.int64(packet.ip_header)
+    if conversation.version == 4:
+        lawful = min(max(header, 20), 60) & ~3
+    else:
+        least = 48 if conversation.is_fragment else 40
+        lawful = min(max(header, least), 296) & ~7
+    if lawful != header:
+        tally[Repair.IP_HEADER_REPAIRED] += 1
+    packet.ip_header = lawful
+    transport = 0
+    body = 0
+    if not conversation.is_fragment:
+        if conversation.protocol == TCP:
+            transport = min(max(np.int64(tcp_header), 20), 60) & ~3
+            if transport != tcp_header:
+                tally[Repair.TCP_HEADER_REPAIRED] += 1
+        elif conversation.protocol == UDP:
+            transport = 8
+            body = minimum[conversation.service]
+        elif conversation.protocol == SCTP:
+            transport = 12
+    total = np.int64(packet.total_length)
+    if total > mtu:
+        total = mtu
+        tally[Repair.MTU_CLAMPED] += 1
+    if total < lawful + transport:
+        total = lawful + transport
+        tally[Repair.LENGTH_ENLARGED] += 1
+    payload = total - lawful - transport
+    if payload < body:
+        if conversation.protocol == UDP and payload > 0:
+            tally[Repair.PAYLOAD_ENLARGED] += 1
+            payload = body
+    elif not conversation.is_fragment:
+        room = mtu - lawful - transport
+        wanted = lawful_body(conversation, packet.control, payload, room)
+        if wanted != payload:
+            tally[Repair.BODY_RESIZED] += 1
+            payload = wanted
+    packet.transport_header = transport
+    packet.payload = payload
+    packet.total_length = lawful + transport + payload
+
+
+@njit(cache=True)
+def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, tally: NDArray[np.int64]) -> None:
+    """Give IP identifications and message numbers; they rise by direction as a host's counters do."""
+    for i in range(first, end):
+        packet = packets[i]
+        if not packet.is_kept:
+            continue
+        side = packet.direction ^ conversation.is_swapped
+        if conversation.ttl[packet.direction] == 0:
+            conversation.ttl[packet.direction] = _DEFAULT_TTL
+            tally[Repair.TTL_DEFAULTED] += 1
+        if conversation.version == 6:
+            packet.ip_id = draw(stream, 1 << 32) if conversation.is_fragment else 0
+        else:
+            packet.ip_id = stream.ip_id[side]
+            stream.ip_id[side] += 1
+        if packet.payload:
+            serial = np.int64(stream.serial[side])
+            ahead = np.int64(stream.serial[1 - side]) - serial
+            if packet.direction != conversation.server and ahead > _MOST_OPEN:
+                serial += ahead - 1
+            packet.serial = serial
+            stream.serial[side] = serial + 1
