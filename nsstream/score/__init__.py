@@ -5,5 +5,15 @@
 
 from nsstream.score.compare import score_packets, score_traces
 from nsstream.score.result import Detector, Measure, Score, Shares
+from nsstream.score.verify import Verification, verify_trace
 
-__all__ = ["Detector", "Measure", "Score", "Shares", "score_packets", "score_traces"]
+__all__ = [
+    "Detector",
+    "Measure",
+    "Score",
+    "Shares",
+    "Verification",
+    "score_packets",
+    "score_traces",
+    "verify_trace",
+]

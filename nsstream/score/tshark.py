@@ -6,20 +6,14 @@ read. tshark is Wireshark's; it must be installed (`is_installed`).
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, cast
-
-import zstandard
+from typing import Final
 
 from nsstream.errors import InputError
 
@@ -71,18 +65,17 @@ def is_installed() -> bool:
 
 
 def analyse(path: Path) -> Analysis:
-    """Count what tshark finds in a capture (plain, .gz, .xz or .zst); raises InputError if it cannot read it."""
+    """Count what tshark finds in an uncompressed capture; raises InputError if it cannot read it."""
     counts: Counter[str] = Counter()
     packet_count = 0
     with (
-        _plain(path) as plain,
         tempfile.TemporaryDirectory() as no_preferences,
         tempfile.TemporaryFile("w+") as complaints,
     ):
         options = [f"-o{protocol}.check_checksum:TRUE" for protocol in ("ip", "tcp", "udp")]
         fields = [f"-e{field}" for field in _FIELDS]
         child = subprocess.Popen(
-            ["tshark", "-n", "-2", "-r", plain, *options, "-T", "fields", *fields],
+            ["tshark", "-n", "-2", "-r", path, *options, "-T", "fields", *fields],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -121,28 +114,3 @@ def _count(counts: Counter[str], values: list[str]) -> None:
             counts[field] += _BAD in value.split(",")
         else:
             counts[field] += value != ""
-
-
-@contextmanager
-def _plain(path: Path) -> Iterator[Path]:
-    """The path of the capture unpacked: itself, or a temporary file for as long as the context lasts."""
-    suffix = path.suffix
-    if suffix not in (".gz", ".xz", ".zst"):
-        yield path
-        return
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as plain:
-        try:
-            with _unpacked(path) as packed:
-                shutil.copyfileobj(packed, plain)
-        except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as err:
-            raise InputError(f"{path}: cannot be unpacked: {err}") from err
-        plain.flush()
-        yield Path(plain.name)
-
-
-def _unpacked(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path))
-    if path.suffix == ".xz":
-        return cast(BinaryIO, lzma.open(path))
-    return cast(BinaryIO, zstandard.open(path))

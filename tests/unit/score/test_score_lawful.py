@@ -11,20 +11,21 @@ from scapy.packet import Packet, Raw
 
 from nsstream.score.lawful import Fault, faults
 
+ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")  # given, so that scapy looks nothing up
 V4 = IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = IPv6(src="fd00::1", dst="fd00::2")
 ODD = Raw(b"odd")
 LAWFUL = {
-    "tcp": Ether() / V4 / TCP(sport=1, dport=2, options=[("MSS", 1460)]) / ODD,
-    "udp": Ether() / V4 / UDP(sport=1, dport=2) / ODD,
-    "udp without checksum": Ether() / V4 / UDP(sport=1, dport=2, chksum=0) / ODD,
-    "icmp": Ether() / V4 / ICMP() / ODD,
-    "tcp6": Ether() / V6 / TCP(sport=1, dport=2) / ODD,
-    "udp6 behind an option header": Ether() / V6 / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / ODD,
-    "icmp6": Ether() / V6 / ICMPv6EchoRequest() / ODD,
-    "tagged": Ether() / Dot1Q(vlan=7) / V4 / UDP(sport=1, dport=2),
-    "fragment": Ether() / IP(src="10.0.0.1", dst="10.0.0.2", frag=3, proto=17) / ODD,
-    "padded": Ether() / V4 / UDP(sport=1, dport=2) / ODD / Raw(b""),
+    "tcp": ETHERNET / V4 / TCP(sport=1, dport=2, options=[("MSS", 1460)]) / ODD,
+    "udp": ETHERNET / V4 / UDP(sport=1, dport=2) / ODD,
+    "udp without checksum": ETHERNET / V4 / UDP(sport=1, dport=2, chksum=0) / ODD,
+    "icmp": ETHERNET / V4 / ICMP() / ODD,
+    "tcp6": ETHERNET / V6 / TCP(sport=1, dport=2) / ODD,
+    "udp6 behind an option header": ETHERNET / V6 / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / ODD,
+    "icmp6": ETHERNET / V6 / ICMPv6EchoRequest() / ODD,
+    "tagged": ETHERNET / Dot1Q(vlan=7) / V4 / UDP(sport=1, dport=2),
+    "fragment": ETHERNET / IP(src="10.0.0.1", dst="10.0.0.2", frag=3, proto=17) / ODD,
+    "padded": ETHERNET / V4 / UDP(sport=1, dport=2) / ODD / Raw(b""),
 }
 
 
@@ -63,7 +64,7 @@ def test_a_changed_octet_is_found_for_what_it_is(name: str, at: int, fault: Faul
 
 
 def test_a_missing_udp_checksum_is_a_fault_in_ipv6_only() -> None:
-    missing: Packet = Ether() / V6 / UDP(sport=1, dport=2, chksum=0) / ODD
+    missing: Packet = ETHERNET / V6 / UDP(sport=1, dport=2, chksum=0) / ODD
     assert _fault(bytes(missing)) is Fault.UDP_CHECKSUM
 
 
@@ -73,4 +74,4 @@ def test_a_frame_cut_anywhere_is_never_lawful() -> None:
 
 
 def test_what_is_not_ip_is_said_to_be_so() -> None:
-    assert _fault(bytes(Ether() / ARP())) is Fault.NOT_IP
+    assert _fault(bytes(ETHERNET / ARP())) is Fault.NOT_IP
