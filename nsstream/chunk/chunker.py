@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk.interval import Grid
+from nsstream.chunk.interval import Grid, id_of
 from nsstream.counters import Tally
 from nsstream.trace import PacketBatch
 from nsstream.trace.fields import PACKET_FIELDS
@@ -45,6 +46,12 @@ class Chunk:
             raise ValueError(f"chunk {self.id} holds rows outside [{self.start_ns}, {self.end_ns})")
         if (np.diff(time_ns) < 0).any():
             raise ValueError(f"chunk {self.id} is not in time order")
+
+    @classmethod
+    def of(cls, start_ns: int, end_ns: int, packets: PacketBatch, tally: Tally, *, is_partial: bool) -> Self:
+        """A chunk of these packets, which are in time order; id and digest follow from interval and packets."""
+        chunk_id = id_of(start_ns, end_ns)
+        return cls(chunk_id, start_ns, end_ns, packets, tally, is_partial, digest_of(chunk_id, packets))
 
 
 class Chunker:
@@ -112,16 +119,9 @@ class Chunker:
         if (np.diff(packets.observation_time_ns) < 0).any():
             packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
         late = self._late.pop(index, 0)
-        end_ns = self.grid.end_ns(index)
-        return Chunk(
-            id=self.grid.id_of(index),
-            start_ns=self.grid.start_ns(index),
-            end_ns=end_ns,
-            packets=packets,
-            tally=Tally(observed=len(packets) + late, kept=len(packets), late=late),
-            is_partial=self._latest_ns < end_ns - 1,
-            digest=digest_of(self.grid.id_of(index), packets),
-        )
+        tally = Tally(observed=len(packets) + late, kept=len(packets), late=late)
+        start_ns, end_ns = self.grid.start_ns(index), self.grid.end_ns(index)
+        return Chunk.of(start_ns, end_ns, packets, tally, is_partial=self._latest_ns < end_ns - 1)
 
 
 def digest_of(chunk_id: str, packets: PacketBatch) -> str:

@@ -43,7 +43,8 @@ class Grid:
         """The first nanosecond after an interval."""
         return (index + 1) * self.length_ns
 
-    def id_of(self, index: int) -> str:
-        """The name of an interval, ``YYYYMMDDTHHMMSSZ-<length>s``: sorts by time, says its length, is a file name."""
-        start = datetime.fromtimestamp(self.start_ns(index) // SECOND_NS, tz=UTC)
-        return f"{start:%Y%m%dT%H%M%SZ}-{self.length_ns // SECOND_NS}s"
+
+def id_of(start_ns: int, end_ns: int) -> str:
+    """The name of an interval, ``YYYYMMDDTHHMMSSZ-<length>s``: sorts by time, says its length, is a file name."""
+    start = datetime.fromtimestamp(start_ns // SECOND_NS, tz=UTC)
+    return f"{start:%Y%m%dT%H%M%SZ}-{(end_ns - start_ns) // SECOND_NS}s"

@@ -1,0 +1,131 @@
+"""chunk, train, draw: the parts of the path by hand, on files of a state directory."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsstream_daemon.twin_commands import Budget, Cores, Seed, Steps, address_key
+
+chunk_app = typer.Typer(help="What is stored of a trace.", no_args_is_help=True)
+
+StateArgument = Annotated[Path, typer.Argument(help="A state directory, or its chunks folder.")]
+
+
+@chunk_app.command("list")
+def list_chunks(state: StateArgument) -> None:
+    """List the chunks of a state directory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nsstream.chunk import ChunkStore
+
+    table = Table(box=None)
+    for name in ("id", "start", "end", "packets", "late", "partial"):
+        table.add_column(name, justify="right" if name in ("packets", "late") else "left")
+    for info in ChunkStore(_chunks_of(state)).list():
+        partial = "yes" if info.is_partial else "no"
+        times = _utc(info.start_ns), _utc(info.end_ns)
+        table.add_row(info.id, *times, f"{info.packet_count:,}", f"{info.tally.late:,}", partial)
+    Console().print(table)
+
+
+@chunk_app.command("show")
+def show_chunk(state: StateArgument, chunk_id: Annotated[str, typer.Argument(help="As in chunk list.")]) -> None:
+    """Show what one chunk says of itself."""
+    from rich.console import Console
+
+    from nsstream.chunk import ChunkStore
+
+    info = ChunkStore(_chunks_of(state)).info(chunk_id)
+    rows = {
+        "id": info.id,
+        "file": info.path,
+        "start": _utc(info.start_ns),
+        "end": _utc(info.end_ns),
+        "packets": f"{info.packet_count:,}",
+        "partial": "yes" if info.is_partial else "no",
+        "digest": info.digest,
+    }
+    fates = {name: fate for name, fate in info.tally.as_dict().items() if fate}
+    for name, value in {**rows, **fates}.items():
+        Console().print(f"{name:<9} {value}", highlight=False, soft_wrap=True)
+
+
+def train(
+    chunk: Annotated[Path, typer.Argument(help="A chunk file: STATE/chunks/ID.arrow.")],
+    models: Annotated[Path, typer.Option("--output", "-o", help="Folder of models; the new one is made in it.")],
+    parent: Annotated[Path | None, typer.Option("--from", help="The model to start from; none: from nothing.")] = None,
+    budget: Budget = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    cores: Cores = 2,
+) -> None:
+    """Train a model on one chunk (budget: 2m, unless --steps is given).
+
+    The key of the address map is the file address.key beside the folder of models, as in a state directory; it is made
+    if it is missing.
+    """
+    from rich.console import Console
+
+    from nsstream.clock import SystemClock
+    from nsstream.errors import InputError
+    from nsstream.pipeline import parse_duration_s
+    from nsstream.pipeline.by_hand import train_chunk
+    from nsstream_daemon.progress_view import ProgressView
+
+    if budget is not None and steps is not None:
+        raise InputError("give either --budget or --steps, not both")
+    with ProgressView(Console(stderr=True)) as view:
+        checkpoint = train_chunk(
+            chunk,
+            models,
+            parent=parent,
+            budget_s=None if steps is not None else parse_duration_s(budget or "2m"),
+            steps=steps,
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+            new_key=address_key(seed),
+            cores=cores,
+            listen=view,
+            clock=SystemClock(),
+        )
+    Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
+
+
+def draw(
+    models: Annotated[list[Path], typer.Argument(help="Models in the order of their chunks: STATE/models/ID ...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Capture file: .pcap or .pcapng, and .gz, .xz, .zst.")],
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn; none: random.")] = None,
+    mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+) -> None:
+    """Draw models' traffic into a capture file."""
+    from rich.console import Console
+
+    from nsstream.clock import SystemClock
+    from nsstream.pipeline.by_hand import draw_models
+    from nsstream_daemon.progress_view import ProgressView
+
+    chosen = secrets.randbelow(2**31) if seed is None else seed
+    with ProgressView(Console(stderr=True)) as view:
+        packet_count = draw_models(
+            models, output, seed=chosen, mtu=mtu, replaces=force, listen=view, clock=SystemClock()
+        )
+    Console().print(f"drawn  {output}  ({packet_count:,} packets, seed {chosen})", highlight=False, soft_wrap=True)
+
+
+def _chunks_of(state: Path) -> Path:
+    from nsstream.errors import StateError
+
+    folder = state / "chunks" if (state / "chunks").is_dir() else state
+    if not folder.is_dir():
+        raise StateError(f"there is no state directory {state}")
+    return folder
+
+
+def _utc(time_ns: int) -> str:
+    return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, tz=UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -1,0 +1,208 @@
+"""demo, twin, score: a trace to its twin, and how close the twin is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nsstream.pipeline import TwinConfig
+
+DEMO_CAPTURE: Final = "lab.pcap.xz"
+DEMO_BUDGET: Final = "210s"
+SCORE_SUFFIX: Final = ".score.json"
+
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="Fixes all chance, the key of the address map included: who knows the seed can undo the map. "
+        "Without it, both are random.",
+    ),
+]
+Cores = Annotated[int, typer.Option(min=1, help="Threads in all.")]
+Workers = Annotated[int, typer.Option(min=1, help="Chunks fine-tuned at once.")]
+Budget = Annotated[str | None, typer.Option(help="Time from start to verified twin, such as 90s, 5m or 1h.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Training steps of the seed model, in place of a budget: the run is then reproducible."),
+]
+
+
+def twin(
+    trace: Annotated[Path, typer.Argument(help="pcap or pcapng file, plain or as .gz, .xz or .zst.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The twin: .pcap or .pcapng, and .gz, .xz or .zst.")],
+    chunk: Annotated[str, typer.Option(help="Length of a chunk, such as 60s or 1h; auto chooses it.")] = "auto",
+    budget: Budget = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
+    mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    cores: Cores = 2,
+    workers: Workers = 2,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier twin and its state.")] = False,
+    with_score: Annotated[bool, typer.Option("--score/--no-score", help="Score the twin against the trace.")] = True,
+) -> None:
+    """Make the twin of a trace (budget: 5m, unless --steps is given)."""
+    from nsstream.encode.address_map import AddressMap
+    from nsstream.errors import InputError
+    from nsstream.pipeline import TwinConfig, parse_duration_s
+
+    if budget is not None and steps is not None:
+        raise InputError("give either --budget or --steps, not both")
+    chunk_s = None if chunk == "auto" else parse_duration_s(chunk)
+    if chunk_s is not None and chunk_s != int(chunk_s):
+        raise InputError(f"--chunk must be whole seconds, got {chunk}")
+    config = TwinConfig(
+        trace=trace,
+        output=output,
+        state=state or _beside(output, ".state"),
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        address_map=AddressMap(address_key(seed)),
+        budget_s=None if steps is not None else parse_duration_s(budget or "5m"),
+        steps=steps,
+        chunk_length_s=None if chunk_s is None else int(chunk_s),
+        mtu=mtu,
+        cores=cores,
+        workers=workers,
+        replaces=force,
+    )
+    _run(config, trace, with_score=with_score)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the twin; an earlier demo's is replaced.")] = Path("out"),
+    budget: Annotated[str, typer.Option(help="Time from start to verified twin; the score comes after.")] = DEMO_BUDGET,
+    steps: Steps = None,
+    seed: Seed = None,
+    cores: Cores = 2,
+    workers: Workers = 2,
+) -> None:
+    """Run the whole path on the bundled capture of a small lab network."""
+    from nsstream.encode.address_map import AddressMap
+    from nsstream.errors import OutputError
+    from nsstream.pipeline import TwinConfig, parse_duration_s
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"cannot make the folder {out}: {err.strerror}") from err
+    with resources.as_file(resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE) as trace:
+        config = TwinConfig(
+            trace=trace,
+            output=out / "twin.pcap",
+            state=out / "twin.pcap.state",
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+            address_map=AddressMap(address_key(seed)),
+            budget_s=None if steps is not None else parse_duration_s(budget),
+            steps=steps,
+            cores=cores,
+            workers=workers,
+            replaces=True,
+        )
+        _run(config, trace, with_score=True)
+
+
+def score(
+    real: Annotated[Path, typer.Argument(help="The real trace.")],
+    synthetic: Annotated[Path, typer.Argument(help="Its twin.")],
+    held_out: Annotated[Path | None, typer.Option(help="Other traffic of the same network, for the floor.")] = None,
+    json_output: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the samples that the score draws.")] = 0,
+    details: Annotated[bool, typer.Option("--details", help="Show every measure.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the --json file.")] = False,
+) -> None:
+    """Measure how close a twin is to its trace, how valid, and how much of a copy."""
+    from rich.console import Console
+
+    from nsstream.pipeline.outputs import check_output
+    from nsstream.score import score_traces
+    from nsstream.score.report import details_table, summary_table
+
+    if json_output:
+        check_output(json_output, inputs=[real, synthetic], replaces=force)
+    result = score_traces(real, synthetic, held_out, seed)
+    console = Console()
+    console.print(summary_table(result))
+    if details:
+        console.print(details_table(result))
+    if json_output:
+        _write_json(result.as_dict(), json_output)
+        console.print(f"figures  {json_output}", highlight=False, soft_wrap=True)
+
+
+def address_key(seed: int | None) -> bytes:
+    """32 octets: random, or SHA-256 of ``nsstream address key SEED`` where a seed is given."""
+    return secrets.token_bytes(32) if seed is None else hashlib.sha256(f"nsstream address key {seed}".encode()).digest()
+
+
+def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
+    """Make the twin, score it, and say where everything is."""
+    from rich.console import Console
+
+    from nsstream.clock import SystemClock
+    from nsstream.pipeline import Progress, Stage, make_twin
+    from nsstream.pipeline.outputs import check_output
+    from nsstream.replay.pcap_sink import split_suffixes
+    from nsstream.score import score_traces
+    from nsstream_daemon.progress_view import ProgressView
+
+    split_suffixes(config.output)
+    score_path = _beside(config.output, SCORE_SUFFIX)
+    if with_score:
+        check_output(score_path, inputs=[trace], replaces=config.replaces)
+    console = Console(stderr=True)
+    clock = SystemClock()
+    began_ns = clock.monotonic_ns()
+
+    def elapsed_s() -> float:
+        return (clock.monotonic_ns() - began_ns) * 1e-9
+
+    with ProgressView(console) as view:
+        made = make_twin(config, view, clock)
+        result = None
+        if with_score:
+            view(Progress(Stage.SCORE, elapsed_s()))
+            result = score_traces(trace, config.output)
+            _write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
+            view(Progress(Stage.SCORE, elapsed_s(), is_done=True))
+    out = Console()
+    if result:
+        from nsstream.score.report import summary_table
+
+        out.print(summary_table(result))
+    _print_places(
+        out,
+        {
+            "twin": f"{made.output}  ({made.packet_count:,} packets, {made.real_packet_count:,} in the trace)",
+            "verify": "; ".join(made.verification.complaints()) or "every frame is lawful",
+            "report": str(score_path) if result else "none (nsstream score makes one)",
+            "config": str(made.config),
+            "state": f"{made.state}  (private: chunks of the real trace, models, the address key)",
+        },
+    )
+
+
+def _write_json(figures: dict[str, object], path: Path) -> None:
+    from nsstream.chunk import whole_file
+
+    with whole_file(path) as file:
+        file.write(json.dumps(figures, indent=2).encode() + b"\n")
+
+
+def _print_places(console: Console, places: dict[str, str]) -> None:
+    for name, place in places.items():
+        console.print(f"{name:<7} {place}", highlight=False, soft_wrap=True)
+
+
+def _beside(output: Path, suffix: str) -> Path:
+    return output.with_name(output.name + suffix)

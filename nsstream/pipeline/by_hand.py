@@ -1,0 +1,82 @@
+"""One part of the path at a time: train a chunk, draw models; the same workers and replay server as a run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+
+from nsstream.chunk import read_chunk, whole_file
+from nsstream.clock import Clock
+from nsstream.encode.address_map import AddressMap
+from nsstream.errors import InputError, OutputError, StateError
+from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
+from nsstream.pipeline.playing import play
+from nsstream.pipeline.progress import Listener
+from nsstream.pipeline.training import TrainJob, train_one
+
+
+def train_chunk(
+    chunk: Path,
+    models: Path,
+    *,
+    parent: Path | None,
+    budget_s: float | None,
+    steps: int | None,
+    seed: int,
+    new_key: bytes,
+    cores: int,
+    listen: Listener,
+    clock: Clock,
+) -> Path:
+    """Train a model on a chunk file, from `parent` or from nothing, and return its checkpoint.
+
+    The address key is the one beside the folder of models; `new_key` is written there if there is none.
+    """
+    if not len(read_chunk(chunk).packets):
+        raise InputError(f"{chunk} holds no packet to learn from")
+    if parent is not None and not parent.is_dir():
+        raise StateError(f"there is no model {parent}")
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"cannot make the folder {models}: {err.strerror}") from err
+    job = TrainJob(
+        chunk=chunk,
+        parent=parent,
+        models=models,
+        seed=seed,
+        steps=steps,
+        budget_s=budget_s,
+        threads=cores,
+        address_map=AddressMap(_key_beside(models, new_key)),
+    )
+    return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
+
+
+def draw_models(
+    models: Sequence[Path], output: Path, *, seed: int, mtu: int, replaces: bool, listen: Listener, clock: Clock
+) -> int:
+    """Draw models, in the order of their chunks, into a capture file; gives its packets."""
+    check_output(output, replaces=replaces)
+    with staging(output) as staged:
+        drawn = staged / output.name
+        packet_count = play(models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock))
+        publish([(drawn, output)], trash=staged)
+    return packet_count
+
+
+def _key_beside(models: Path, new_key: bytes) -> bytes:
+    path = models.absolute().parent / KEY_FILE
+    if not path.exists():
+        with whole_file(path, mode=0o600) as file:
+            file.write(new_key.hex().encode() + b"\n")
+    try:
+        return bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as err:
+        raise StateError(f"{path} is not an address key: {err}") from err
+
+
+def _stopwatch_s(clock: Clock) -> Callable[[], float]:
+    began_ns = clock.monotonic_ns()
+    return lambda: (clock.monotonic_ns() - began_ns) * 1e-9

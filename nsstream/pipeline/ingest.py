@@ -1,0 +1,128 @@
+"""A trace becomes chunks: a survey says how long a chunk should be, then the packets fall into the store.
+
+The file is read twice: the survey keeps counts by time only, so memory is bounded by a chunk and not by the trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from nsstream.capture import PcapFileSource
+from nsstream.chunk import Chunk, Chunker, ChunkInfo, ChunkStore
+from nsstream.chunk.interval import SECOND_NS
+from nsstream.counters import Tally
+from nsstream.errors import InputError
+from nsstream.pipeline.plan import BIN_S, merge_small
+from nsstream.trace import PacketBatch
+from nsstream.trace.grouping import group_conversations
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a trace holds, by time."""
+
+    packet_count: int
+    packets_by_bin: dict[int, int]  # by `BIN_S` seconds of the UTC grid
+    disorder_ns: int  # the furthest that a packet lags behind one before it
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A chunk to learn: as it fell on the grid, or several small ones as one."""
+
+    path: Path
+    start_ns: int
+    end_ns: int
+    packet_count: int
+    conversation_count: int
+
+
+def survey_trace(path: Path) -> Survey:
+    """Read a trace once; raises InputError if it is not a regular file that can be read, or holds no IP packet."""
+    if not path.is_file():
+        reason = "is not a regular file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {reason}; give a pcap or pcapng file, plain or as .gz, .xz or .zst")
+    source = PcapFileSource(path)
+    packets_by_bin: dict[int, int] = {}
+    count, latest_ns, disorder_ns = 0, -1, 0
+    source.open()
+    try:
+        while (batch := source.read_batch()) is not None:
+            time_ns = batch.observation_time_ns[batch.observation_time_ns >= 0]
+            if not len(time_ns):
+                continue
+            latest = np.maximum.accumulate(np.maximum(time_ns, latest_ns))
+            latest_ns, disorder_ns = int(latest[-1]), max(disorder_ns, int((latest - time_ns).max()))
+            for index, n in zip(*np.unique(time_ns // (BIN_S * SECOND_NS), return_counts=True), strict=True):
+                packets_by_bin[int(index)] = packets_by_bin.get(int(index), 0) + int(n)
+            count += len(time_ns)
+    finally:
+        source.close()
+    if not count:
+        raise InputError(f"{path} holds no IP packet to learn from: {_fates(source.tally)}")
+    return Survey(count, packets_by_bin, disorder_ns, source.tally)
+
+
+def import_trace(path: Path, store: ChunkStore, *, length_s: int, disorder_ns: int) -> list[ChunkInfo]:
+    """Read a trace into the chunks of a store, and return them by start.
+
+    `disorder_ns` is the survey's, so that no packet is late, however the trace was merged.
+    """
+    chunker = Chunker(length_s * SECOND_NS, allowed_lateness_ns=disorder_ns)
+    source = PcapFileSource(path)
+    infos: list[ChunkInfo] = []
+    source.open()
+    try:
+        while (batch := source.read_batch()) is not None:
+            infos += [store.info(store.write(chunk)) for chunk in chunker.push(batch)]
+    finally:
+        source.close()
+    infos += [store.info(store.write(chunk)) for chunk in chunker.flush()]
+    if not infos:
+        raise InputError(f"{path} holds no packet with a time from 1970 to 2262")
+    return infos
+
+
+def make_lessons(
+    chunks: list[ChunkInfo], store: ChunkStore, merged: ChunkStore, *, fewest_conversations: int
+) -> list[Lesson]:
+    """The chunks to learn, by start; neighbours too small to learn alone are merged, into the `merged` store."""
+    counts = [_count_conversations(store.read(info.path)) for info in chunks]
+    gaps_ns = [after.start_ns - before.end_ns for before, after in pairwise(chunks)]
+    length_ns = chunks[0].end_ns - chunks[0].start_ns
+    groups = merge_small(counts, gaps_ns, fewest=fewest_conversations, widest_gap_ns=length_ns)
+    lessons: list[Lesson] = []
+    for group in groups:
+        first, last = chunks[group.start], chunks[group.stop - 1]
+        path, conversation_count = first.path, counts[group.start]
+        if len(group) > 1:
+            chunk = _merge([store.read(chunks[at].path) for at in group])
+            path, conversation_count = merged.write(chunk), _count_conversations(chunk)
+        packet_count = sum(chunks[at].packet_count for at in group)
+        lessons.append(Lesson(path, first.start_ns, last.end_ns, packet_count, conversation_count))
+    return lessons
+
+
+def _count_conversations(chunk: Chunk) -> int:
+    return len(group_conversations(chunk.packets)[0])
+
+
+def _merge(chunks: list[Chunk]) -> Chunk:
+    """One chunk from the start of the first to the end of the last."""
+    start_ns, end_ns = chunks[0].start_ns, chunks[-1].end_ns
+    packets = PacketBatch.concatenate([chunk.packets for chunk in chunks])
+    tally = Tally()
+    for chunk in chunks:
+        tally.add(chunk.tally)
+    return Chunk.of(start_ns, end_ns, packets, tally, is_partial=chunks[-1].is_partial)
+
+
+def _fates(tally: Tally) -> str:
+    reasons = {**tally.unsupported, **tally.malformed}
+    named = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(reasons.items()))
+    return f"of {tally.observed} frames none could be used ({named})" if tally.observed else "it has no frames at all"

@@ -1,0 +1,104 @@
+"""The plan of a run: how long a chunk is, which are learned together, and who gets how much time. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from nsstream.errors import InputError
+
+BIN_S: Final = 10  # every length below is a multiple of it
+_HOUR_S: Final = 3600
+_DAY_S: Final = 86_400
+LENGTHS_S: Final = (
+    *(10, 30, 60, 300, 900, _HOUR_S, 3 * _HOUR_S, 6 * _HOUR_S),
+    *(_DAY_S, 7 * _DAY_S, 28 * _DAY_S, 364 * _DAY_S, 3640 * _DAY_S),
+)
+MOST_CHUNKS: Final = 8
+TYPICAL_PACKETS: Final = 5_000
+
+SEED_SHARE: Final = 0.4  # of the training time, where there are other chunks than the seed's
+FINE_TUNE_STEPS_SHARE: Final = 0.25  # of the seed's steps
+
+
+def choose_length_s(packets_by_bin: Mapping[int, int]) -> int:
+    """The chunk length for a trace, from its packets by 10 s of the UTC grid.
+
+    The shortest length with at most `MOST_CHUNKS` chunks that hold a packet, of `TYPICAL_PACKETS` on average; two
+    chunks are always good enough, since a trace of any size may lie across a boundary of every grid.
+    """
+    most = min(MOST_CHUNKS, max(2, sum(packets_by_bin.values()) // TYPICAL_PACKETS))
+    for length_s in LENGTHS_S:
+        if len({index * BIN_S // length_s for index in packets_by_bin}) <= most:
+            return length_s
+    return LENGTHS_S[-1]
+
+
+def merge_small(
+    conversation_counts: Sequence[int], gaps_ns: Sequence[int], *, fewest: int, widest_gap_ns: int
+) -> list[range]:
+    """Which neighbouring chunks to learn as one, so that each holds at least `fewest` conversations.
+
+    `gaps_ns[i]` lies between chunks i and i + 1; neighbours further apart than `widest_gap_ns` are never merged, so a
+    small chunk that stands alone stays small. The smallest is merged first, over its narrower gap.
+    """
+    groups = [range(i, i + 1) for i in range(len(conversation_counts))]
+    while True:
+        small = sorted(
+            (total, at)
+            for at, group in enumerate(groups)
+            if (total := sum(conversation_counts[group.start : group.stop])) < fewest
+        )
+        for _, at in small:
+            sides = [(gaps_ns[groups[left].stop - 1], left) for left in (at - 1, at) if 0 <= left < len(groups) - 1]
+            near = [side for side in sides if side[0] <= widest_gap_ns]
+            if near:
+                left = min(near)[1]
+                groups[left : left + 2] = [range(groups[left].start, groups[left + 1].stop)]
+                break
+        else:
+            return groups
+
+
+def choose_seed(conversation_counts: Sequence[int], *, fewest: int) -> int:
+    """The chunk that the seed model learns: the first with at least `fewest` conversations, else the largest."""
+    for at, count in enumerate(conversation_counts):
+        if count >= fewest:
+            return at
+    return max(range(len(conversation_counts)), key=lambda at: (conversation_counts[at], -at))
+
+
+def split_time(total_s: float, sizes: Sequence[int], *, seed_at: int, workers: int) -> list[float]:
+    """Seconds of training for each chunk, so that seed and then fine-tunes, `workers` at once, take `total_s`.
+
+    The seed gets `SEED_SHARE`; the fine-tunes share the rest by size, none more than all of it.
+    """
+    if len(sizes) == 1:
+        return [total_s]
+    seed_s = SEED_SHARE * total_s
+    wall_s = total_s - seed_s
+    shares = {at: 0.0 for at in range(len(sizes)) if at != seed_at}
+    workers = min(workers, len(shares))
+    open_at, left_s = set(shares), workers * wall_s
+    while open_at:
+        weight = sum(sizes[at] for at in open_at)
+        full = {at for at in open_at if left_s * sizes[at] >= wall_s * weight} if workers > 1 else set()
+        for at in full or open_at:
+            shares[at] = wall_s if full else left_s * sizes[at] / weight
+        left_s -= wall_s * len(full)
+        open_at = open_at - full if full else set()
+    return [seed_s if at == seed_at else shares[at] for at in range(len(sizes))]
+
+
+def split_steps(steps: int, count: int, *, seed_at: int) -> list[int]:
+    """Training steps for each chunk: `steps` for the seed, a quarter of that for each fine-tune, and at least one."""
+    return [steps if at == seed_at else max(1, round(FINE_TUNE_STEPS_SHARE * steps)) for at in range(count)]
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of a duration such as ``90``, ``60s``, ``5m``, ``1.5h`` or ``7d``; raises InputError otherwise."""
+    units = {"s": 1, "m": 60, "h": _HOUR_S, "d": _DAY_S}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        raise InputError(f"{text!r} is not a duration; write it as 60s, 5m, 1.5h or 7d")
+    return float(number) * units[unit]

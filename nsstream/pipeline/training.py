@@ -1,0 +1,173 @@
+"""Lessons become checkpoints: the seed first, then every other chunk from the seed, in worker processes.
+
+The pipeline never loads torch: a worker is ``python -m nsstream.train.worker``, one job each. A worker that dies, fails
+or hangs is tried once more; then the run ends with a TrainError.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+from nsstream.encode.address_map import AddressMap
+from nsstream.errors import TrainError
+from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
+from nsstream.pipeline.ingest import Lesson
+from nsstream.pipeline.plan import choose_seed, split_steps, split_time
+from nsstream.pipeline.progress import Progress, Stage
+
+WORKER: Final = (sys.executable, "-m", "nsstream.train.worker")
+SILENCE_S: Final = 180.0  # numba compiles for up to a minute on a first run
+START_S: Final = 5.0  # from exec to the first step: imports and encoding
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """What one worker does; exactly one of `budget_s` and `steps` is set."""
+
+    chunk: Path
+    parent: Path | None  # the checkpoint to start from; None: from nothing
+    models: Path  # the folder that gets the checkpoint
+    seed: int
+    budget_s: float | None
+    steps: int | None
+    threads: int
+    address_map: AddressMap
+
+    def as_dict(self) -> dict[str, object]:
+        """The job as the worker reads it."""
+        return {
+            "chunk": str(self.chunk),
+            "parent": str(self.parent) if self.parent else None,
+            "out": str(self.models),
+            "seed": self.seed,
+            "steps": self.steps,
+            "budget_s": self.budget_s,
+            "threads": self.threads,
+            "address_map": {
+                "key_hex": self.address_map.key.hex(),
+                "ipv4_range": self.address_map.ipv4_range,
+                "ipv6_range": self.address_map.ipv6_range,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How to train many; exactly one of `budget_s` and `steps` is set."""
+
+    seed: int
+    budget_s: float | None  # of all together, from the first worker's start to the last one's end
+    steps: int | None  # of the seed
+    cores: int  # threads in all
+    workers: int  # fine-tunes at once, each with its share of the cores
+    fewest_conversations: int  # that the seed's chunk should hold
+    address_map: AddressMap
+    command: Sequence[str] = WORKER
+
+
+def train_lessons(
+    lessons: Sequence[Lesson], models: Path, config: TrainingConfig, report: Report, elapsed_s: Callable[[], float]
+) -> list[Path]:
+    """Train a checkpoint for each lesson, in their order; raises TrainError after a second failure.
+
+    On any error, Ctrl-C included, the workers are gone when this returns.
+    """
+    seed_at = choose_seed([lesson.conversation_count for lesson in lessons], fewest=config.fewest_conversations)
+    budgets, steps = _shares(lessons, config, seed_at)
+    others = [at for at in range(len(lessons)) if at != seed_at]
+    workers = max(1, min(config.workers, len(others)))
+    checkpoints: dict[int, Path] = {}
+    cancelled = Event()
+
+    def train(at: int, parent: Path | None, threads: int) -> None:
+        job = TrainJob(
+            chunk=lessons[at].path,
+            parent=parent,
+            models=models,
+            seed=config.seed,
+            budget_s=budgets[at],
+            steps=steps[at],
+            threads=threads,
+            address_map=config.address_map,
+        )
+
+        def number(progress: Progress) -> None:
+            report(replace(progress, chunk=at + 1, chunk_count=len(lessons)))
+
+        checkpoints[at] = train_one(job, number, elapsed_s, cancelled=cancelled, command=config.command)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="train") as pool:
+        try:
+            pool.submit(train, seed_at, None, config.cores).result()
+            seed, threads = checkpoints[seed_at], max(1, config.cores // workers)
+            largest_first = sorted(others, key=lambda at: -lessons[at].packet_count)
+            futures = [pool.submit(train, at, seed, threads) for at in largest_first]
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+        finally:
+            cancelled.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return [checkpoints[at] for at in range(len(lessons))]
+
+
+def train_one(
+    job: TrainJob,
+    report: Report,
+    elapsed_s: Callable[[], float],
+    *,
+    cancelled: Event,
+    command: Sequence[str] = WORKER,
+) -> Path:
+    """Run a worker, once more if it fails, and return its checkpoint; raises TrainError if it fails again."""
+    stage = Stage.FINE_TUNE if job.parent else Stage.SEED
+    limit_s = None if job.budget_s is None else 1.5 * job.budget_s + SILENCE_S
+
+    def on_line(line: dict[str, Any]) -> None:
+        report(
+            Progress(
+                stage,
+                elapsed_s(),
+                phase=line.get("stage"),
+                step=line.get("step"),
+                steps=line.get("steps"),
+                loss=line.get("loss"),
+                left_s=line.get("left_s"),
+            )
+        )
+
+    for attempt in (1, 2):
+        try:
+            done = run_job(command, job.as_dict(), on_line, cancelled=cancelled, limit_s=limit_s, silence_s=SILENCE_S)
+        except ChildFailedError as err:
+            if attempt == 2:
+                raise TrainError(f"the worker on chunk {job.chunk.stem} failed twice: {err}") from err
+            report(Progress(stage, elapsed_s(), note=f"a worker failed and is tried once more: {err}"))
+        except CancelledError as err:
+            raise TrainError("the run was stopped") from err
+        else:
+            report(Progress(stage, elapsed_s(), packet_count=done.get("packets"), is_done=True))
+            return Path(str(done["checkpoint"]))
+    raise AssertionError("unreachable")
+
+
+def _shares(
+    lessons: Sequence[Lesson], config: TrainingConfig, seed_at: int
+) -> tuple[Sequence[float | None], Sequence[int | None]]:
+    """Seconds and steps of each lesson's worker, one of the two None throughout."""
+    nothing = [None] * len(lessons)
+    if config.steps is not None:
+        return nothing, split_steps(config.steps, len(lessons), seed_at=seed_at)
+    assert config.budget_s is not None
+    sizes = [lesson.packet_count for lesson in lessons]
+    shares_s = split_time(config.budget_s, sizes, seed_at=seed_at, workers=config.workers)
+    return [max(1.0, share_s - START_S) for share_s in shares_s], nothing

@@ -1,0 +1,89 @@
+import pytest
+
+from nsstream.errors import InputError
+from nsstream.pipeline.plan import (
+    LENGTHS_S,
+    choose_length_s,
+    choose_seed,
+    merge_small,
+    parse_duration_s,
+    split_steps,
+    split_time,
+)
+
+
+def steady(bins: int, packets: int, *, first: int = 0) -> dict[int, int]:
+    return {first + at: packets for at in range(bins)}
+
+
+@pytest.mark.parametrize(
+    ("packets_by_bin", "length_s"),
+    [
+        (steady(6, 10_000), 10),
+        (steady(30, 1_000), 60),  # 6,000 packets a minute, five minutes
+        (steady(360, 1_000), 900),  # an hour: at most eight chunks
+        (steady(3, 10), 30),
+        ({0: 19_000, 6: 100, 12: 900}, 10),
+        ({0: 6_000, 1_500_000: 7_000}, 10),  # half a year of silence between: two chunks
+        (steady(4, 10, first=8_639 - 1), 30),  # across midnight, where two chunks must do
+    ],
+)
+def test_the_shortest_length_with_few_chunks_of_typical_size_is_chosen(packets_by_bin: dict[int, int], length_s: int):
+    assert choose_length_s(packets_by_bin) == length_s
+
+
+def test_every_length_is_a_multiple_of_the_bin():
+    assert all(length_s % 10 == 0 for length_s in LENGTHS_S)
+
+
+@pytest.mark.parametrize(
+    ("counts", "gaps_ns", "groups"),
+    [
+        ([100, 100], [0], [[0], [1]]),
+        ([10, 100, 100], [0, 0], [[0, 1], [2]]),
+        ([100, 10, 100], [5, 0], [[0], [1, 2]]),  # over the narrower gap
+        ([20, 20, 20], [0, 0], [[0, 1, 2]]),
+        ([100, 10], [11], [[0], [1]]),  # a small chunk far from others stays alone
+        ([10], [], [[0]]),
+        ([60, 5, 60, 5], [0, 11, 0], [[0, 1], [2, 3]]),
+    ],
+)
+def test_small_chunks_are_merged_with_a_near_neighbour(counts, gaps_ns, groups):
+    merged = merge_small(counts, gaps_ns, fewest=50, widest_gap_ns=10)
+    assert [list(group) for group in merged] == groups
+
+
+def test_the_seed_learns_the_first_good_chunk_or_else_the_largest():
+    assert choose_seed([10, 80, 900], fewest=50) == 1
+    assert choose_seed([10, 30, 30], fewest=50) == 1
+
+
+def test_one_chunk_gets_all_the_time():
+    assert split_time(100, [7], seed_at=0, workers=2) == [100]
+
+
+def test_the_seed_gets_its_share_and_the_rest_goes_by_size():
+    assert split_time(100, [50, 10, 20, 30], seed_at=0, workers=1) == pytest.approx([40, 10, 20, 30])
+    assert split_time(100, [50, 10, 20, 30], seed_at=0, workers=2) == pytest.approx([40, 20, 40, 60])
+
+
+def test_no_fine_tune_gets_more_than_there_is_at_once():
+    shares = split_time(100, [50, 1_000, 10, 30], seed_at=0, workers=2)
+    assert shares == pytest.approx([40, 60, 15, 45])
+    assert split_time(100, [1, 5, 5], seed_at=0, workers=4) == pytest.approx([40, 60, 60])
+
+
+def test_a_fine_tune_takes_a_quarter_of_the_seeds_steps():
+    assert split_steps(100, 3, seed_at=1) == [25, 100, 25]
+    assert split_steps(1, 2, seed_at=0) == [1, 1]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("60s", 60), ("5m", 300), ("1.5h", 5400), ("7d", 604_800)])
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float):
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "1e3", "5x", "inf", "٣s"])
+def test_anything_else_is_no_duration(text: str):
+    with pytest.raises(InputError, match="write it as 60s"):
+        parse_duration_s(text)
