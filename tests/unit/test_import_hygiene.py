@@ -1,0 +1,43 @@
+"""What a process loads: each runs in an interpreter of its own, because imports cannot be taken back."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def _loaded_after(statements: str) -> set[str]:
+    """Top-level modules in sys.modules after these statements."""
+    code = f"{statements}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nsstream_daemon.cli",
+        "nsstream.pipeline",
+        "nsstream.replay.client",
+        "nsstream.score",
+        "nsstream.chunk",
+        "nsstream.capture",
+        "nsstream.encode",
+        "nsstream.assemble",
+        "nsstream.trace",
+        "nsstream.wire",
+    ],
+)
+def test_torch_is_not_loaded_by(module: str) -> None:
+    assert "torch" not in _loaded_after(f"import {module}")
+
+
+def test_the_help_loads_nothing_that_takes_long() -> None:
+    ask = "import nsstream_daemon.cli as cli, sys\nsys.argv = ['nsstream', '--help']\n"
+    ask += "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    assert not _loaded_after(ask) & {"torch", "sklearn", "scipy", "pandas"}
+
+
+def test_the_score_loads_scikit_learn_only_to_detect() -> None:
+    assert not _loaded_after("import nsstream.score") & {"sklearn", "rich"}  # numba itself loads scipy
