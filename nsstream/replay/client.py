@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
 import zmq
-from pydantic import ValidationError
 
 from nsstream.clock import Clock, SystemClock
 from nsstream.errors import ReplayError
-from nsstream.replay.codec import BadMessageError, decode_reply, encode, first_fault
+from nsstream.replay.codec import BadMessageError, decode_reply, encode, make_command
 from nsstream.replay.endpoint import check_endpoint
 from nsstream.replay.messages import (
     MAX_MESSAGE_BYTES,
@@ -31,7 +30,6 @@ from nsstream.replay.messages import (
     Refusal,
     Reply,
     Shutdown,
-    Start,
     Status,
     Stop,
     Welcome,
@@ -51,19 +49,15 @@ class RefusedError(ReplayError):
 
 
 class ReplayClient:
-    """A connection to a replay server; a context manager that closes it."""
+    """A connection to the replay server at `endpoint`; a context manager that closes it."""
 
     def __init__(self, endpoint: str, timeout_s: float = 5.0, clock: Clock | None = None) -> None:
-        self._endpoint = check_endpoint(endpoint)
+        self.endpoint = check_endpoint(endpoint)
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
         self._next_id = 1
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is not there
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.connect(endpoint)
+        self._socket = self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +94,7 @@ class ReplayClient:
             rate: twin seconds a second, or "max".
         """
         fields = {
+            "type": "start",
             "id": self._new_id(),
             "models": [str(model) for model in models],
             "sink": {key: str(value) if isinstance(value, Path) else value for key, value in sink.items()},
@@ -107,11 +102,7 @@ class ReplayClient:
             "mtu": mtu,
             "rate": rate,
         }
-        try:
-            command = Start.model_validate(fields)
-        except ValidationError as err:
-            raise ReplayError(first_fault(err)) from err
-        return self._ask(command, Accepted)
+        return self._ask(make_command(fields), Accepted)
 
     def status(self) -> Status:
         """How the newest run goes."""
@@ -144,6 +135,13 @@ class ReplayClient:
                 raise ReplayError(f"there is no run to wait for: the server is {status.state}")
             time.sleep(POLL_INTERVAL_S)
 
+    def _connect(self) -> zmq.Socket[bytes]:
+        connection = self._context.socket(zmq.DEALER)
+        connection.setsockopt(zmq.LINGER, 0)
+        connection.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        connection.connect(self.endpoint)
+        return connection
+
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id
@@ -151,28 +149,29 @@ class ReplayClient:
     def _ask(self, command: Command, expected: type[_R]) -> _R:
         deadline_ns = self._clock.monotonic_ns() + int(self._timeout_s * 1e9)
         octets = encode(command)
-        self._await(zmq.POLLOUT, deadline_ns)
-        self._socket.send_multipart([b"", octets])
+        self._socket.send_multipart([b"", octets], zmq.NOBLOCK)
         reply = self._receive(command.id, deadline_ns)
+        if reply is None:
+            # A request that waits for a server goes with its connection. ZMQ_IMMEDIATE would not queue it at all, but
+            # also throws replies away that were received but not read when the server closes (libzmq 4.3.5).
+            self._socket.close()
+            self._socket = self._connect()
+            raise ReplayError(
+                f"{self.endpoint}: the replay server does not answer within {self._timeout_s:g} s; is it running?"
+            )
         if isinstance(reply, Refusal):
             raise RefusedError(reply)
         if not isinstance(reply, expected):
-            raise ReplayError(f"{self._endpoint}: the server answered {type(command).__name__} with {reply!r:.100}")
+            raise ReplayError(f"{self.endpoint}: the server answered {type(command).__name__} with {reply!r:.100}")
         return reply
 
-    def _receive(self, request_id: int, deadline_ns: int) -> AnyReply:
-        while True:
-            self._await(zmq.POLLIN, deadline_ns)
+    def _receive(self, request_id: int, deadline_ns: int) -> AnyReply | None:
+        """The reply to a request; None if it does not come in time."""
+        while self._socket.poll(max((deadline_ns - self._clock.monotonic_ns()) // 1_000_000, 0)):
             parts = self._socket.recv_multipart()
             with suppress(BadMessageError):  # as good as no answer: a newer one may come before the deadline
                 if len(parts) == 2:
                     reply = decode_reply(parts[1])
                     if reply.id == request_id or (reply.id is None and isinstance(reply, Refusal)):
                         return reply
-
-    def _await(self, event: int, deadline_ns: int) -> None:
-        left_ms = max((deadline_ns - self._clock.monotonic_ns()) // 1_000_000, 0)
-        if not self._socket.poll(left_ms, event):
-            raise ReplayError(
-                f"{self._endpoint}: the replay server does not answer within {self._timeout_s:g} s; is it running?"
-            )
+        return None

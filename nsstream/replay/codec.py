@@ -7,10 +7,11 @@ octets asks for. ``decode(encode(m)) == m`` for every message.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgpack  # type: ignore[import-untyped]
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from nsstream.errors import ReplayError
 from nsstream.replay.messages import (
@@ -23,9 +24,12 @@ from nsstream.replay.messages import (
     MAX_STRING_BYTES,
     MIN_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
+    REPLIES,
     AnyCommand,
     AnyReply,
     Command,
+    FifoSinkSpec,
+    PcapSinkSpec,
     RefusalCode,
     Reply,
     fit_sentence,
@@ -33,6 +37,8 @@ from nsstream.replay.messages import (
 
 _COMMAND: Final[TypeAdapter[AnyCommand]] = TypeAdapter(Annotated[AnyCommand, Field(discriminator="type")])
 _REPLY: Final[TypeAdapter[AnyReply]] = TypeAdapter(Annotated[AnyReply, Field(discriminator="type")])
+_MODELS: Final[tuple[type[BaseModel], ...]] = (*COMMANDS, *REPLIES, PcapSinkSpec, FifoSinkSpec)
+_FIELDS: Final = frozenset(name for model in _MODELS for name in model.model_fields)
 _COMMAND_TYPES: Final = frozenset(c.model_fields["type"].default for c in COMMANDS)
 
 
@@ -70,10 +76,15 @@ def decode_command(octets: bytes) -> AnyCommand:
     if not isinstance(kind, str) or kind not in _COMMAND_TYPES:
         known = ", ".join(sorted(_COMMAND_TYPES))
         raise BadMessageError("unknown-command", f"type: expected one of {known}, got {_show(kind)}", request_id)
+    return make_command(fields)
+
+
+def make_command(fields: Mapping[str, object]) -> AnyCommand:
+    """The command of these fields, `type` among them, or BadMessageError."""
     try:
         return _COMMAND.validate_python(fields)
     except ValidationError as err:
-        raise BadMessageError("invalid", first_fault(err), request_id) from err
+        raise BadMessageError("invalid", _first_fault(err), _request_id(fields)) from err
 
 
 def decode_reply(octets: bytes) -> AnyReply:
@@ -82,14 +93,16 @@ def decode_reply(octets: bytes) -> AnyReply:
     try:
         return _REPLY.validate_python(fields)
     except ValidationError as err:
-        raise BadMessageError("invalid", first_fault(err), _request_id(fields)) from err
+        raise BadMessageError("invalid", _first_fault(err), _request_id(fields)) from err
 
 
-def first_fault(err: ValidationError) -> str:
+def _first_fault(err: ValidationError) -> str:
     """The first fault of a message with its path, as `models[0]: must be ...`."""
     fault = err.errors(include_url=False, include_context=False, include_input=True)[0]
-    # A union puts names of its members into the path; the client's path has fields and indices only.
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"][1:]).lstrip(".")
+    # A union puts the names of its members into the path; ours has fields and indices, and the key that is too much.
+    is_extra_key = fault["type"] == "extra_forbidden"
+    parts = [p for p in fault["loc"] if isinstance(p, int) or p in _FIELDS or (is_extra_key and p == fault["loc"][-1])]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.80}" for part in parts).lstrip(".")
     return fit_sentence(f"{path or 'message'}: {fault['msg']}, got {_show(fault['input'])}")
 
 
@@ -139,7 +152,7 @@ def _refuse_bytes_and_depth(value: dict[Any, Any]) -> None:
     raise BadMessageError("malformed", f"maps and arrays are nested at most {MAX_NESTING} deep")
 
 
-def _request_id(fields: dict[str, Any]) -> int | None:
+def _request_id(fields: Mapping[str, object]) -> int | None:
     value = fields.get("id")
     return value if type(value) is int and 0 <= value <= MAX_ID else None
 

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import zmq
@@ -80,6 +81,7 @@ class ControlServer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
+        self._bound_path: Path | None = None
         self._session = Session()
         self._player: Player | None = None
         self._chunk_count = 0
@@ -107,6 +109,7 @@ class ControlServer:
             raise ReplayError(f"{self._endpoint}: cannot listen here: {err.strerror.lower()}") from err
         finally:
             os.umask(umask)
+        self._bound_path = path
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def request_end(self) -> None:
@@ -135,9 +138,11 @@ class ControlServer:
         return self._player is None or self._player.outcome is not None
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Let go of the socket, and remove it from the file system where `bind` put it there."""
         self._socket.close()
         self._context.term()
+        if self._bound_path is not None:
+            self._bound_path.unlink(missing_ok=True)
         self._wake_in.close()
         self._wake_out.close()
 

@@ -47,12 +47,15 @@ def spawn_server(
     """
     with tempfile.TemporaryDirectory(prefix="nsstream-replay-") as directory, _open_log(log) as log_file:
         where = endpoint or f"ipc://{directory}/control.sock"
-        child = subprocess.Popen(
-            [*command, "--endpoint", where, "--exit-with-parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-        )
+        try:
+            child = subprocess.Popen(
+                [*command, "--endpoint", where, "--exit-with-parent", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+            )
+        except OSError as err:
+            raise ReplayError(f"the replay server cannot be started: {command[0]}: {err.strerror}") from err
         with child:
             try:
                 bound = _await_ready(child, log_file, SystemClock())
