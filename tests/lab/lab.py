@@ -51,13 +51,12 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Host:
-    """One machine of the lab; its link has the same impairment in both directions unless ``down`` is given."""
+    """One machine of the lab; its link does ``impairment`` in each direction."""
 
     name: str
     network: str
     number: int
-    up: Impairment
-    down: Impairment | None = None
+    impairment: Impairment
 
     @property
     def ipv4(self) -> str:
@@ -180,8 +179,14 @@ class Lab:
         for name in ("wire", "core", *HOSTS):
             self._add_namespace(name)
         links = [
-            Link(h.name, f"p-{h.name}", h.up, h.down or h.up, VLAN_ID if h.network == VLAN else None)
-            for h in HOSTS.values()
+            Link(
+                a=host.name,
+                b=f"p-{host.name}",
+                a_to_b=host.impairment,
+                b_to_a=host.impairment,
+                vlan=VLAN_ID if host.network == VLAN else None,
+            )
+            for host in HOSTS.values()
         ]
         links.append(Link(VLAN, "p-trunk", vlan=VLAN_ID))
         self._start_links(links)

@@ -64,7 +64,7 @@ class Client:
 def browse(client: Client) -> None:
     """Load pages: a document, then its objects over parallel connections, kept alive or fresh, with think times."""
     rng = client.rng
-    while client.pause(6.0, 0.9):
+    while client.pause(9.0, 0.9):
         site = rng.choice(("www", "news", "files"))
         scheme = rng.choice(("http", "https"))
         family = rng.choice(("-4", "-6"))
@@ -82,7 +82,7 @@ def browse(client: Client) -> None:
 def call(client: Client) -> None:
     """Call an API: short requests, each on a fresh connection or a few on one that is kept alive."""
     rng = client.rng
-    while client.pause(4.0):
+    while client.pause(6.0):
         scheme, family = rng.choice(("http", "https")), rng.choice(("-4", "-6"))
         url = f"{scheme}://api.{DOMAIN}/api/v1"
         choice = rng.random()
@@ -104,7 +104,7 @@ def watch(client: Client) -> None:
 def look_up(client: Client) -> None:
     """Ask the resolver in bursts: A, AAAA, PTR, MX, missing names, a long TXT that falls back to TCP."""
     rng = client.rng
-    while client.pause(4.0, 1.0):
+    while client.pause(5.0, 1.0):
         for _ in range(min(8, 1 + int(rng.lognormvariate(0.3, 0.8)))):
             resolver = rng.choice((HOSTS["s1"].ipv4, HOSTS["s1"].ipv6))
             choice = rng.random()
@@ -124,7 +124,7 @@ def look_up(client: Client) -> None:
 def work_in_shell(client: Client) -> None:
     """Type commands into ssh sessions, key by key, at a typist's pace."""
     rng = client.rng
-    while client.pause(12.0, 0.6):
+    while client.pause(20.0, 0.6):
         target = rng.choice(("shell", "shell", "git"))
         argv = client.lab.argv(client.host, *_ssh(client, "ssh", rng.choice(("-4", "-6"))), "-tt", f"{target}.{DOMAIN}")
         session = subprocess.Popen(
@@ -151,7 +151,7 @@ def copy_files(client: Client) -> None:
     """Copy files with scp, both ways; run single commands with ssh."""
     rng = client.rng
     web, target = client.lab.directory / "web", f"shell.{DOMAIN}"
-    while client.pause(25.0, 0.5, 60.0):
+    while client.pause(30.0, 0.5, 60.0):
         family = rng.choice(("-4", "-6"))
         source, copy = f"{web}/o{rng.randrange(OBJECT_COUNT)}", str(client.lab.directory / f"copy-{client.host}")
         choice = rng.random()
