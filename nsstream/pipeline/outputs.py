@@ -54,7 +54,11 @@ def staging(place: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except KeyboardInterrupt:  # a Ctrl-C that comes while cleaning up does not leave half a folder
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def publish(finished: Sequence[tuple[Path, Path]], *, trash: Path) -> None:
