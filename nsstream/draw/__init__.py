@@ -1,1 +1,5 @@
 """Checkpoint to conversations."""
+
+from nsstream.draw.drawer import Drawer
+
+__all__ = ["Drawer"]

@@ -1,8 +1,8 @@
 """Bins: a non-negative number as a token on a logarithmic scale, and back with its fine structure.
 
-The grid is fixed and public: a first bin for zero, one bin each for the small integers up to `exact`, then `per_decade`
-bins a decade up to `largest`. What is fitted is the shape inside each bin: its quantiles, from which a value is drawn by
-linear interpolation, so that a value which recurs (a timer, a window) keeps its exact place.
+The grid is fixed and public: one bin each for the integers from 0 to `exact`, then `per_decade` bins a decade from
+`first` to `largest`. What is fitted is the shape inside each bin: its quantiles, from which a value is drawn by linear
+interpolation, so that a value which recurs (a timer, a window) keeps its exact place.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ class Grid:
     """Edges of the bins.
 
     Attributes:
-        exact: integers 1..exact have a bin each.
-        per_decade: bins a decade above that.
+        exact: integers 0..exact have a bin each; what lies between `exact` and `first` falls into the last of them.
+        first: where the logarithmic bins begin.
+        per_decade: bins a decade from there.
         largest: values beyond it fall into the last bin.
     """
 
     exact: int
+    first: int
     per_decade: int
     largest: int
 
     @cached_property
     def edges(self) -> NDArray[np.float64]:
         """Lower edges: bin i holds edges[i] <= value < edges[i + 1]; the last is open."""
-        start = float(self.exact + 1)
-        steps = int(np.ceil(np.log10(self.largest / start) * self.per_decade))
-        tail = start * 10 ** (np.arange(steps + 1) / self.per_decade)
+        steps = int(np.ceil(np.log10(self.largest / self.first) * self.per_decade))
+        tail = self.first * 10 ** (np.arange(steps + 1) / self.per_decade)
         return np.concatenate([np.arange(self.exact + 1, dtype=np.float64), tail])
 
     def __len__(self) -> int:
@@ -44,7 +45,8 @@ class Grid:
 
     def tokens(self, values: NDArray[np.integer]) -> NDArray[np.int64]:
         """Bin of each value (n,); negative values count as zero."""
-        return np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self) - 1).astype(np.int64)
+        tokens: NDArray[np.int64] = np.searchsorted(self.edges, values, side="right").astype(np.int64) - 1
+        return np.maximum(tokens, 0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Bins:
         at = rng.random(len(tokens)) * (QUANTILES - 1)
         low = np.minimum(at.astype(np.int64), QUANTILES - 2)
         left, right = self.quantiles[tokens, low], self.quantiles[tokens, low + 1]
-        return np.rint(left + (right - left) * (at - low)).astype(np.int64)
+        return np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
 
     def as_json(self) -> dict[str, list[list[float]]]:
         """The bins that hold something: [bin, count, quantiles...]."""

@@ -1,0 +1,158 @@
+"""Drawer: checkpoint after checkpoint to conversations, open ones carried over from chunk to chunk.
+
+A conversation that the previous chunk left open may go on: one that this chunk's model tags *continues from before*
+takes the five-tuple of an open one with the same service. No five-tuple that could be chosen freely is used twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec
+from nsstream.encode.decoding import Endpoints, decode_endpoints
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
+from nsstream.model.checkpoint import load_checkpoint
+from nsstream.model.sample_attributes import draw_attributes
+from nsstream.model.sample_packets import DrawnPackets, draw_packets
+from nsstream.trace.conversations import ConversationTable
+from nsstream.trace.fields import FIN, RST, TCP
+
+MOST_REMEMBERED: Final = 1 << 20  # five-tuples that are not used again
+
+Key = tuple[bytes, bytes, int, int, int]
+
+
+class Drawer:
+    """Draws chunks in order.
+
+    Args:
+        seed: of all chance in the drawing.
+        threads: CPU threads of torch; the same number gives the same twin.
+    """
+
+    def __init__(self, seed: int, threads: int = 2) -> None:
+        torch.set_num_threads(threads)
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._open: dict[tuple[int, int, int, int], list[Key]] = {}
+        self._used: dict[Key, None] = {}
+
+    def draw(self, checkpoint: Path) -> ConversationTable:
+        """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
+        model = load_checkpoint(checkpoint)
+        codec = model.codec
+        model.attributes.eval()
+        model.packets.eval()
+        attributes, start_ns = draw_attributes(model.attributes, codec, self._rng, self._generator)
+        ends = decode_endpoints(attributes, codec, self._rng)
+        lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], self._rng)
+        counts = fit_volume(np.maximum(lengths, 1), codec)
+        packets = draw_packets(
+            model.packets, codec, attributes, ends.stack, start_ns, counts, self._rng, self._generator
+        )
+        table = to_table(self._distinct(self._carry(ends)), packets, codec)
+        self._note_open(table)
+        return table
+
+    def _carry(self, ends: Endpoints) -> Endpoints:
+        """Give conversations that continue from before the five-tuple of an open one of their service."""
+        initiator, responder = ends.initiator_address.copy(), ends.responder_address.copy()
+        port = ends.initiator_port.copy()
+        continues = ends.continues_from_before.copy()
+        is_free = ends.has_free_port.copy()
+        for i in np.flatnonzero(continues).tolist():
+            waiting = self._open.get(_service(ends, i))
+            if not waiting:
+                continues[i] = 0
+                continue
+            key = waiting.pop(int(self._rng.integers(len(waiting))))
+            initiator[i], responder[i] = np.frombuffer(key[0], np.uint8), np.frombuffer(key[1], np.uint8)
+            port[i], is_free[i] = key[3], False
+        return replace(
+            ends, initiator_address=initiator, responder_address=responder, initiator_port=port,
+            continues_from_before=continues, has_free_port=is_free,
+        )  # fmt: skip
+
+    def _distinct(self, ends: Endpoints) -> Endpoints:
+        """Move initiator ports that may move until no five-tuple stands twice."""
+        port = ends.initiator_port.copy()
+        is_tcp = ends.protocol_identifier == TCP
+        for i in range(len(port)):
+            key = _key(ends, i, int(port[i]))
+            if key in self._used and not ends.continues_from_before[i] and (ends.has_free_port[i] or is_tcp[i]):
+                for _ in range(64):
+                    block = int(port[i]) // BLOCK_PORTS if ends.has_free_port[i] else int(self._rng.integers(48, 60))
+                    key = _key(ends, i, max(1, block * BLOCK_PORTS + int(self._rng.integers(BLOCK_PORTS))))
+                    if key not in self._used:
+                        break
+                port[i] = key[3]
+            self._used[key] = None
+        for old in list(self._used)[: max(0, len(self._used) - MOST_REMEMBERED)]:
+            del self._used[old]
+        return replace(ends, initiator_port=port)
+
+    def _note_open(self, table: ConversationTable) -> None:
+        waiting: dict[tuple[int, int, int, int], list[Key]] = defaultdict(list)
+        for i in np.flatnonzero(table.is_open_at_end).tolist():
+            waiting[_service(table, i)].append(_key(table, i, int(table.initiator_port[i])))
+        self._open = dict(waiting)
+
+
+def fit_volume(counts: NDArray[np.int64], codec: Codec) -> NDArray[np.int64]:
+    """Stretch or shrink the long conversations (n,) so that the chunk has about as many packets as it had."""
+    counts = counts.copy()
+    is_long = counts > codec.length.grid.exact
+    short, long = int(counts[~is_long].sum()), int(counts[is_long].sum())
+    if long:
+        factor = np.clip((codec.packet_count - short) / long, 1 / 4, 4)
+        counts[is_long] = np.maximum(np.rint(counts[is_long] * factor), 1)
+    return counts
+
+
+def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> ConversationTable:
+    """Endpoints and packets as one table."""
+    kinds = codec.kind.table()[packets.kind]
+    flags, side = kinds[:, 2], kinds[:, 1]
+    is_tcp = np.repeat(ends.protocol_identifier == TCP, np.diff(packets.packet_offset)) & (kinds[:, 0] % 3 == 1)
+    begin = packets.packet_offset[:-1]
+    ended = [np.add.reduceat(is_tcp & (flags & FIN > 0) & (side == s), begin) > 0 for s in (0, 1)]
+    reset = np.add.reduceat(is_tcp & (flags & RST > 0), begin) > 0
+    return ConversationTable(
+        **{name: getattr(ends, name) for name in _SHARED},
+        is_open_at_end=(~(reset | (ended[0] & ended[1]))).astype(np.uint8),
+        packet_offset=packets.packet_offset,
+        observation_time_ns=packets.time_ns,
+        direction=side.astype(np.uint8),
+        ip_total_length=packets.octets.astype(np.uint32),
+        ip_header_length=kinds[:, 3].astype(np.uint16),
+        control=flags.astype(np.uint16),
+        tcp_header_length=kinds[:, 4].astype(np.uint8),
+        tcp_event=kinds[:, 6].astype(np.uint8),
+    )
+
+
+_SHARED: Final = (
+    "initiator_address", "responder_address", "ip_version", "protocol_identifier", "initiator_port", "responder_port",
+    "initiator_ttl", "responder_ttl", "initiator_class_of_service", "responder_class_of_service", "vlan_id",
+    "is_fragment", "continues_from_before",
+)  # fmt: skip
+
+
+def _service(ends: Endpoints | ConversationTable, i: int) -> tuple[int, int, int, int]:
+    return (
+        int(ends.protocol_identifier[i]), int(ends.ip_version[i]), int(ends.is_fragment[i]), int(ends.responder_port[i])
+    )  # fmt: skip
+
+
+def _key(ends: Endpoints | ConversationTable, i: int, initiator_port: int) -> Key:
+    return (
+        ends.initiator_address[i].tobytes(), ends.responder_address[i].tobytes(), int(ends.protocol_identifier[i]),
+        initiator_port, int(ends.responder_port[i]),
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Codec: what one chunk's tokens mean. Fitted on the chunk, kept with the checkpoint, JSON and nothing else.
+
+It holds the vocabularies and the bins' inner shapes, the volume of the chunk (how many conversations start in each of
+its slices, how many packets it has) and, of hosts too rare for a slot, only prefixes. Hosts are stored as the address
+map left them: a codec never holds a real unicast address.
+
+A codec fitted with a parent keeps the parent's slots, so that the parent's weights stay meaningful.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.encode.bins import Bins
+from nsstream.encode.schema import (
+    ATTRIBUTES,
+    GAP_GRID,
+    HOST_SLOTS,
+    KIND_SLOTS,
+    LENGTH_GRID,
+    PORT_SLOTS,
+    RARE_PORT,
+    SERVICE_SLOTS,
+    SIZE_GRID,
+    SIZE_SLOTS,
+    SLICES,
+)
+from nsstream.encode.vocabulary import Vocabulary
+from nsstream.trace.conversations import ConversationTable
+from nsstream.trace.fields import ICMP, ICMPV6, TCP
+
+RARE_PREFIXES: Final = 1024  # how many rare hosts leave their prefix in a codec
+VOCABULARIES: Final = ("host", "service", "port", "ttl", "marking", "kind", "size")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The meaning of tokens.
+
+    Attributes:
+        start_ns, end_ns: the chunk's interval.
+        first_ns, last_ns: times of its first packet and its last; slices are equal parts of what lies between.
+        profile: (SLICES,) conversations that start in each slice.
+        packet_count: packets of the chunk.
+        host, service, port, ttl, marking, kind, size: vocabularies.
+        start_gap, packet_gap, length, octets: bins.
+        rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
+        rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
+    """
+
+    start_ns: int
+    end_ns: int
+    first_ns: int
+    last_ns: int
+    profile: NDArray[np.int64]
+    packet_count: int
+    host: Vocabulary
+    service: Vocabulary
+    port: Vocabulary
+    ttl: Vocabulary
+    marking: Vocabulary
+    kind: Vocabulary
+    size: Vocabulary
+    start_gap: Bins
+    packet_gap: Bins
+    length: Bins
+    octets: Bins
+    rare_prefix: NDArray[np.int64]
+    rare_fresh: tuple[float, float]
+
+    @property
+    def slice_ns(self) -> float:
+        """Length of a slice of the chunk."""
+        return (self.last_ns + 1 - self.first_ns) / SLICES
+
+    @classmethod
+    def fit(cls, table: ConversationTable, start_ns: int, end_ns: int, parent: Self | None = None) -> Self:
+        """Fit on a chunk's conversations (addresses mapped already, sorted by start)."""
+        first = table.observation_time_ns[table.packet_offset[:-1]]
+        first_ns, last_ns = int(table.observation_time_ns.min()), int(table.observation_time_ns.max())
+        held: dict[str, Vocabulary | None] = {name: getattr(parent, name, None) for name in VOCABULARIES}
+        hosts = np.concatenate([host_values(table, 0), host_values(table, 1)])
+        host = Vocabulary.fit(hosts, HOST_SLOTS, least=2, parent=held["host"])
+        services = service_values(table)
+        common = Vocabulary.fit(services, SERVICE_SLOTS - 32, least=2)
+        services[common.tokens(services) < 0, 3] = RARE_PORT
+        ports = table.initiator_port[:, None].astype(np.int64)
+        sizes = table.ip_total_length[:, None].astype(np.int64)
+        within = np.ones(len(sizes), bool)
+        within[table.packet_offset[:-1]] = False
+        gaps = np.diff(table.observation_time_ns, prepend=table.observation_time_ns[:1])[within]
+        size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
+        rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
+        step = max(1, len(rare) // RARE_PREFIXES)
+        return cls(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            first_ns=first_ns,
+            last_ns=last_ns,
+            profile=np.bincount(slice_of(first, first_ns, last_ns), minlength=SLICES),
+            packet_count=len(sizes),
+            host=host,
+            service=Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"]),
+            port=Vocabulary.fit(ports, PORT_SLOTS, least=max(4, len(ports) // 500), parent=held["port"]),
+            ttl=Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"]),
+            marking=Vocabulary.fit(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
+            kind=Vocabulary.fit(kind_values(table), KIND_SLOTS, parent=held["kind"]),
+            size=size,
+            start_gap=Bins.fit(GAP_GRID, start_gaps(first, first_ns, last_ns)),
+            packet_gap=Bins.fit(GAP_GRID, gaps),
+            length=Bins.fit(LENGTH_GRID, table.packet_count),
+            octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
+            rare_prefix=_prefixes(rare[::step]),
+            rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "start_ns": self.start_ns,
+            "end_ns": self.end_ns,
+            "first_ns": self.first_ns,
+            "last_ns": self.last_ns,
+            "profile": self.profile.tolist(),
+            "packet_count": self.packet_count,
+            **{name: getattr(self, name).as_json() for name in VOCABULARIES},
+            **{name: getattr(self, name).as_json() for name in _BINS},
+            "rare_prefix": self.rare_prefix.tolist(),
+            "rare_fresh": list(self.rare_fresh),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `as_json`; raises KeyError, TypeError or ValueError on anything else."""
+        return cls(
+            start_ns=int(data["start_ns"]),
+            end_ns=int(data["end_ns"]),
+            first_ns=int(data["first_ns"]),
+            last_ns=int(data["last_ns"]),
+            profile=np.array(data["profile"], np.int64),
+            packet_count=int(data["packet_count"]),
+            **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
+            **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
+            rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
+            rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
+        )
+
+
+_BINS: Final = {"start_gap": GAP_GRID, "packet_gap": GAP_GRID, "length": LENGTH_GRID, "octets": SIZE_GRID}
+
+
+def slice_of(time_ns: NDArray[np.int64], first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """Slice of the chunk in which each time (n,) lies."""
+    return np.clip((time_ns - first_ns) * SLICES // (last_ns + 1 - first_ns), 0, SLICES - 1)
+
+
+def slice_starts(first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """The first nanosecond of each slice, and the one after the last: (SLICES + 1,)."""
+    return first_ns - (-np.arange(SLICES + 1) * (last_ns + 1 - first_ns)) // SLICES
+
+
+def start_gaps(start_ns: NDArray[np.int64], first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """Time (n,) since the previous start in the same slice, or since the slice's start; starts are sorted."""
+    where = slice_of(start_ns, first_ns, last_ns)
+    previous = np.concatenate([[-1], start_ns[:-1]])
+    same = np.concatenate([[False], where[1:] == where[:-1]])
+    return start_ns - np.where(same, previous, slice_starts(first_ns, last_ns)[where])
+
+
+def host_values(table: ConversationTable, role: int) -> NDArray[np.int64]:
+    """Rows (n, 17) of IP version and address octets; role 0 is the initiator."""
+    address = table.responder_address if role else table.initiator_address
+    return np.concatenate([table.ip_version[:, None], address], axis=1).astype(np.int64)
+
+
+def service_values(table: ConversationTable) -> NDArray[np.int64]:
+    """Rows (n, 4): protocol, IP version, is_fragment, responder port."""
+    columns = (table.protocol_identifier, table.ip_version, table.is_fragment, table.responder_port)
+    return np.stack([c.astype(np.int64) for c in columns], axis=1)
+
+
+def ttl_values(table: ConversationTable) -> NDArray[np.int64]:
+    """Rows (n, 2): the initiator's TTL and the responder's."""
+    return np.stack([table.initiator_ttl, table.responder_ttl], axis=1).astype(np.int64)
+
+
+def marking_values(table: ConversationTable) -> NDArray[np.int64]:
+    """Rows (n, 3): VLAN, class of service of either direction."""
+    columns = (table.vlan_id, table.initiator_class_of_service, table.responder_class_of_service)
+    return np.stack([c.astype(np.int64) for c in columns], axis=1)
+
+
+def stack_of(
+    protocol: NDArray[np.integer], ip_version: NDArray[np.integer], is_fragment: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Which packet kinds go together (n,): twice the IP version's family by TCP, ICMP or anything else."""
+    is_icmp = (protocol == ICMP) | (protocol == ICMPV6)
+    layer = np.where(is_fragment > 0, 0, np.where(protocol == TCP, 1, np.where(is_icmp, 2, 0)))
+    return np.where(ip_version == 6, 3, 0) + layer
+
+
+def kind_values(table: ConversationTable) -> NDArray[np.int64]:
+    """Rows (m, 7): stack, direction, control, IP header, TCP header, has_payload, TcpEvent."""
+    stack = stack_of(table.protocol_identifier, table.ip_version, table.is_fragment)
+    stack = np.repeat(stack, table.packet_count)
+    header = table.ip_header_length.astype(np.int64) + table.tcp_header_length
+    has_payload = (stack % 3 != 1) | (table.ip_total_length.astype(np.int64) > header)
+    columns = (
+        stack, table.direction, table.control, table.ip_header_length, table.tcp_header_length, has_payload,
+        table.tcp_event,
+    )  # fmt: skip
+    return np.stack([c.astype(np.int64) for c in columns], axis=1)
+
+
+def _prefixes(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rare hosts (k, 17) without their host bits: /24 of IPv4, /64 of IPv6."""
+    out = hosts[:RARE_PREFIXES].copy()
+    out[out[:, 0] == 4, 16:] = 0
+    out[out[:, 0] == 6, 9:] = 0
+    return out
+
+
+def _fresh_share(table: ConversationTable, host: Vocabulary, role: int) -> float:
+    values = host_values(table, role)
+    rare = values[host.tokens(values) < 0]
+    return len(np.unique(rare, axis=0)) / len(rare) if len(rare) else 1.0

@@ -1,0 +1,114 @@
+"""Tokens back to conversations: attributes to five-tuples, TTLs and markings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec, stack_of
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_SLOTS, RARE_PORT
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Who talks to whom: the attributes of n conversations, decoded; columns as in `ConversationTable`."""
+
+    initiator_address: NDArray[np.uint8]
+    responder_address: NDArray[np.uint8]
+    ip_version: NDArray[np.uint8]
+    protocol_identifier: NDArray[np.uint8]
+    initiator_port: NDArray[np.uint16]
+    responder_port: NDArray[np.uint16]
+    initiator_ttl: NDArray[np.uint8]
+    responder_ttl: NDArray[np.uint8]
+    initiator_class_of_service: NDArray[np.uint8]
+    responder_class_of_service: NDArray[np.uint8]
+    vlan_id: NDArray[np.uint16]
+    is_fragment: NDArray[np.uint8]
+    continues_from_before: NDArray[np.uint8]
+    stack: NDArray[np.int64]
+    has_free_port: NDArray[np.bool_]  # whether another initiator port would do as well
+
+
+def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> Endpoints:
+    """Decode attribute tokens (n, a); `rng` fills in what a token leaves open: ports within a block, rare hosts."""
+
+    def token(name: str) -> NDArray[np.int64]:
+        return attributes[:, ATTRIBUTE_INDEX[name]]
+
+    service = codec.service.table()[token("service")]
+    high, low = token("responder_port_high") - 1, token("responder_port_low") - 1
+    rare_port = np.maximum(high, 0) << 8 | np.maximum(low, 0)
+    has_ports = np.isin(service[:, 0], (6, 17, 132)) & (service[:, 2] == 0)
+    responder_port = np.where(service[:, 3] == RARE_PORT, rare_port, service[:, 3])
+    initiator = token("initiator_port")
+    drawn = np.maximum(initiator - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, len(initiator))
+    known = codec.port.table()[np.minimum(initiator, PORT_SLOTS - 1), 0]
+    has_free_port = (initiator >= PORT_SLOTS) & has_ports
+    initiator_port = np.where(initiator >= PORT_SLOTS, np.maximum(drawn, 1), known)
+    ttl = codec.ttl.table()[token("ttl")]
+    marking = codec.marking.table()[token("marking")]
+    return Endpoints(
+        initiator_address=_addresses(token("initiator_host"), codec, service[:, 1], codec.rare_fresh[0], rng),
+        responder_address=_addresses(token("responder_host"), codec, service[:, 1], codec.rare_fresh[1], rng),
+        ip_version=service[:, 1].astype(np.uint8),
+        protocol_identifier=service[:, 0].astype(np.uint8),
+        initiator_port=np.where(has_ports, initiator_port, 0).astype(np.uint16),
+        responder_port=np.where(has_ports, responder_port, 0).astype(np.uint16),
+        initiator_ttl=ttl[:, 0].astype(np.uint8),
+        responder_ttl=ttl[:, 1].astype(np.uint8),
+        initiator_class_of_service=marking[:, 1].astype(np.uint8),
+        responder_class_of_service=marking[:, 2].astype(np.uint8),
+        vlan_id=marking[:, 0].astype(np.uint16),
+        is_fragment=service[:, 2].astype(np.uint8),
+        continues_from_before=token("continues_from_before").astype(np.uint8),
+        stack=stack_of(service[:, 0], service[:, 1], service[:, 2]),
+        has_free_port=has_free_port,
+    )
+
+
+def host_version_mask(codec: Codec, version: int) -> NDArray[np.bool_]:
+    """Host tokens (HOST_SLOTS + 2,) that name a host of this IP version."""
+    known = codec.host.is_active() & (codec.host.table()[:, 0] == version)
+    return np.concatenate([known, [version == 4, version == 6]])
+
+
+def _addresses(
+    tokens: NDArray[np.int64],
+    codec: Codec,
+    version: NDArray[np.int64],
+    fresh_share: float,
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Addresses (n, 16) of host tokens (n,); rare hosts are made up under a known prefix, or met again."""
+    known = codec.host.table()[np.minimum(tokens, HOST_SLOTS - 1)]
+    out: NDArray[np.uint8] = known[:, 1:].astype(np.uint8)
+    is_rare = (tokens >= HOST_SLOTS) | (known[:, 0] != version)
+    for v in (4, 6):
+        rows = np.flatnonzero(is_rare & (version == v))
+        if len(rows):
+            out[rows] = _rare_addresses(len(rows), v, codec, fresh_share, rng)
+    return out
+
+
+def _rare_addresses(
+    count: int, version: int, codec: Codec, fresh_share: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    prefixes = codec.rare_prefix[codec.rare_prefix[:, 0] == version, 1:]
+    if not len(prefixes):  # no rare host of this family in the chunk: any known prefix will do
+        hosts = codec.host.table()
+        prefixes = hosts[codec.host.is_active() & (hosts[:, 0] == version), 1:].copy()
+        prefixes[:, 15 if version == 4 else 8 :] = 0
+    if not len(prefixes):
+        start = [0] * 10 + [255, 255, 10] if version == 4 else [0xFD]
+        prefixes = np.array([start + [0] * (16 - len(start))])
+    fresh = max(1, round(count * fresh_share))
+    hosts: NDArray[np.uint8] = prefixes[rng.integers(0, len(prefixes), fresh)].astype(np.uint8)
+    if version == 4:
+        hosts[:, 15] = rng.integers(1, 255, fresh)
+    else:
+        hosts[:, 8:] = rng.integers(0, 256, (fresh, 8))
+    again = np.concatenate([np.arange(fresh), rng.integers(0, fresh, count - fresh)])
+    return np.take(hosts, rng.permutation(again), axis=0)

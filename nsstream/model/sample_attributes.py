@@ -1,0 +1,110 @@
+"""Attributes of new conversations, and when they start.
+
+The volume of the chunk is given: the codec's profile says how many conversations start in each slice. Runs of slices
+are drawn side by side as the rows of one batch; within a row, conversation follows conversation.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nsstream.encode.codec import Codec, slice_starts
+from nsstream.encode.encoding import allowed_attributes
+from nsstream.encode.schema import ATTRIBUTE_INDEX
+from nsstream.encode.tokens import start_features
+from nsstream.model.networks import FORBIDDEN, AttributeNetwork
+
+ROW_CONVERSATIONS: Final = 256  # a row of the batch takes slices until it has as many
+_GAP: Final = ATTRIBUTE_INDEX["start_gap"]
+
+
+@torch.no_grad()
+def draw_attributes(
+    network: AttributeNetwork, codec: Codec, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw one chunk's conversations: attributes (n, a) and start times (n,) in nanoseconds, in order of start."""
+    pieces = _pieces(codec)
+    rows = _rows(pieces[:, 2])
+    masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
+    gap_edges = torch.from_numpy(codec.start_gap.grid.edges)
+    batch = len(rows)
+    at, done = np.array([r[0] for r in rows]), np.zeros(batch, np.int64)
+    last = np.array([r[1] for r in rows])
+    previous = pieces[at, 0].astype(np.float64)
+    state = torch.zeros(1, batch, network.width)
+    summary = torch.zeros(batch, 1, network.width)
+    attributes, starts, ranks = [], [], []
+    for step in range(int(max(pieces[a:b, 2].sum() for a, b in rows))):
+        alive = at < last
+        where = np.minimum(at, last - 1)
+        piece = pieces[where]
+        left_ns = np.maximum(piece[:, 1] - previous, 1.0)
+        features = start_features(
+            piece[:, 3], np.maximum(piece[:, 2] - done, 1).astype(np.float64), left_ns, done == 0, int(codec.slice_ns)
+        )
+        known, state = network.history(summary, state)
+        tokens, summary = _say(network, known[:, 0], features, masks, gap_edges, torch.from_numpy(left_ns), generator)
+        gap = codec.start_gap.draw(tokens[:, _GAP].numpy(), rng)
+        start = np.where(gap < left_ns, previous + gap, previous + left_ns * rng.random(batch))
+        attributes.append(tokens.numpy()[alive])
+        starts.append(start[alive])
+        ranks.append(where[alive] * (1 << 32) + step)
+        previous, done = np.where(alive, start, previous), done + alive
+        over = alive & (done >= piece[:, 2])
+        at, done = at + over, np.where(over, 0, done)
+        previous = np.where(over & (at < last), pieces[np.minimum(at, len(pieces) - 1), 0], previous)
+    order = np.argsort(np.concatenate(ranks), kind="stable")
+    start_ns = np.concatenate(starts)[order].astype(np.int64)
+    start_ns[0] = codec.first_ns  # the chunk's first packet is somebody's first
+    return np.concatenate(attributes)[order], start_ns
+
+
+def _say(
+    network: AttributeNetwork,
+    known: Tensor,
+    features: NDArray[np.float32],
+    masks: list[Tensor],
+    gap_edges: Tensor,
+    left_ns: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """One conversation a row: tokens (n, a) and their summary (n, 1, d) for the history."""
+    known = known + network.start(torch.from_numpy(features))
+    tokens = torch.zeros(len(known), len(masks), dtype=torch.int64)
+    summary = torch.zeros_like(known)
+    for i, mask in enumerate(masks):
+        logits = network.logits(i, known, tokens).masked_fill(~mask, FORBIDDEN)
+        if i == _GAP:  # no start beyond the slice's end
+            logits = logits.masked_fill(gap_edges >= left_ns[:, None], FORBIDDEN)
+        tokens[:, i] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        said = network.said[i](tokens[:, i])
+        known, summary = known + said, summary + said
+    return tokens, summary[:, None]
+
+
+def _pieces(codec: Codec) -> NDArray[np.int64]:
+    """Slices that hold something, the full ones cut evenly: rows of begin_ns, end_ns, conversations, slice."""
+    edges = slice_starts(codec.first_ns, codec.last_ns)
+    out = []
+    for where, (begin, end, count) in enumerate(zip(edges[:-1], edges[1:], codec.profile, strict=True)):
+        parts = min(-(-int(count) // (2 * ROW_CONVERSATIONS)), max(1, int(end - begin)))
+        for i in range(parts):
+            share = int(count) * (i + 1) // parts - int(count) * i // parts
+            out.append((begin + (end - begin) * i // parts, begin + (end - begin) * (i + 1) // parts, share, where))
+    return np.array(out, np.int64).reshape(-1, 4)
+
+
+def _rows(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Runs of pieces with at least `ROW_CONVERSATIONS` conversations each: first and last + 1."""
+    rows, begin, total = [], 0, 0
+    for i, count in enumerate(counts):
+        total += int(count)
+        if total >= ROW_CONVERSATIONS or i == len(counts) - 1:
+            rows.append((begin, i + 1))
+            begin, total = i + 1, 0
+    return rows

@@ -1,0 +1,125 @@
+"""Packets of conversations whose attributes are drawn: all conversations side by side, packet after packet.
+
+The recurrence runs on as long as the longest conversation lasts, on ever fewer rows, so that an elephant is streamed
+and not cut. What TCP forbids is never said: `lawful.TcpLaw` masks the kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec
+from nsstream.encode.encoding import allowed_kinds, size_tokens
+from nsstream.encode.schema import SIZE_SLOTS
+from nsstream.encode.tokens import countdown_token, position_token, time_left_token
+from nsstream.model.lawful import TcpLaw
+from nsstream.model.networks import FORBIDDEN, PacketNetwork, no_packet
+
+
+@dataclass(frozen=True)
+class DrawnPackets:
+    """Packets of n conversations, ragged: rows packet_offset[i]:packet_offset[i + 1] are conversation i's.
+
+    Attributes:
+        packet_offset: (n + 1,).
+        kind, size, gap: (m,) tokens.
+        octets: (m,) datagram sizes.
+        time_ns: (m,).
+    """
+
+    packet_offset: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    size: NDArray[np.int64]
+    gap: NDArray[np.int64]
+    octets: NDArray[np.int64]
+    time_ns: NDArray[np.int64]
+
+
+@torch.no_grad()
+def draw_packets(
+    network: PacketNetwork,
+    codec: Codec,
+    attributes: NDArray[np.int64],
+    stack: NDArray[np.int64],
+    start_ns: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    most: int | None = None,
+) -> DrawnPackets:
+    """Draw the packets of n conversations.
+
+    Args:
+        network: the generator's second half, in evaluation mode.
+        codec: the chunk's.
+        attributes: (n, a) tokens.
+        stack: (n,) which kinds each may have.
+        start_ns: (n,) time of the first packet.
+        counts: (n,) packets of each, at least 1.
+        rng: for values inside bins.
+        generator: for tokens.
+        most: draw only so many packets of each; the rest of a longer one is left out.
+    """
+    lengths = counts if most is None else np.minimum(counts, most)
+    order = np.argsort(-counts, kind="stable")  # longest first: rows that end are always at the end
+    offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    m = int(offset[-1])
+    out = {name: np.empty(m, np.int64) for name in ("kind", "size", "gap", "octets", "time_ns")}
+    described = network.describe(torch.from_numpy(attributes[order]))
+    kinds = codec.kind.table()
+    allowed = allowed_kinds(codec)[stack[order]]
+    sizes_allowed = torch.from_numpy(np.concatenate([codec.size.is_active(), codec.octets.is_active()]))
+    gaps_allowed = torch.from_numpy(codec.packet_gap.is_active())
+    gap_edges = torch.from_numpy(codec.packet_gap.grid.edges)
+    size_values = codec.size.table()[:, 0]
+    n = len(counts)
+    law = TcpLaw(kinds, n)
+    now = start_ns[order].copy()
+    total, first = counts[order], offset[:-1][order]
+    previous = torch.tensor(no_packet(network.layout)).expand(n, 3)
+    state = torch.zeros(1, n, network.width)
+    for step in range(int(lengths.max(initial=0))):
+        n = int(np.searchsorted(-total, -step, side="left"))  # conversations with more than `step` packets
+        now, previous, state = now[:n], previous[:n], state[:, :n]
+        left_ns = codec.last_ns + 1 - now
+        running = np.stack(
+            [countdown_token(total[:n] - step), position_token(np.full(n, step)), time_left_token(left_ns)], axis=-1
+        )
+        x = network.inputs(described[:n], previous[:, None], torch.from_numpy(running)[:, None])
+        h, state = network.recur(x, state.contiguous())
+        h = h[:, 0]
+        may = torch.from_numpy(allowed[:n] & law.allowed(allowed[:n]))
+        kind = _pick(network.kind_head(h).masked_fill(~may, FORBIDDEN), generator)
+        size = _pick(network.size_logits(h, kind).masked_fill(~sizes_allowed, FORBIDDEN), generator).numpy()
+        said = kind.numpy()
+        octets = np.where(size < SIZE_SLOTS, size_values[np.minimum(size, SIZE_SLOTS - 1)], 0)
+        binned = np.flatnonzero(size >= SIZE_SLOTS)
+        octets[binned] = codec.octets.draw(size[binned] - SIZE_SLOTS, rng)
+        headers = kinds[said, 3] + kinds[said, 4]
+        bare = kinds[said, 5] == 0
+        octets = np.where(bare, headers, np.maximum(octets, headers + (kinds[said, 0] % 3 == 1)))
+        size = np.where(bare, size_tokens(headers, codec), size)
+        gap = np.zeros(n, np.int64)
+        if step:
+            logits = network.gap_logits(h, kind, torch.from_numpy(size)).masked_fill(~gaps_allowed, FORBIDDEN)
+            late = gap_edges >= torch.from_numpy(left_ns)[:, None]
+            late[:, 0] = False
+            gap = _pick(logits.masked_fill(late, FORBIDDEN), generator).numpy()
+            gap_ns = codec.packet_gap.draw(gap, rng)
+            now = now + np.where(gap_ns < left_ns, gap_ns, (left_ns * rng.random(n)).astype(np.int64))
+        law.say(said)
+        at = first[:n] + step
+        for name, column in (("kind", said), ("size", size), ("gap", gap), ("octets", octets), ("time_ns", now)):
+            out[name][at] = column
+        previous = torch.from_numpy(np.stack([said, size, gap], axis=-1))
+    return DrawnPackets(packet_offset=offset, **out)
+
+
+def _pick(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One token a row by the softmax of its logits (n, k), by the Gumbel trick: (n,)."""
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits - noise.log()).argmax(dim=-1)

@@ -1,0 +1,120 @@
+"""The adversary: a critic tells drawn conversations from measured ones, and the generator learns from what it says.
+
+Packets are discrete, so the critic's judgement reaches the generator as a weight and not as a gradient: each of a few
+conversations is drawn `group_size` times with the same attributes, each drawing is weighted by the critic's estimate of
+the density ratio, normalised in the group, less the mean weight (Che et al. 2017, eq. 8, with the group for a batch).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nsstream.encode.codec import Codec
+from nsstream.encode.tokens import ChunkTokens, countdown_token, position_token, time_left_token
+from nsstream.model.critic import READS, Critic
+from nsstream.model.layout import LAYOUT
+from nsstream.model.networks import PacketNetwork, PacketTokens, no_packet
+from nsstream.model.sample_packets import DrawnPackets, draw_packets
+
+
+def heads_of(tokens: ChunkTokens, rows: NDArray[np.int64]) -> PacketTokens:
+    """The first `READS` packets of measured conversations, as the critic reads them."""
+    begin = tokens.packet_offset[rows]
+    length = np.minimum(tokens.packet_offset[rows + 1] - begin, READS)
+    at = begin[:, None] + np.arange(int(length.max()))
+    inside = np.arange(at.shape[1]) < length[:, None]
+    at = np.where(inside, at, 0)
+    running = np.stack([tokens.countdown[at], tokens.position[at], tokens.time_left[at]], axis=-1)
+    said = np.where(inside[..., None], np.stack([tokens.kind[at], tokens.size[at], tokens.gap[at]], axis=-1), 0)
+    return _batch(tokens.attributes[rows], said, running, inside, tokens.needs_size[at] & inside)
+
+
+def heads_drawn(
+    drawn: DrawnPackets, attributes: NDArray[np.int64], counts: NDArray[np.int64], codec: Codec
+) -> PacketTokens:
+    """The first `READS` packets of drawn conversations of `counts` (n,) packets, as the critic reads them."""
+    begin = drawn.packet_offset[:-1]
+    length = np.minimum(np.diff(drawn.packet_offset), READS)
+    index = np.arange(int(length.max()))
+    inside = index < length[:, None]
+    at = np.where(inside, begin[:, None] + index, 0)
+    previous = np.where(inside, np.maximum(begin[:, None] + index - 1, begin[:, None]), 0)
+    left = np.maximum(counts[:, None] - index, 1)
+    running = np.stack(
+        [
+            countdown_token(left),
+            np.broadcast_to(position_token(index), left.shape),
+            time_left_token(codec.last_ns + 1 - drawn.time_ns[previous]),
+        ],
+        axis=-1,
+    )
+    needs_size = (codec.kind.table()[:, 5] > 0)[drawn.kind[at]] & inside
+    said = np.where(inside[..., None], np.stack([drawn.kind[at], drawn.size[at], drawn.gap[at]], axis=-1), 0)
+    return _batch(attributes, said, running, inside, needs_size)
+
+
+def critic_loss(critic: Critic, measured: PacketTokens, drawn: PacketTokens) -> Tensor:
+    """Binary cross-entropy of the critic, both sides weighing the same: result ()."""
+    real, fake = critic(measured), critic(drawn)
+    return 0.5 * (nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean())
+
+
+def group_weights(critic: Critic, drawn: PacketTokens, group_size: int) -> Tensor:
+    """Weights (n,) of drawings, groups one after the other: softmax of the logits in the group less 1 / group_size."""
+    with torch.no_grad():
+        logits = critic(drawn).view(-1, group_size)
+    weights: Tensor = logits.clamp(-4, 4).softmax(-1) - 1 / group_size
+    return weights.flatten()
+
+
+def adversary_loss(network: PacketNetwork, drawn: PacketTokens, weights: Tensor, allowed: Tensor) -> Tensor:
+    """MaliGAN's loss (): minus the weighted log-likelihood of the drawings, a packet; allowed (n, kinds)."""
+    nll = network.loss(drawn, allowed).sum(-1)
+    scale = len(weights) / weights.abs().sum().clamp(min=1e-3)
+    out: Tensor = (weights * nll).sum() / drawn.counts.sum() * scale
+    return out
+
+
+def draw_groups(
+    network: PacketNetwork,
+    tokens: ChunkTokens,
+    codec: Codec,
+    rows: NDArray[np.int64],
+    group_size: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> PacketTokens:
+    """Draw the packets of measured conversations anew, `group_size` times each, with their own attributes and start."""
+    again = np.repeat(rows, group_size)
+    counts = np.diff(tokens.packet_offset)[again]
+    was_training = network.training
+    network.eval()
+    drawn = draw_packets(
+        network, codec, tokens.attributes[again], tokens.stack[again], tokens.start_ns[again], counts, rng, generator,
+        most=READS,
+    )  # fmt: skip
+    network.train(was_training)
+    return heads_drawn(drawn, tokens.attributes[again], counts, codec)
+
+
+def _batch(
+    attributes: NDArray[np.int64],
+    said: NDArray[np.int64],
+    running: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    needs_size: NDArray[np.bool_],
+) -> PacketTokens:
+    return PacketTokens(
+        attributes=torch.from_numpy(attributes),
+        kind=torch.from_numpy(said[..., 0]),
+        size=torch.from_numpy(said[..., 1]),
+        gap=torch.from_numpy(said[..., 2]),
+        before=torch.tensor(no_packet(LAYOUT)).expand(len(said), 3),
+        running=torch.from_numpy(running),
+        counts=torch.from_numpy(inside),
+        needs_size=torch.from_numpy(needs_size),
+        needs_gap=torch.from_numpy(inside & (np.arange(inside.shape[1]) > 0)),
+    )

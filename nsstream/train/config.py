@@ -1,0 +1,39 @@
+"""How long and how fast a fit learns, and what it reports on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """All that a fit can be told. Either `steps` or `budget_s` bounds it; with steps alone it is reproducible."""
+
+    steps: int | None = None  # rounds in all; None: as many as the budget allows
+    budget_s: float | None = None  # wall-clock seconds; None: no limit
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    windows_per_step: int = 128  # windows of packets
+    runs_per_step: int = 8  # runs of consecutive conversations
+    run_length: int = 64
+    likelihood_share: float = 0.6  # of the time, before the adversary begins
+    critic_share: float = 0.1  # of the time, at the end, for the critic alone
+    groups_per_step: int = 32  # conversations whose packets are drawn against the critic
+    group_size: int = 4  # times each is drawn
+    adversary_weight: float = 0.3  # of the critic's gradient beside the likelihood's
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.budget_s is None:
+            raise ValueError("a fit needs steps or budget_s")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands: stage is `likelihood`, `adversary` or `critic`; loss in nats a packet."""
+
+    stage: str
+    step: int
+    steps: int | None
+    loss: float
+    elapsed_s: float
+    left_s: float | None

@@ -1,0 +1,209 @@
+"""Fit: a chunk's tokens in, a generator and its critic out.
+
+1. Likelihood: both halves of the generator learn the chunk by maximum likelihood, each until held-out conversations
+   say stop.
+2. Adversary: the critic learns to tell measured conversations from drawn ones, and the generator learns from the critic
+   (`adversary`), with likelihood beside it so that it does not forget.
+3. Critic: the critic alone, against the generator as it will be kept; drawing weighs its candidates by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nsstream.clock import Clock
+from nsstream.encode.codec import Codec
+from nsstream.encode.encoding import allowed_attributes, allowed_kinds
+from nsstream.encode.tokens import ChunkTokens
+from nsstream.errors import TrainError
+from nsstream.model.critic import Critic
+from nsstream.model.layout import LAYOUT
+from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
+from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights, heads_of
+from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
+from nsstream.train.config import FitConfig, Progress
+from nsstream.train.learner import Learner
+
+LEAST_CONVERSATIONS: Final = 8
+HELD_OUT_EVERY: Final = 8  # one run of conversations in so many is held out
+REPORT_EVERY_NS: Final = 500_000_000
+
+
+class Fit:
+    """One fit of the networks to one chunk.
+
+    Args:
+        networks: as of `checkpoint.new_networks`; trained in place, and left holding what is to be kept.
+        tokens: the chunk's, at least `LEAST_CONVERSATIONS` of them.
+        codec: the chunk's.
+        config: how long, how fast.
+        seed: of all chance.
+        clock: for the budget.
+        report: called now and then.
+
+    Raises:
+        TrainError: too few conversations.
+    """
+
+    def __init__(
+        self,
+        networks: nn.ModuleDict,
+        tokens: ChunkTokens,
+        codec: Codec,
+        config: FitConfig,
+        seed: int,
+        clock: Clock,
+        report: Callable[[Progress], None],
+    ) -> None:
+        if len(tokens) < LEAST_CONVERSATIONS:
+            raise TrainError(f"a chunk of {len(tokens)} conversations is too small to learn; make chunks longer")
+        self._networks, self._tokens, self._codec, self._config = networks, tokens, codec, config
+        self._clock, self._report = clock, report
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._start_ns = self._reported_ns = clock.monotonic_ns()
+        self._round = 0
+        self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
+        self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
+        self._run = min(config.run_length, max(4, len(tokens) // HELD_OUT_EVERY))
+        learned, held = self._split()
+        self._learned_rows = learned
+        self._run_starts = self._starts_within(learned)
+        self._held_starts = self._starts_within(held)[:: self._run]
+        self._windows, self._held_windows = cut_windows(tokens, learned), cut_windows(tokens, held)
+        rate, decay = config.learning_rate, config.weight_decay
+        self._attributes = Learner(
+            cast(AttributeNetwork, networks["attributes"]), rate, decay, 0.97, self._attribute_loss
+        )
+        self._packets = Learner(cast(PacketNetwork, networks["packets"]), rate, decay, 0.99, self._packet_loss)
+        self._critic = Learner(cast(Critic, networks["critic"]), rate / 2, decay, 0.97, None)
+
+    def run(self) -> None:
+        """Learn until the steps or the budget are used up."""
+        self._networks.train()
+        critic_from = 1 - self._config.critic_share
+        while self._progress() < self._config.likelihood_share:
+            if self._attributes.is_done and self._packets.is_done:
+                break
+            self._likelihood_round()
+        self._attributes.back_to_best()
+        self._packets.back_to_best()
+        while self._progress() < critic_from:
+            self._adversary_round()
+        self._packets.back_to_best()
+        while self._progress() < 1:
+            self._critic_round(self._packets.network)
+        self._critic.back_to_best()
+        self._networks.eval()
+
+    def facts(self) -> dict[str, object]:
+        """What the fit did, for the manifest."""
+        return {
+            "rounds": self._round,
+            "steps": {
+                "attributes": self._attributes.step_count,
+                "packets": self._packets.step_count,
+                "critic": self._critic.step_count,
+            },
+            "held_out_nats": {
+                "conversation": round(self._attributes.best_loss, 6),
+                "packet": round(self._packets.best_loss, 6),
+            },
+        }
+
+    def _likelihood_round(self) -> None:
+        rate = 0.5 + 0.5 * math.cos(math.pi * self._progress())
+        if not self._attributes.is_done:
+            runs = self._rng.choice(self._run_starts, self._config.runs_per_step)
+            self._attributes.step(self._runs_nll(self._attributes.network, runs), 1.0)
+        if not self._packets.is_done:
+            loss = self._packets.step(self._windows_nll(self._packets.network), rate)
+        else:
+            loss = self._packets.best_loss
+        self._tick("likelihood", loss)
+
+    def _adversary_round(self) -> None:
+        config, network = self._config, self._packets.network
+        rows, drawn = self._critic_round(network)
+        loss = self._windows_nll(network)
+        told = float(loss.detach())
+        if self._critic.step_count > 20:
+            self._critic.average.eval()
+            weights = group_weights(self._critic.average, drawn, config.group_size)
+            allowed = self._kinds[torch.from_numpy(np.repeat(rows, config.group_size))]
+            loss = loss + config.adversary_weight * adversary_loss(network, drawn, weights, allowed)
+        rate = 0.5 + 0.5 * math.cos(math.pi * self._progress())
+        self._packets.step(loss, 0.5 * rate)
+        self._tick("adversary", told)
+
+    def _critic_round(self, network: PacketNetwork) -> tuple[NDArray[np.int64], PacketTokens]:
+        config = self._config
+        size = min(config.groups_per_step, len(self._learned_rows))
+        rows = self._rng.choice(self._learned_rows, size, replace=False)
+        drawn = draw_groups(network, self._tokens, self._codec, rows, config.group_size, self._rng, self._generator)
+        count = min(size * config.group_size, len(self._learned_rows))
+        measured = heads_of(self._tokens, self._rng.choice(self._learned_rows, count, replace=False))
+        loss = self._critic.step(critic_loss(self._critic.network, measured, drawn), 1.0)
+        self._tick("critic", loss)
+        return rows, drawn
+
+    def _runs_nll(self, network: AttributeNetwork, starts: NDArray[np.int64]) -> torch.Tensor:
+        rows = starts[:, None] + np.arange(self._run)
+        attributes = torch.from_numpy(self._tokens.attributes[rows])
+        return network.loss(attributes, torch.from_numpy(self._tokens.start_features[rows]), self._masks).mean()
+
+    def _windows_nll(self, network: PacketNetwork) -> torch.Tensor:
+        chosen = choose_windows(self._windows, self._config.windows_per_step, self._rng)
+        return self._nll_of(network, self._windows, chosen)
+
+    def _nll_of(self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]) -> torch.Tensor:
+        batch = packet_batch(self._tokens, windows, chosen, LAYOUT)
+        allowed = self._kinds[torch.from_numpy(windows.owner[chosen])]
+        return network.loss(batch, allowed).sum() / batch.counts.sum()
+
+    def _attribute_loss(self, network: AttributeNetwork) -> float:
+        return float(self._runs_nll(network, self._held_starts[:16]))
+
+    def _packet_loss(self, network: PacketNetwork) -> float:
+        return float(self._nll_of(network, self._held_windows, np.arange(min(len(self._held_windows), 160))))
+
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Conversations to learn and to hold out, in whole runs spread over the chunk."""
+        rows = np.arange(len(self._tokens))
+        held = rows // self._run % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+        return rows[~held], rows[held]
+
+    def _starts_within(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Conversations from which a whole run lies within `rows`."""
+        inside = np.zeros(len(self._tokens) + 1, np.int64)
+        inside[rows] = 1
+        total = np.concatenate([[0], np.cumsum(inside)])
+        starts = np.arange(len(self._tokens) - self._run + 1)
+        is_whole: NDArray[np.bool_] = total[starts + self._run] - total[starts] == self._run
+        return starts[is_whole]
+
+    def _elapsed_s(self) -> float:
+        return (self._clock.monotonic_ns() - self._start_ns) / 1e9
+
+    def _progress(self) -> float:
+        """How much of the steps, or else of the budget, is used up: 0..1."""
+        if self._config.steps is not None:
+            return self._round / self._config.steps
+        return self._elapsed_s() / cast(float, self._config.budget_s)
+
+    def _tick(self, stage: str, loss: float) -> None:
+        self._round += 1
+        now = self._clock.monotonic_ns()
+        if now - self._reported_ns >= REPORT_EVERY_NS:
+            self._reported_ns = now
+            done, elapsed = max(self._progress(), 1e-6), self._elapsed_s()
+            self._report(
+                Progress(stage, self._round, self._config.steps, loss, elapsed, max(0.0, elapsed / done - elapsed))
+            )

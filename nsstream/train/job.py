@@ -1,0 +1,52 @@
+"""TrainJob: what a worker is told to do, as one JSON object; validated, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nsstream.errors import InputError
+
+
+class AddressMapConfig(BaseModel):
+    """How real addresses become others before the model sees them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key_hex: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){16,64}$")]
+    ipv4_range: str = "10.0.0.0/8"
+    ipv6_range: str = "fd00::/8"
+
+
+class TrainJob(BaseModel):
+    """Train one checkpoint on one chunk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chunk: Path  # a chunk file
+    before: Path | None = None  # the chunk before it, whose open conversations go on in this one
+    parent: Path | None = None  # a checkpoint to start from; None: from nothing
+    out: Path  # the directory of checkpoints
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Annotated[int, Field(ge=1)] | None = None
+    budget_s: Annotated[float, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    address_map: AddressMapConfig
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainJob:
+        if self.steps is None and self.budget_s is None:
+            raise ValueError("steps or budget_s must be given")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> TrainJob:
+        """Read a job; raises InputError that names the first bad key."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as err:
+            first = err.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "job"
+            raise InputError(f"not a training job: {where}: {first['msg']}") from err

@@ -1,0 +1,118 @@
+"""The training worker: one process, one job. ``python -m nsstream.train.worker`` reads a job, trains, says so.
+
+stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, then one
+``done`` (checkpoint, conversations, packets) or ``error`` (message). Exit status 0 after ``done``, 1 after ``error``.
+What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from nsstream.chunk import ChunkStore
+from nsstream.clock import SystemClock
+from nsstream.encode.address_map import AddressMap
+from nsstream.encode.codec import Codec
+from nsstream.encode.encoding import encode, sort_by_start
+from nsstream.errors import NsstreamError, TrainError
+from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
+from nsstream.trace import ConversationTable
+from nsstream.trace.grouping import group_conversations
+from nsstream.train.config import FitConfig, Progress
+from nsstream.train.fit import Fit
+from nsstream.train.inherit import inherit
+from nsstream.train.job import TrainJob
+
+
+def main() -> int:
+    """Do the job on stdin."""
+    try:
+        job = TrainJob.parse(sys.stdin.read())
+        _say(event="done", **run(job))
+    except NsstreamError as err:
+        _say(event="error", message=str(err))
+        return 1
+    except Exception as err:
+        traceback.print_exc()
+        _say(event="error", message=f"the worker failed: {type(err).__name__}: {err}")
+        return 1
+    return 0
+
+
+def run(job: TrainJob) -> dict[str, object]:
+    """Train the job's checkpoint; gives its directory and what it learned from.
+
+    Raises:
+        StateError: a chunk or parent that cannot be read.
+        TrainError: too little data, or divergence.
+        OutputError: no space for the checkpoint.
+    """
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(job.seed)
+    chunk_id, table, start_ns, end_ns = _load(job)
+    if not len(table):
+        raise TrainError(f"chunk {chunk_id} holds no packets")
+    networks = new_networks()
+    parent = load_checkpoint(job.parent) if job.parent else None
+    codec = Codec.fit(table, start_ns, end_ns, parent.codec if parent else None)
+    if parent:
+        networks.load_state_dict(
+            torch.nn.ModuleDict(
+                {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
+            ).state_dict()
+        )
+        inherit(networks, parent.codec, codec)
+    tokens = encode(table, codec)
+    config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=1e-3 if parent else 2e-3)
+    fit = Fit(networks, tokens, codec, config, job.seed, SystemClock(), _report)
+    fit.run()
+    facts = {
+        "chunk": chunk_id,
+        "parent": parent.manifest["id"] if parent else None,
+        "seed": job.seed,
+        "fit": {k: v for k, v in dataclasses.asdict(config).items() if k != "budget_s"},
+        "torch": torch.__version__.split("+")[0],
+        **fit.facts(),
+    }
+    saved = save_checkpoint(job.out, networks, codec, facts)
+    return {"checkpoint": str(saved), "conversations": len(table), "packets": codec.packet_count}
+
+
+def _load(job: TrainJob) -> tuple[str, ConversationTable, int, int]:
+    """The chunk's id, its conversations by start with mapped addresses, and its interval."""
+    chunk = ChunkStore(job.chunk.parent).read(job.chunk)
+    before = None
+    if job.before:
+        _, before = group_conversations(ChunkStore(job.before.parent).read(job.before).packets)
+    table, _ = group_conversations(chunk.packets, before)
+    settings = job.address_map
+    addresses = AddressMap(bytes.fromhex(settings.key_hex), settings.ipv4_range, settings.ipv6_range)
+    table = sort_by_start(table)
+    table = dataclasses.replace(
+        table,
+        initiator_address=addresses.map(table.initiator_address),
+        responder_address=addresses.map(table.responder_address),
+    )
+    return chunk.id, table, chunk.start_ns, chunk.end_ns
+
+
+def _report(progress: Progress) -> None:
+    _say(event="progress", **dataclasses.asdict(progress))
+
+
+def _say(**fields: object) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    if Path("/proc/self/oom_score_adj").exists() and os.access("/proc/self/oom_score_adj", os.W_OK):
+        Path("/proc/self/oom_score_adj").write_text("500")  # of all of us, the kernel should end a trainer first
+    sys.exit(main())
