@@ -19,12 +19,12 @@ from typing import Final
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
 from nsstream.replay.control import ControlServer, OpenStream
-from nsstream.replay.stream import DrawnStream
+from nsstream.replay.stream import draw_stream
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = DrawnStream) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -2,7 +2,7 @@
 
 Promises: times rise strictly within a block and from one block to the next. A frame that a chunk's conversations spill
 past the start of the next chunk waits for that chunk, and is merged in where its time is. torch is loaded by
-`DrawnStream` alone, and only once it is made.
+`draw_stream` alone, and only once it is called.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.assemble.frames import Frames
-from nsstream.counters import Tally
+from nsstream.assemble import Assembler, Frames
 from nsstream.replay.checkpoints import CheckpointInfo
 
 if TYPE_CHECKING:
@@ -53,39 +52,42 @@ class RecordedStream:
         return next(self._blocks, None)
 
 
-class DrawnStream:
-    """Conversations drawn from one checkpoint after another, and assembled.
+class AssembledStream:
+    """Conversations of one checkpoint after another, assembled.
 
     Args:
+        draw: gives the conversations of the checkpoint in a directory; called once for each, in order.
         checkpoints: in order of their chunks, at least one.
-        seed: of everything that is chance in this stream; the same seed gives the same frames (on a CPU).
+        seed: of the assembler's chance; the same seed and conversations give the same frames.
         mtu: the longest IP datagram in octets.
     """
 
-    def __init__(self, checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int) -> None:
-        from nsstream.assemble import Assembler
-        from nsstream.draw import Drawer
-
-        drawer = Drawer(seed)
-        self._draw: Callable[[Path], ConversationTable] = drawer.draw
+    def __init__(
+        self, draw: Callable[[Path], ConversationTable], checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int
+    ) -> None:
+        self._draw = draw
         self._assembler = Assembler(np.random.default_rng([seed, 1]), mtu=mtu)
         self._checkpoints = checkpoints
-        self._next = 0
+        self._read_count = 0
         self._merger = Merger()
 
     def read(self) -> FrameBlock | None:
         """Draw and assemble the next chunk; takes seconds."""
-        if self._next == len(self._checkpoints):
+        if self._read_count == len(self._checkpoints):
             return None
-        checkpoint = self._checkpoints[self._next]
-        self._next += 1
+        checkpoint, *later = self._checkpoints[self._read_count :]
+        self._read_count += 1
         fresh = self._assembler.assemble(self._draw(checkpoint.directory))
-        is_last = self._next == len(self._checkpoints)
-        until_ns = None if is_last else self._checkpoints[self._next].start_ns
-        frames = self._merger.push(fresh, until_ns)
-        tally = flatten_tally(self._assembler.tally)
-        tally["replay_times_moved"] = self._merger.moved_count
-        return FrameBlock(self._next, checkpoint.id, frames, tally)
+        frames = self._merger.push(fresh, later[0].start_ns if later else None)
+        tally = {**self._assembler.tally, "replay_times_moved": self._merger.moved_count}
+        return FrameBlock(self._read_count, checkpoint.id, frames, {k: n for k, n in tally.items() if n})
+
+
+def draw_stream(checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int) -> FrameStream:
+    """Frames drawn from models; the same seed gives the same frames (on a CPU). Loads torch."""
+    from nsstream.draw import Drawer
+
+    return AssembledStream(Drawer(seed).draw, checkpoints, seed, mtu)
 
 
 class Merger:
@@ -134,19 +136,6 @@ class Merger:
         risen: NDArray[np.int64] = np.maximum.accumulate(level) + rank
         self.moved_count += int(np.count_nonzero(risen != times))
         return risen
-
-
-def flatten_tally(tally: Tally | Mapping[str, int]) -> dict[str, int]:
-    """A tally as counts by name; reasons of a `Tally` get their fate in front, zeros are left out."""
-    if not isinstance(tally, Tally):
-        return {name: int(count) for name, count in tally.items()}
-    flat: dict[str, int] = {}
-    for name, value in tally.as_dict().items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{reason}": int(count) for reason, count in value.items()})
-        elif isinstance(value, int) and value:
-            flat[name] = value
-    return flat
 
 
 def _no_frames() -> Frames:

@@ -1,10 +1,7 @@
-from collections import Counter
-
 import numpy as np
 
 from nsstream.assemble.frames import Frames
-from nsstream.counters import Tally
-from nsstream.replay.stream import FrameBlock, Merger, RecordedStream, flatten_tally
+from nsstream.replay.stream import FrameBlock, Merger, RecordedStream
 
 
 def frames_of(times, mark=0):
@@ -65,9 +62,3 @@ def test_a_recorded_stream_gives_its_blocks_and_ends():
     assert stream.read() is block
     assert stream.read() is None
     assert stream.read() is None
-
-
-def test_a_tally_is_flattened_with_the_fate_in_front_of_the_reason():
-    tally = Tally(observed=3, kept=1, malformed=Counter({"short": 2}))
-    assert flatten_tally(tally) == {"observed": 3, "kept": 1, "malformed.short": 2}
-    assert flatten_tally({"repaired": 0, "dropped": 2}) == {"repaired": 0, "dropped": 2}
