@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nsstream.draw.choose import draw_chosen
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints, decode_endpoints
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.sample_attributes import draw_attributes
-from nsstream.model.sample_packets import DrawnPackets, draw_packets
+from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
@@ -48,15 +49,11 @@ class Drawer:
         """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
         model = load_checkpoint(checkpoint)
         codec = model.codec
-        model.attributes.eval()
-        model.packets.eval()
         attributes, start_ns = draw_attributes(model.attributes, codec, self._rng, self._generator)
         ends = decode_endpoints(attributes, codec, self._rng)
         lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], self._rng)
         counts = fit_volume(np.maximum(lengths, 1), codec)
-        packets = draw_packets(
-            model.packets, codec, attributes, ends.stack, start_ns, counts, self._rng, self._generator
-        )
+        packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng, self._generator)
         table = to_table(self._distinct(self._carry(ends)), packets, codec)
         self._note_open(table)
         return table

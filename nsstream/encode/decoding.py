@@ -98,8 +98,8 @@ def _rare_addresses(
 ) -> NDArray[np.uint8]:
     prefixes = codec.rare_prefix[codec.rare_prefix[:, 0] == version, 1:]
     if not len(prefixes):  # no rare host of this family in the chunk: any known prefix will do
-        hosts = codec.host.table()
-        prefixes = hosts[codec.host.is_active() & (hosts[:, 0] == version), 1:].copy()
+        known = codec.host.table()
+        prefixes = known[codec.host.is_active() & (known[:, 0] == version), 1:].copy()
         prefixes[:, 15 if version == 4 else 8 :] = 0
     if not len(prefixes):
         start = [0] * 10 + [255, 255, 10] if version == 4 else [0xFD]

@@ -1,7 +1,8 @@
 """Checkpoints: a directory of `weights.safetensors`, `codec.json` and `manifest.json`; no pickle, written atomically.
 
 A checkpoint's id is the hash of its content. The directory is filled under a temporary name and renamed, so that it is
-there whole or not at all. Loading always goes to the CPU, and refuses another format or schema by name.
+there whole or not at all. Loading always goes to the CPU, in evaluation mode, and refuses another format or schema by
+name.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def load_checkpoint(directory: Path) -> Model:
         codec = Codec.from_json(json.loads((directory / "codec.json").read_bytes()))
         networks = new_networks()
         networks.load_state_dict(load((directory / "weights.safetensors").read_bytes()))
+        networks.eval()
     except OSError as err:
         raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as err:

@@ -6,7 +6,7 @@ and not cut. What TCP forbids is never said: `lawful.TcpLaw` masks the kinds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -37,6 +37,25 @@ class DrawnPackets:
     gap: NDArray[np.int64]
     octets: NDArray[np.int64]
     time_ns: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> DrawnPackets:
+        """The conversations at these indices, in this order."""
+        offset, packets = self._packets_of(rows)
+        columns = {f.name: getattr(self, f.name)[packets] for f in fields(self)[1:]}
+        return DrawnPackets(offset, **columns)
+
+    def put(self, rows: NDArray[np.int64], other: DrawnPackets) -> DrawnPackets:
+        """These packets, with those of the conversations at `rows` replaced by another's of the same lengths."""
+        _, packets = self._packets_of(rows)
+        columns = {f.name: getattr(self, f.name).copy() for f in fields(self)[1:]}
+        for name, column in columns.items():
+            column[packets] = getattr(other, name)
+        return DrawnPackets(self.packet_offset, **columns)
+
+    def _packets_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counts = np.diff(self.packet_offset)[rows]
+        offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return offset, np.repeat(self.packet_offset[rows] - offset[:-1], counts) + np.arange(offset[-1])
 
 
 @torch.no_grad()

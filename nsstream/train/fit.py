@@ -24,9 +24,10 @@ from nsstream.encode.encoding import allowed_attributes, allowed_kinds
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.errors import TrainError
 from nsstream.model.critic import Critic
+from nsstream.model.heads import heads_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
-from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights, heads_of
+from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
 from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.learner import Learner

@@ -1,7 +1,8 @@
 """Inherit: a parent's weights made ready for another chunk's codec.
 
 Slots of the vocabularies keep their values from parent to child, so most weights stay as they are. A slot that was
-given to a newcomer starts from the mean of the slots that were in use: as likely as an average value, known for nothing.
+given to a newcomer starts from the mean of the slots that were in use: as likely as an average value, known for
+nothing.
 """
 
 from __future__ import annotations
