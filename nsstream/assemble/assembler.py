@@ -13,13 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.assemble.catalogue import SERVICES
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
+from nsstream.assemble.fills import TCP_FILLS, UDP_FILLS
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
-from nsstream.assemble.services import compile_services, service_of
+from nsstream.assemble.services import ServiceTable, compile_services, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
 from nsstream.assemble.tcp import make_scratch
 from nsstream.assemble.transport import crc32c_table
@@ -38,7 +40,13 @@ class Assembler:
         tally: repairs and drops by name, of all calls so far.
     """
 
-    def __init__(self, rng: np.random.Generator, mtu: int = 1500, stream_limit: int = 131_072) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        mtu: int = 1500,
+        stream_limit: int = 131_072,
+        services: ServiceTable | None = None,
+    ) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ValueError(f"mtu must be {LEAST_MTU} to {MOST_MTU}, got {mtu}")
         self.tally: Counter[str] = Counter()
@@ -46,7 +54,7 @@ class Assembler:
         self._mtu = mtu
         self._salt = np.uint64(rng.integers(1 << 63))
         self._memory = StreamMemory(stream_limit)
-        self._services = compile_services()
+        self._services = services or compile_services(SERVICES, TCP_FILLS, UDP_FILLS)
         self._crc_table = crc32c_table()
 
     def assemble(self, table: ConversationTable) -> Frames:
@@ -54,7 +62,7 @@ class Assembler:
         counts = np.zeros(len(Repair), np.int64)
         conversations = self._conversations(table)
         packets = _packets(table)
-        first, last = table.packet_offset[:-1], table.packet_offset[1:] - 1
+        first = table.packet_offset[:-1]
         start_ns = table.observation_time_ns[first]
         end_ns = np.maximum.reduceat(table.observation_time_ns, first) if len(table) else start_ns
         keys, order = _share_streams(conversations, start_ns, end_ns, counts)

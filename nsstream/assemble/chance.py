@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from nsstream.assemble.octets import signed
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -34,7 +36,7 @@ def draw(stream: Any, bound: int) -> int:
     z = (z ^ (z >> _S30)) * _FIRST
     z = (z ^ (z >> _S27)) * _SECOND
     z = z ^ (z >> _S31)
-    return np.int64((z >> np.uint64(32)) % np.uint64(bound))
+    return signed((z >> np.uint64(32)) % np.uint64(bound))
 
 
 @njit(cache=True)

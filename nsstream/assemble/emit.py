@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nsstream.assemble.bodies import write_body
 from nsstream.assemble.internet import frame_length, write_ethernet, write_ipv4, write_ipv6
-from nsstream.assemble.octets import Octets, put_u16, sum_run
+from nsstream.assemble.octets import Octets, put_u16, signed, sum_run
 from nsstream.assemble.payload import write_payload
 from nsstream.assemble.services import ServiceTable
 from nsstream.assemble.transport import crc32c, write_sctp, write_tcp, write_udp
@@ -66,8 +66,8 @@ def emit(
         else:
             start = write_ipv6(octets, at, packet, conversation)
             addresses = ones_complement_sum(octets, at + 8, 32, 0)
-        protocol = np.int64(conversation.protocol)
-        length = np.int64(packet.transport_header) + packet.payload
+        protocol = signed(conversation.protocol)
+        length = signed(packet.transport_header) + packet.payload
         pseudo = addresses + protocol + length
         if conversation.is_fragment:
             write_body(octets, start, packet, conversation)
@@ -81,7 +81,7 @@ def emit(
             checksum = _checksum(octets, start, length - run, value, run, pseudo)
             put_u16(octets, start + 6, checksum if checksum else 0xFFFF)
         elif protocol == SCTP:
-            at = write_sctp(octets, start, packet, conversation, np.int64(conversation.flow_label) + 1)
+            at = write_sctp(octets, start, packet, conversation, signed(conversation.flow_label) + 1)
             write_body(octets, at, packet, conversation)
             crc = crc32c(octets, start, length, crc_table)
             for i in range(4):

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from numba import njit
 
-from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32
+from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32, signed
 from nsstream.trace.fields import UDP
 from nsstream.wire.checksum import internet_checksum, ones_complement_sum
 
@@ -53,8 +52,8 @@ def is_error(icmp_type: int) -> bool:
 @njit(cache=True)
 def write_icmp(octets: Octets, at: int, packet: Any, source: Any, destination: Any, identifier: int) -> None:
     """Write ``packet.payload`` octets; the checksum field is left zero."""
-    length = np.int64(packet.payload)
-    icmp_type, code = np.int64(packet.control) >> 8, np.int64(packet.control) & 0xFF
+    length = signed(packet.payload)
+    icmp_type, code = signed(packet.control) >> 8, signed(packet.control) & 0xFF
     put_run(octets, at, length, 0)
     octets[at] = icmp_type
     octets[at + 1] = code
@@ -63,7 +62,7 @@ def write_icmp(octets: Octets, at: int, packet: Any, source: Any, destination: A
             put_u16(octets, at + 6, _NEXT_HOP_MTU)
         elif icmp_type == _REDIRECT:
             put_address(octets, at + 4, source, 4)
-        _write_quote(octets, at + 8, length - 8, destination, source, identifier, np.int64(packet.serial))
+        _write_quote(octets, at + 8, length - 8, destination, source, identifier, signed(packet.serial))
     elif icmp_type == _ROUTER_ADVERTISEMENT:
         octets[at + 4] = min((length - 8) // 8, 255)
         octets[at + 5] = 2
@@ -72,7 +71,7 @@ def write_icmp(octets: Octets, at: int, packet: Any, source: Any, destination: A
             put_address(octets, entry, source, 4)
     else:
         put_u16(octets, at + 4, identifier)
-        put_u16(octets, at + 6, np.int64(packet.serial) + 1)
+        put_u16(octets, at + 6, signed(packet.serial) + 1)
         if icmp_type == 13 or icmp_type == 14:
             midnight_ms = (packet.time_ns // 1_000_000) % 86_400_000
             for field in range(at + 8, at + (12 if icmp_type == 13 else 20), 4):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from numba import njit
 
 from nsstream.assemble.icmp import write_quoted_udp
-from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32
+from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32, signed
 from nsstream.trace.fields import UDP
 from nsstream.wire.checksum import ones_complement_sum
 
@@ -63,14 +62,14 @@ def write_icmpv6(
     octets: Octets, at: int, packet: Any, source: Any, destination: Any, mac: Any, identifier: int
 ) -> None:
     """Write ``packet.payload`` octets; the checksum field is left zero."""
-    length = np.int64(packet.payload)
-    icmp_type = np.int64(packet.control) >> 8
+    length = signed(packet.payload)
+    icmp_type = signed(packet.control) >> 8
     put_run(octets, at, length, 0)
     put_u16(octets, at, packet.control)
     if 1 <= icmp_type <= _PARAMETER_PROBLEM:
         if icmp_type == _PACKET_TOO_BIG:
             put_u32(octets, at + 4, 1280)
-        _write_quote(octets, at + 8, length - 8, destination, source, identifier, np.int64(packet.serial))
+        _write_quote(octets, at + 8, length - 8, destination, source, identifier, signed(packet.serial))
     elif _LISTENER_QUERY <= icmp_type <= _LISTENER_DONE:
         if icmp_type == _LISTENER_QUERY:
             put_u16(octets, at + 4, 10_000)
@@ -87,7 +86,7 @@ def write_icmpv6(
         _write_discovery(octets, at, length, icmp_type, source, destination, mac)
     else:
         put_u16(octets, at + 4, identifier)
-        put_u16(octets, at + 6, np.int64(packet.serial) + 1)
+        put_u16(octets, at + 6, signed(packet.serial) + 1)
 
 
 @njit(cache=True)
@@ -148,7 +147,7 @@ def _write_report(octets: Octets, at: int, length: int, mac: Any) -> None:
         record = at + 8 + 20 * k
         octets[record] = 4
         put_u16(octets, record + 4, 0xFF02)
-        put_u32(octets, record + 16, 0xFF00_0000 | (np.int64(mac[4]) << 8) | np.int64(mac[5]) + k)
+        put_u32(octets, record + 16, 0xFF00_0000 | (signed(mac[4]) << 8) | signed(mac[5]) + k)
         octets[record + 15] = 1
     spare = (length - 8 - 20 * records) // 4
     if spare:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from numba import njit
 
 from nsstream.assemble.icmpv6 import wanted_hop_limit
-from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32
+from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32, signed
 from nsstream.trace.fields import ICMPV6, TCP
 from nsstream.wire.checksum import internet_checksum
 
@@ -53,7 +52,7 @@ def write_ethernet(octets: Octets, at: int, packet: Any, conversation: Any) -> i
 @njit(cache=True)
 def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header with its checksum; returns the position behind it."""
-    header = np.int64(packet.ip_header)
+    header = signed(packet.ip_header)
     octets[at] = 0x40 | header >> 2
     octets[at + 1] = conversation.class_of_service[packet.direction]
     put_u16(octets, at + 2, packet.total_length)
@@ -79,12 +78,12 @@ def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
 @njit(cache=True)
 def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header and the extension headers that its length asks for; returns the position behind them."""
-    header = np.int64(packet.ip_header)
+    header = signed(packet.ip_header)
     hop_limit = conversation.ttl[packet.direction]
     if conversation.protocol == ICMPV6 and not conversation.is_fragment:
         hop_limit = wanted_hop_limit(packet.control >> 8, hop_limit)
-    traffic_class = np.int64(conversation.class_of_service[packet.direction])
-    put_u32(octets, at, 0x6000_0000 | traffic_class << 20 | np.int64(conversation.flow_label))
+    traffic_class = signed(conversation.class_of_service[packet.direction])
+    put_u32(octets, at, 0x6000_0000 | traffic_class << 20 | signed(conversation.flow_label))
     put_u16(octets, at + 4, packet.total_length - 40)
     octets[at + 7] = hop_limit
     end = put_address(octets, at + 8, conversation.address[packet.direction], 6)

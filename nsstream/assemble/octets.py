@@ -12,6 +12,12 @@ Octets = NDArray[np.uint8]
 
 
 @njit(cache=True)
+def signed(value: Any) -> int:
+    """A field of a record as int64: numba makes a float of an unsigned and a signed number together."""
+    return np.int64(value)  # type: ignore[return-value]  # numba's int is numpy's int64
+
+
+@njit(cache=True)
 def put_u16(octets: Octets, at: int, value: int) -> None:
     """Write the low 16 bits of `value`."""
     octets[at] = (value >> 8) & 0xFF

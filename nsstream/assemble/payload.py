@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
-from nsstream.assemble.octets import Octets, put_run, put_u16
+from nsstream.assemble.octets import Octets, put_run, put_u16, signed
 from nsstream.assemble.services import PatchKind, ServiceTable
 
 
@@ -19,13 +18,13 @@ def write_payload(octets: Octets, at: int, packet: Any, conversation: Any, servi
         how many of the last octets are equal, starting at an even position, and their value: a checksum need not read
         them.
     """
-    length = np.int64(packet.payload)
+    length = signed(packet.payload)
     service = conversation.service
-    fill = np.int64(services.fill[service])
+    fill = signed(services.fill[service])
     kind = 1 if packet.direction == conversation.server else 0
     for k in range(services.message_range[service, kind, 0], services.message_range[service, kind, 1]):
         if length >= services.message_minimum[k]:
-            return _write_message(octets, at, length, np.int64(packet.serial), k, services)
+            return _write_message(octets, at, length, signed(packet.serial), k, services)
     put_run(octets, at, length, fill)
     return length, fill
 
@@ -40,7 +39,7 @@ def _write_message(
         octets[at + i] = services.octets[start + i]
     tail_start, tail_end = services.tail_range[k, 0], services.tail_range[k, 1]
     tail = tail_end - tail_start
-    fill = np.int64(services.message_fill[k])
+    fill = signed(services.message_fill[k])
     put_run(octets, at + head, length - head - tail, fill)
     for i in range(tail):
         octets[at + length - tail + i] = services.octets[tail_start + i]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nsstream.assemble.bodies import lawful_body
 from nsstream.assemble.chance import draw
+from nsstream.assemble.octets import signed
 from nsstream.assemble.records import Repair
 from nsstream.assemble.tcp import Scratch, plan_tcp
 from nsstream.trace.fields import SCTP, TCP, UDP
@@ -46,7 +47,7 @@ def plan_table(
         packets: (m,) `PACKET` rows with time, direction, lengths and control as drawn; the rest is written.
         event: (m,) `TcpEvent`.
         tcp_header_length: (m,) octets as drawn.
-        minimum: shortest payload by service.
+        minimum: (s, 2) shortest payload by service, and the step from one length to the next.
         mtu: longest datagram in octets.
         scratch: work space for the longest conversation.
         tally: counts by `Repair`.
@@ -83,7 +84,7 @@ def _plan_lengths(
     packet: Any, conversation: Any, tcp_header: int, minimum: NDArray[np.int32], mtu: int, tally: NDArray[np.int64]
 ) -> None:
     """Make header lengths possible, then fit the datagram between its headers and the MTU."""
-    header = np.int64(packet.ip_header)
+    header = signed(packet.ip_header)
     if conversation.version == 4:
         lawful = min(max(header, 20), 60) & ~3
     else:
@@ -93,18 +94,19 @@ def _plan_lengths(
         tally[Repair.IP_HEADER_REPAIRED] += 1
     packet.ip_header = lawful
     transport = 0
-    body = 0
+    body, step = 0, 1
     if not conversation.is_fragment:
         if conversation.protocol == TCP:
-            transport = min(max(np.int64(tcp_header), 20), 60) & ~3
+            transport = min(max(signed(tcp_header), 20), 60) & ~3
             if transport != tcp_header:
                 tally[Repair.TCP_HEADER_REPAIRED] += 1
+            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
         elif conversation.protocol == UDP:
             transport = 8
-            body = minimum[conversation.service]
+            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
         elif conversation.protocol == SCTP:
             transport = 12
-    total = np.int64(packet.total_length)
+    total = signed(packet.total_length)
     if total > mtu:
         total = mtu
         tally[Repair.MTU_CLAMPED] += 1
@@ -112,10 +114,11 @@ def _plan_lengths(
         total = lawful + transport
         tally[Repair.LENGTH_ENLARGED] += 1
     payload = total - lawful - transport
-    if payload < body:
-        if conversation.protocol == UDP and payload > 0:
-            tally[Repair.PAYLOAD_ENLARGED] += 1
-            payload = body
+    if payload and (body or step > 1):
+        wanted = max(body, payload - (payload - body) % step)
+        if wanted != payload:
+            tally[Repair.PAYLOAD_RESIZED] += 1
+            payload = wanted
     elif not conversation.is_fragment:
         room = mtu - lawful - transport
         wanted = lawful_body(conversation, packet.control, payload, room)
@@ -144,8 +147,8 @@ def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, 
             packet.ip_id = stream.ip_id[side]
             stream.ip_id[side] += 1
         if packet.payload:
-            serial = np.int64(stream.serial[side])
-            ahead = np.int64(stream.serial[1 - side]) - serial
+            serial = signed(stream.serial[side])
+            ahead = signed(stream.serial[1 - side]) - serial
             if packet.direction != conversation.server and ahead > _MOST_OPEN:
                 serial += ahead - 1
             packet.serial = serial

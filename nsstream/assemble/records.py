@@ -100,7 +100,7 @@ class Repair(IntEnum):
     IP_HEADER_REPAIRED = 2  # header length that IP cannot have
     TCP_HEADER_REPAIRED = 3  # header length that TCP cannot have
     BODY_RESIZED = 4  # ICMP, IGMP or SCTP body brought to a length that its type can have
-    PAYLOAD_ENLARGED = 5  # datagram shorter than the shortest message of its service
+    PAYLOAD_RESIZED = 5  # payload of a length that no message of its service has
     TIME_RAISED = 6  # packet earlier than the one before it in its conversation
     TTL_DEFAULTED = 7  # direction that speaks with TTL 0
     GROUP_SOURCE_TURNED = 8  # packet from a multicast or broadcast address, sent to it instead

@@ -118,9 +118,7 @@ def move_ports(
     for k in range(len(order)):
         n = order[k]
         conversation = conversations[n]
-        if k == 0 or keys[n] != keys[order[k - 1]] or conversation.protocol != TCP:
-            busy_until = end_ns[n]
-        elif start_ns[n] > busy_until:
+        if k == 0 or keys[n] != keys[order[k - 1]] or conversation.protocol != TCP or start_ns[n] > busy_until:
             busy_until = end_ns[n]
         else:
             side = 0 if conversation.port[0] >= conversation.port[1] else 1  # the side that is not the service's

@@ -23,6 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.assemble.chance import draw
+from nsstream.assemble.octets import signed
 from nsstream.assemble.records import Options, Repair
 from nsstream.trace.conversations import TcpEvent
 from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
@@ -130,7 +131,7 @@ def _sequence(
             continue
         side = packet.direction ^ is_swapped
         peer = 1 - side
-        flags = np.int64(packet.control)
+        flags = signed(packet.control)
         is_repeat = event[i] == TcpEvent.RETRANSMISSION
         if flags & SYN and flags & (FIN | RST):
             flags &= ~(FIN | RST)
@@ -218,11 +219,10 @@ def _sequence(
                 flags |= ACK
                 tally[Repair.ACK_ADDED] += 1
             flags = _plan_segment(packet, event[i], flags, side, stream, kind, i - first, tally)
-            if kind[i - first] == _BARE and not stream.seen[peer]:
-                if stream.has_acked[side]:
-                    stream.next[peer] += _ASSUMED_SEGMENT
-                    boundary_count[peer] += 1
-                    boundary[peer, boundary_count[peer]] = stream.next[peer]
+            if kind[i - first] == _BARE and not stream.seen[peer] and stream.has_acked[side]:
+                stream.next[peer] += _ASSUMED_SEGMENT
+                boundary_count[peer] += 1
+                boundary[peer, boundary_count[peer]] = stream.next[peer]
             stream.seen[side] = 1
         packet.control = flags
         if flags & ACK:
@@ -351,7 +351,7 @@ def _acknowledge(
             if has_both or not (stream.syn[0] and stream.syn[1]):
                 packet.options = Options.TIMESTAMPS
         if packet.options & Options.TIMESTAMPS:
-            value = (np.int64(stream.ts_offset[side]) + packet.time_ns // 1_000_000) & 0xFFFFFFFF
+            value = (signed(stream.ts_offset[side]) + packet.time_ns // 1_000_000) & 0xFFFFFFFF
             packet.ts_value = value
             packet.ts_echo = stream.ts_value[peer] if packet.control & ACK else 0
             stream.ts_value[side] = value
@@ -365,8 +365,8 @@ def _avoid_full_window(packets: Any, packet: Any, peer: int, stream: Any) -> Non
     if row < 0 or packets[row].control & SYN:
         return
     shift = _WINDOW_SHIFT if stream.options[0] & stream.options[1] & Options.WINDOW_SCALE else 0
-    edge = stream.ack[peer] + (np.int64(stream.window[peer]) << shift)
-    if (np.int64(packet.sequence) + packet.payload) & 0xFFFFFFFF == edge & 0xFFFFFFFF:
+    edge = stream.ack[peer] + (signed(stream.window[peer]) << shift)
+    if (signed(packet.sequence) + packet.payload) & 0xFFFFFFFF == edge & 0xFFFFFFFF:
         stream.window[peer] -= 1
         packets[row].window = stream.window[peer]
 

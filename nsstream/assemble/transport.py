@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32
+from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, signed
 from nsstream.assemble.records import Options
 
 _NO_OPERATION: Final = 1
@@ -25,7 +25,7 @@ _MSS_6: Final = 1440
 @njit(cache=True)
 def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write header and options, checksum zero; returns the position of the payload."""
-    header = np.int64(packet.transport_header)
+    header = signed(packet.transport_header)
     put_u16(octets, at, conversation.port[packet.direction])
     put_u16(octets, at + 2, conversation.port[1 - packet.direction])
     put_u32(octets, at + 4, packet.sequence)
@@ -64,7 +64,7 @@ def crc32c(octets: Octets, at: int, length: int, table: NDArray[np.uint32]) -> i
     crc = np.uint32(0xFFFFFFFF)
     for i in range(at, at + length):
         crc = table[(crc ^ octets[i]) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
-    return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+    return signed(crc ^ np.uint32(0xFFFFFFFF))
 
 
 def crc32c_table() -> NDArray[np.uint32]:
@@ -78,7 +78,7 @@ def crc32c_table() -> NDArray[np.uint32]:
 @njit(cache=True)
 def _write_options(octets: Octets, at: int, packet: Any, mss: int) -> None:
     """Write the options that the plan names, in the order of common stacks; what is left stays no-operation."""
-    options = np.int64(packet.options)
+    options = signed(packet.options)
     if options & Options.MSS:
         put_u32(octets, at, 2 << 24 | 4 << 16 | mss)
         at += 4
