@@ -101,7 +101,7 @@ class ControlServer:
             self._socket.setsockopt(option, value)
         path = socket_path(self._endpoint)
         if path is not None:
-            check_socket_path_is_free(path)
+            check_socket_path_is_free(path)  # libzmq would unlink whatever is there
         umask = os.umask(0o117)  # the socket is 0660 from its first moment on
         try:
             self._socket.bind(self._endpoint)

@@ -26,7 +26,7 @@ from nsstream.replay.sink import Sink
 from nsstream.replay.stream import FrameBlock, FrameStream
 
 DRAWN_AHEAD_CHUNKS: Final = 2
-TICK_S: Final = 0.1  # how soon a thread that waits for the other sees a stop
+TICK_S: Final = 0.02  # how soon a thread that waits for the other sees a stop
 
 _log = logging.getLogger(__name__)
 

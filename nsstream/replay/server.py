@@ -1,8 +1,8 @@
 """The replay server's process: ``python -m nsstream.replay.server --endpoint ipc:///run/nsstream/control.sock``.
 
 Prints one JSON line on standard output once it serves, ``{"event": "ready", "endpoint": ..., "pid": ...}``, and logs to
-standard error. The first SIGTERM or SIGINT, `shutdown`, and the death of the parent that `--exit-with-parent` names end
-the run, whose output is undone, and then the server, with exit status 0; a second signal ends it as the system does.
+standard error. SIGTERM, SIGINT, `shutdown`, and the death of the parent that `--exit-with-parent` names end the run,
+whose output is undone, and then the server, with exit status 0. A second SIGINT ends it as the system does.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from contextlib import closing
 
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
 from nsstream.replay.control import ControlServer, OpenStream
 from nsstream.replay.stream import draw_stream
-
-ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_stream) -> int:
@@ -29,34 +27,38 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
-    server = ControlServer(
-        options.endpoint,
-        open_stream,
-        SystemClock(),
-        is_orphaned=lambda: parent is not None and os.getppid() != parent,
-    )
     try:
-        endpoint = server.bind()
+        with closing(
+            ControlServer(
+                options.endpoint,
+                open_stream,
+                SystemClock(),
+                is_orphaned=lambda: parent is not None and os.getppid() != parent,
+            )
+        ) as server:
+            endpoint = server.bind()
+            _end_on_signals(server)
+            print(json.dumps({"event": "ready", "endpoint": endpoint, "pid": os.getpid()}), flush=True)
+            is_quiet = server.serve()
     except NsstreamError as err:
-        server.close()
         print(err, file=sys.stderr)
         return 1
-
-    def end(number: int, frame: object) -> None:
-        for ending in ENDING_SIGNALS:
-            signal.signal(ending, signal.SIG_DFL)
-        server.request_end()
-
-    for ending in ENDING_SIGNALS:
-        signal.signal(ending, end)
-    print(json.dumps({"event": "ready", "endpoint": endpoint, "pid": os.getpid()}), flush=True)
-    is_quiet = server.serve()
-    server.close()
     if not is_quiet:
         # A draw cannot be cut short, and the interpreter must not be torn down under it; the sink is undone already.
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+def _end_on_signals(server: ControlServer) -> None:
+    def end(number: int, frame: object) -> None:
+        # Not so for SIGTERM: after a Ctrl-C, which reaches the whole group, the parent's own SIGTERM follows.
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server.request_end()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

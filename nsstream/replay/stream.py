@@ -118,6 +118,9 @@ class Merger:
 
     def _merge(self, before: Frames, after: Frames) -> Frames:
         """All frames of both by time; of equal times, those of `before` first."""
+        is_in_order = len(after) == 0 or self._last_ns is None or after.observation_time_ns[0] > self._last_ns
+        if len(before) == 0 and is_in_order:
+            return after
         times = np.concatenate([before.observation_time_ns, after.observation_time_ns])
         order = np.argsort(times, kind="stable")
         starts = np.concatenate([before.offset[:-1], after.offset[:-1] + before.offset[-1]])

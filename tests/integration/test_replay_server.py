@@ -358,6 +358,15 @@ def test_a_signal_ends_the_server_and_its_run(endless, tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sigterm_after_a_sigint_does_not_cut_the_end_short(endless, tmp_path):
+    with server_process(f"ipc://{tmp_path}/control.sock") as (child, endpoint), ReplayClient(endpoint) as client:
+        start_endless(client, endless, tmp_path / "twin.pcap")
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(PATIENCE_S) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_draw_that_never_ends_does_not_keep_the_server(stuck, tmp_path):
     with server_process(f"ipc://{tmp_path}/control.sock") as (child, endpoint):
         with ReplayClient(endpoint) as client:
@@ -423,6 +432,8 @@ def test_an_error_of_the_user_ends_the_server_too(tmp_path):
 def test_a_server_that_cannot_start_says_why(tmp_path):
     endpoint = f"ipc://{tmp_path}/none/control.sock"
     with pytest.raises(ReplayError, match="directory does not exist"), spawn_server(endpoint, command=RECORDED_SERVER):
+        raise AssertionError
+    with pytest.raises(ReplayError, match="an endpoint is ipc"), spawn_server("ipc://x", command=RECORDED_SERVER):
         raise AssertionError
     with pytest.raises(ReplayError, match="ended before it was ready"), spawn_server(command=["/bin/false"]):
         raise AssertionError
