@@ -96,7 +96,12 @@ class PcapFileSource:
 
     def _end(self, *, is_stream_cut: bool) -> None:
         self._has_ended = True
-        self._reader.finish()
+        try:
+            self._reader.finish()
+        except WireError as err:
+            if is_stream_cut:
+                raise WireError("its compressed stream is cut before the first record") from err
+            raise
         if is_stream_cut and not self.tally.malformed[CUT_RECORD]:  # what was cut held at least one record more
             self.tally.observed += 1
             self.tally.malformed[CUT_RECORD] += 1

@@ -173,6 +173,7 @@ HEAD = section() + interface()
         ("interface that was not described", HEAD + enhanced(IPV4, interface_id=1)),
         ("interface that was not described", section() + block(3, struct.pack("<I", 0))),
         ("more captured octets", HEAD + block(6, struct.pack("<IIIII", 0, 0, 0, 29, 29) + IPV4)),
+        ("more than 4096 interfaces", section() + interface() * 4097),
         ("shorter than 20", section() + block(1, bytes(4))),
         ("shorter than 24", HEAD + block(5, bytes(8))),
     ],
