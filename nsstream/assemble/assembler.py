@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nsstream.assemble.catalogue import SERVICES
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
-from nsstream.assemble.fills import TCP_FILLS, UDP_FILLS
+from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
@@ -54,7 +54,7 @@ class Assembler:
         self._mtu = mtu
         self._salt = np.uint64(rng.integers(1 << 63))
         self._memory = StreamMemory(stream_limit)
-        self._services = services or compile_services(SERVICES, TCP_FILLS, UDP_FILLS)
+        self._services = services or compile_services(SERVICES, TCP_FILLS, UDP_FILLS, PROTOCOL_FILLS)
         self._crc_table = crc32c_table()
 
     def assemble(self, table: ConversationTable) -> Frames:
@@ -116,6 +116,7 @@ class Assembler:
             rows[name][turned] = rows[name][turned][:, ::-1]
         rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)
         rows["server"] = 1
+        rows["service"] = self._services.of_port[2, rows["protocol"]]
         for transport, protocol in enumerate((TCP, UDP)):
             chosen = rows["protocol"] == protocol
             rows["service"][chosen], rows["server"][chosen] = service_of(

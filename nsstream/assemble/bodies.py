@@ -14,11 +14,25 @@ from nsstream.assemble.icmp import icmp_length, write_icmp
 from nsstream.assemble.icmpv6 import icmpv6_length, write_icmpv6
 from nsstream.assemble.igmp import igmp_length, write_igmp
 from nsstream.assemble.octets import Octets, put_run, put_u16
-from nsstream.trace.fields import ICMP, ICMPV6, SCTP, TCP, UDP
+from nsstream.assemble.payload import write_payload
+from nsstream.assemble.services import ServiceTable
+from nsstream.trace.fields import ICMP, ICMPV6, SCTP
 
 IGMP: Final = 2
+_EXTENSIONS: Final = (0, 43, 44, 60, 135, 140)  # IPv6 extension headers but AH, ESP and HIP
+_OBSOLETE: Final = (53, 54)  # SWIPE and NARP, of which no message can be built
 _SCTP_HEARTBEAT: Final = 4
 _SCTP_COOKIE_ACK: Final = 11
+
+
+@njit(cache=True)
+def can_carry(version: int, protocol: int) -> bool:
+    """Whether this protocol can follow the headers of this IP version: no extension header, no other version's ICMP."""
+    if protocol in _EXTENSIONS or protocol in _OBSOLETE:
+        return False
+    if version == 4:
+        return protocol != ICMPV6
+    return protocol != ICMP and protocol != IGMP
 
 
 @njit(cache=True)
@@ -37,7 +51,7 @@ def lawful_body(conversation: Any, control: int, length: int, room: int) -> int:
 
 
 @njit(cache=True)
-def write_body(octets: Octets, at: int, packet: Any, conversation: Any) -> None:
+def write_body(octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable) -> None:
     """Write ``packet.payload`` octets for any protocol but TCP and UDP; SCTP's common header is not among them."""
     protocol = conversation.protocol
     length = packet.payload
@@ -59,5 +73,5 @@ def write_body(octets: Octets, at: int, packet: Any, conversation: Any) -> None:
         if length >= 8:
             put_u16(octets, at + 4, 1)
             put_u16(octets, at + 6, length - 4)
-    elif protocol != TCP and protocol != UDP:
-        put_run(octets, at, length, 0)
+    else:
+        write_payload(octets, at, packet, conversation, services)

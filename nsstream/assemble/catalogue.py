@@ -11,7 +11,8 @@ from typing import Final
 from nsstream.assemble.fills import DEFAULT_FILL
 from nsstream.assemble.services import Message, Patch, PatchKind, Service
 
-_L8, _L16, _ID, _DIGITS = PatchKind.LENGTH_8, PatchKind.LENGTH_16, PatchKind.SERIAL_16, PatchKind.DIGITS_4
+_L8, _L16, _ID = PatchKind.LENGTH_8, PatchKind.LENGTH_16, PatchKind.SERIAL_16
+_DIGITS, _SUM = PatchKind.DIGITS_4, PatchKind.CHECKSUM
 
 
 def _dns(prefix: int) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -128,6 +129,24 @@ SERVICES: Final = (
         fill=ord("x"),
     ),
     Service((502,), (), _MODBUS, _MODBUS),
+    Service(
+        (),
+        (),
+        *_raw("0201 0000 00000000 00000000 0000", Patch(2, _L16), Patch(12, _SUM)),
+        protocols=(89,),
+        minimum=44,
+        step=4,
+    ),  # OSPF
+    Service(
+        (),
+        (),
+        *_raw("0205 0000" + "00" * 16 + "0007 0000", Patch(22, _L16, 20), Patch(2, _SUM)),
+        protocols=(88,),
+        minimum=24,
+    ),
+    Service((), (), *_raw("3b02 0000"), protocols=(51,), minimum=16),  # AH before nothing
+    Service((), (), *_raw("2000 0000", Patch(2, _SUM)), protocols=(103,), minimum=8),  # PIM hello
+    Service((), (), *_raw("2101 6401 0001 0000", Patch(6, _SUM)), protocols=(112,), minimum=20),  # VRRP
     Service((), (513,), *_raw("0101"), minimum=60, step=24),  # who
     Service((), (520,), *_raw("0202 0000"), minimum=24, step=20),  # RIP
     Service((), (521,), *_raw("0201 0000"), minimum=24, step=20),  # RIPng
@@ -151,5 +170,7 @@ SERVICES: Final = (
     Service((), (23272,), *_raw(""), minimum=7, step=2),  # A21
     Service((), (25826,), *_raw("7fff 0000", Patch(2, _L16)), minimum=4),  # collectd
     Service((), (41170,), *_raw(""), minimum=20, step=4),  # Manolito
-    Service((), (54328,), *_raw("01090804 00 00000000 0000000000 0001 00 04 7f000001"), minimum=40),  # Elasticsearch Zen
+    Service(
+        (), (54328,), *_raw("01090804 00 00000000 0000000000 0001 00 04 7f000001"), minimum=40
+    ),  # Elasticsearch Zen
 )

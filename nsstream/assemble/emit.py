@@ -70,7 +70,7 @@ def emit(
         length = signed(packet.transport_header) + packet.payload
         pseudo = addresses + protocol + length
         if conversation.is_fragment:
-            write_body(octets, start, packet, conversation)
+            write_body(octets, start, packet, conversation, services)
         elif protocol == TCP:
             at = write_tcp(octets, start, packet, conversation)
             run, value = write_payload(octets, at, packet, conversation, services)
@@ -82,12 +82,12 @@ def emit(
             put_u16(octets, start + 6, checksum if checksum else 0xFFFF)
         elif protocol == SCTP:
             at = write_sctp(octets, start, packet, conversation, signed(conversation.flow_label) + 1)
-            write_body(octets, at, packet, conversation)
+            write_body(octets, at, packet, conversation, services)
             crc = crc32c(octets, start, length, crc_table)
             for i in range(4):
                 octets[start + 8 + i] = (crc >> (8 * i)) & 0xFF
         else:
-            write_body(octets, start, packet, conversation)
+            write_body(octets, start, packet, conversation, services)
             if protocol == ICMP and conversation.version == 4:
                 put_u16(octets, start + 2, _checksum(octets, start, length, 0, 0, 0))
             elif protocol == ICMPV6 and conversation.version == 6:

@@ -48,6 +48,12 @@ def icmpv6_length(icmp_type: int, length: int) -> int:
 
 
 @njit(cache=True)
+def is_foreign(icmp_type: int) -> bool:
+    """Whether messages of this type are not of Ethernet hosts: inverse discovery, mobility, RPL, 6LoWPAN and the like."""
+    return 137 < icmp_type < 160 and icmp_type != _LISTENER_REPORT
+
+
+@njit(cache=True)
 def wanted_hop_limit(icmp_type: int, hop_limit: int) -> int:
     """The hop limit that receivers of this type insist on: 255 for neighbour discovery, 1 for listener discovery."""
     if ROUTER_SOLICITATION <= icmp_type <= REDIRECT:

@@ -1,4 +1,4 @@
-"""Payload of TCP and UDP, written from the service table."""
+"""Payload of TCP, of UDP and of protocols without ports, written from the service table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from numba import njit
 
 from nsstream.assemble.octets import Octets, put_run, put_u16, signed
 from nsstream.assemble.services import PatchKind, ServiceTable
+from nsstream.wire.checksum import internet_checksum
 
 
 @njit(cache=True)
@@ -53,6 +54,8 @@ def _write_message(
             put_u16(octets, where, rest)
         elif kind == PatchKind.SERIAL_16:
             put_u16(octets, where, serial + 1)
+        elif kind == PatchKind.CHECKSUM:
+            put_u16(octets, where, internet_checksum(octets, at, length, 0))
         else:
             for digit in range(3, -1, -1):
                 octets[where + digit] = 48 + rest % 10

@@ -12,12 +12,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.assemble.bodies import lawful_body
+from nsstream.assemble.bodies import can_carry, lawful_body
 from nsstream.assemble.chance import draw
+from nsstream.assemble.icmpv6 import is_foreign
 from nsstream.assemble.octets import signed
 from nsstream.assemble.records import Repair
 from nsstream.assemble.tcp import Scratch, plan_tcp
-from nsstream.trace.fields import SCTP, TCP, UDP
+from nsstream.trace.fields import ICMPV6, SCTP, TCP, UDP
 
 _DEFAULT_TTL: Final = 64
 _MOST_OPEN: Final = 8  # requests in flight before an answer is taken to be for the newest
@@ -59,6 +60,9 @@ def plan_table(
         if conversation.is_group == 2:  # both ends are groups: nobody can have sent this
             tally[Repair.ADDRESS_DROPPED] += end - first
             continue
+        if not can_carry(conversation.version, conversation.protocol):
+            tally[Repair.PROTOCOL_DROPPED] += end - first
+            continue
         time_ns = packets[first].time_ns
         for i in range(first, end):
             packet = packets[i]
@@ -72,6 +76,10 @@ def plan_table(
             if packet.direction and conversation.is_group:
                 packet.direction = 0
                 tally[Repair.GROUP_SOURCE_TURNED] += 1
+            if conversation.protocol == ICMPV6 and not conversation.is_fragment and is_foreign(packet.control >> 8):
+                packet.is_kept = 0
+                tally[Repair.PROTOCOL_DROPPED] += 1
+                continue
             _plan_lengths(packet, conversation, tcp_header_length[i], minimum, mtu, tally)
         if conversation.protocol == TCP and not conversation.is_fragment:
             plan_tcp(packets, event, first, end, conversation.is_swapped, stream, scratch, tally)
@@ -106,6 +114,8 @@ def _plan_lengths(
             body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
         elif conversation.protocol == SCTP:
             transport = 12
+        else:
+            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
     total = signed(packet.total_length)
     if total > mtu:
         total = mtu
@@ -114,7 +124,7 @@ def _plan_lengths(
         total = lawful + transport
         tally[Repair.LENGTH_ENLARGED] += 1
     payload = total - lawful - transport
-    if payload and (body or step > 1):
+    if (payload or transport == 0) and (body or step > 1):
         wanted = max(body, payload - (payload - body) % step)
         if wanted != payload:
             tally[Repair.PAYLOAD_RESIZED] += 1

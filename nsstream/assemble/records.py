@@ -116,7 +116,8 @@ class Repair(IntEnum):
     SYN_DROPPED = 18  # SYN or SYN|ACK in the midst of a connection
     BEFORE_HANDSHAKE_DROPPED = 19  # segment between a SYN and its answer
     AFTER_RESET_DROPPED = 20  # segment from the side that has reset the connection, or after a refusal
-    ADDRESS_DROPPED = 21  # conversation from one multicast or broadcast address to another
+    ADDRESS_DROPPED = 21  # packet from one multicast or broadcast address to another
+    PROTOCOL_DROPPED = 22  # packet of a protocol that its IP version cannot carry, or of an ICMPv6 type of other links
 
 
 class Options(IntEnum):

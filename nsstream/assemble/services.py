@@ -26,6 +26,7 @@ class PatchKind(IntEnum):
     LENGTH_16 = 1
     SERIAL_16 = 2  # number of the message in its direction
     DIGITS_4 = 3  # payload length less the argument, as four decimal digits
+    CHECKSUM = 4  # Internet checksum of the whole payload; the last patch of its message
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Service:
     request: tuple[Message, ...]  # to the service port
     response: tuple[Message, ...]  # from it
     fill: int = DEFAULT_FILL
+    protocols: tuple[int, ...] = ()  # IP protocols without ports
     minimum: int = 0  # payloads are at least so long, or absent
     step: int = 1  # and longer by multiples of this
 
@@ -69,7 +71,7 @@ class Service:
 class ServiceTable(NamedTuple):
     """Services as arrays for numba; rows of `message_*` are grouped by (service, direction), the longest first."""
 
-    of_port: NDArray[np.int16]  # (2, 65536): TCP, UDP -> service
+    of_port: NDArray[np.int16]  # (3, 65536): TCP port, UDP port, IP protocol -> service
     fill: NDArray[np.uint8]  # (s,)
     minimum: NDArray[np.int32]  # (s, 2): least payload, step
     message_range: NDArray[np.int32]  # (s, 2, 2): service, 0 request or 1 response, from and to
@@ -86,18 +88,21 @@ def compile_services(
     services: tuple[Service, ...],
     tcp_fills: tuple[Fill, ...],
     udp_fills: tuple[Fill, ...],
+    protocol_fills: tuple[Fill, ...],
     default_fill: int = DEFAULT_FILL,
 ) -> ServiceTable:
     """Lay services and fills (octet, least length, ports) out as arrays; row 0 is every other port."""
     rows = [Service((), (), (), (), fill=default_fill), *services]
-    rows += [Service(ports, (), (), (), fill, minimum) for fill, minimum, ports in tcp_fills]
-    rows += [Service((), ports, (), (), fill, minimum) for fill, minimum, ports in udp_fills]
-    of_port = np.zeros((2, 65_536), np.int16)
+    rows += [Service(ports, (), (), (), fill, minimum=minimum) for fill, minimum, ports in tcp_fills]
+    rows += [Service((), ports, (), (), fill, minimum=minimum) for fill, minimum, ports in udp_fills]
+    rows += [Service((), (), (), (), fill, numbers, minimum) for fill, minimum, numbers in protocol_fills]
+    of_port = np.zeros((3, 65_536), np.int16)
     ranges = np.zeros((len(rows), 2, 2), np.int32)
     messages: list[Message] = []
     for s, row in reversed(list(enumerate(rows))):  # a service wins over a fill
         of_port[0, list(row.tcp)] = s
         of_port[1, list(row.udp)] = s
+        of_port[2, list(row.protocols)] = s
         for k, offered in enumerate((row.request, row.response)):
             ordered = sorted(offered, key=lambda message: -message.minimum)
             ranges[s, k] = len(messages), len(messages) + len(ordered)
