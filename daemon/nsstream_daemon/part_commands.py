@@ -19,19 +19,14 @@ StateArgument = Annotated[Path, typer.Argument(help="A state directory, or its c
 @chunk_app.command("list")
 def list_chunks(state: StateArgument) -> None:
     """List the chunks of a state directory."""
-    from rich.console import Console
-    from rich.table import Table
-
     from nsstream.chunk import ChunkStore
 
-    table = Table(box=None)
-    for name in ("id", "start", "end", "packets", "late", "partial"):
-        table.add_column(name, justify="right" if name in ("packets", "late") else "left")
-    for info in ChunkStore(_chunks_of(state)).list():
-        partial = "yes" if info.is_partial else "no"
-        times = _utc(info.start_ns), _utc(info.end_ns)
-        table.add_row(info.id, *times, f"{info.packet_count:,}", f"{info.tally.late:,}", partial)
-    Console().print(table)
+    infos = ChunkStore(_chunks_of(state)).list()
+    widest = max((len(info.id) for info in infos), default=2)
+    print(f"{'id':<{widest}}  {'start':<20}  {'packets':>12}  {'late':>8}  partial")
+    for info in infos:
+        counts = f"{info.packet_count:>12,}  {info.tally.late:>8,}"
+        print(f"{info.id:<{widest}}  {_utc(info.start_ns)}  {counts}  {'yes' if info.is_partial else 'no'}")
 
 
 @chunk_app.command("show")

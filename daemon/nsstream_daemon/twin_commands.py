@@ -150,6 +150,7 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
     from rich.console import Console
 
     from nsstream.clock import SystemClock
+    from nsstream.errors import InputError
     from nsstream.pipeline import Progress, Stage, make_twin
     from nsstream.pipeline.outputs import check_output
     from nsstream.replay.pcap_sink import split_suffixes
@@ -169,10 +170,15 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
 
     with ProgressView(console) as view:
         made = make_twin(config, view, clock)
-        result = None
+        score_path.unlink(missing_ok=True)  # it told of the twin that was replaced
+        result, why_not = None, "not asked for; nsstream score makes one"
         if with_score:
             view(Progress(Stage.SCORE, elapsed_s()))
-            result = score_traces(trace, config.output)
+            try:
+                result = score_traces(trace, config.output)
+            except InputError as err:  # the twin is whole; a trace of a single conversation cannot be scored
+                why_not = str(err)
+        if result:
             _write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
             view(Progress(Stage.SCORE, elapsed_s(), is_done=True))
     out = Console()
@@ -185,7 +191,7 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
         {
             "twin": f"{made.output}  ({made.packet_count:,} packets, {made.real_packet_count:,} in the trace)",
             "verify": "; ".join(made.verification.complaints()) or "every frame is lawful",
-            "report": str(score_path) if result else "none (nsstream score makes one)",
+            "report": str(score_path) if result else f"none: {why_not}",
             "config": str(made.config),
             "state": f"{made.state}  (private: chunks of the real trace, models, the address key)",
         },

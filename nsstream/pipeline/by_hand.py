@@ -43,6 +43,7 @@ def train_chunk(
         raise OutputError(f"cannot make the folder {models}: {err.strerror}") from err
     job = TrainJob(
         chunk=chunk,
+        before=None,
         parent=parent,
         models=models,
         seed=seed,

@@ -34,6 +34,7 @@ class TrainJob:
     """What one worker does; exactly one of `budget_s` and `steps` is set."""
 
     chunk: Path
+    before: Path | None  # the chunk before, whose open conversations go on in this one
     parent: Path | None  # the checkpoint to start from; None: from nothing
     models: Path  # the folder that gets the checkpoint
     seed: int
@@ -46,6 +47,7 @@ class TrainJob:
         """The job as the worker reads it."""
         return {
             "chunk": str(self.chunk),
+            "before": str(self.before) if self.before else None,
             "parent": str(self.parent) if self.parent else None,
             "out": str(self.models),
             "seed": self.seed,
@@ -91,6 +93,7 @@ def train_lessons(
     def train(at: int, parent: Path | None, threads: int) -> None:
         job = TrainJob(
             chunk=lessons[at].path,
+            before=lessons[at - 1].path if at else None,
             parent=parent,
             models=models,
             seed=config.seed,
