@@ -108,7 +108,7 @@ class PcapFileSource:
         if (self.tally.malformed[CUT_RECORD] or is_stream_cut) and not self._allow_cut:
             raise InputError(
                 f"{self._path}: ends in the middle of a record, after {self.tally.observed - 1} whole ones; "
-                "read it with --allow-cut, or repair it with editcap"
+                "`editcap IN OUT` repairs it: it keeps the whole ones"
             )
 
 

@@ -116,7 +116,7 @@ def test_capture_cut_at_every_octet_of_its_last_record_is_refused(path: Path) ->
     for cut in range(1, 16 + len(FRAME)):
         path.write_bytes(whole[:-cut])
         message = error_of(path)
-        assert message.startswith("ends in the middle of a record, after 2 whole ones; read it with --allow-cut")
+        assert message.startswith("ends in the middle of a record, after 2 whole ones; `editcap IN OUT` repairs it")
 
 
 def test_cut_record_is_counted_where_it_is_allowed(path: Path) -> None:
