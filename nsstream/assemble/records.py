@@ -41,6 +41,7 @@ STREAM: Final = np.dtype(
     [
         ("next", np.int64, (2,)),  # next sequence number of each side
         ("ack", np.int64, (2,)),  # last acknowledgement number that each side sent; -1 for none
+        ("low", np.int64, (2,)),  # first sequence number behind the SYN, or where the side was first seen
         ("fin_sequence", np.int64, (2,)),
         ("syn_sequence", np.int64, (2,)),
         ("syn_payload", np.int64, (2,)),

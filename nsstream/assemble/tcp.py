@@ -178,6 +178,8 @@ def _sequence(
 
         kind[i - first] = _FULL
         before = stream.next[side]
+        if not stream.seen[side]:
+            stream.low[side] = before
         if flags & SYN:
             is_new = stream.syn[side] == 0 and not stream.seen[side]
             if not is_new and not (stream.syn[side] == (2 if flags & ACK else 1) and is_repeat):
@@ -188,6 +190,7 @@ def _sequence(
                 stream.syn[side] = 2 if flags & ACK else 1
                 stream.syn_sequence[side] = stream.next[side]
                 stream.syn_payload[side] = packet.payload
+                stream.low[side] = stream.next[side] + 1
                 stream.next[side] += 1 + packet.payload
                 stream.options[side] = _offered(packet.transport_header - 20)
                 if stream.syn[peer] == 1:
@@ -249,6 +252,12 @@ def _plan_segment(
     """Number a segment that is neither SYN nor RST, and say of which kind it is; returns its flags."""
     packet.sequence = stream.next[side] & 0xFFFFFFFF
     is_idle = event == TcpEvent.IDLE_ACK or event == TcpEvent.KEEP_ALIVE or event == TcpEvent.KEEP_ALIVE_ACK
+    if event == TcpEvent.RETRANSMISSION and packet.payload > 1 and (stream.fin[side] or not flags & FIN):
+        # The last octets again; a single one would look like a keep-alive.
+        start = stream.next[side] - stream.fin[side] - packet.payload
+        if start >= stream.low[side] and stream.seen[side]:
+            packet.sequence = start & 0xFFFFFFFF
+            return flags
     if stream.fin[side] and (flags & FIN or packet.payload):
         if flags & FIN and event == TcpEvent.RETRANSMISSION:
             _trim(packet, 0)
