@@ -34,6 +34,7 @@ _BARE: Final = 1  # a bare ACK that must acknowledge something new
 _IDLE: Final = 2  # repeats the last acknowledgement
 _RESET: Final = 3
 _REFUSAL: Final = 4  # the RST|ACK of a closed port, from sequence number and window 0
+_UPDATE: Final = 5  # repeats the last acknowledgement and offers another window
 
 _WINDOW_SHIFT: Final = 7  # window scale of every SYN that offers one, as Linux does
 _ASSUMED_SEGMENT: Final = 1448  # octets between two acknowledgements of a side that is not seen
@@ -181,7 +182,7 @@ def _sequence(
         if not stream.seen[side]:
             stream.low[side] = before
         if flags & SYN:
-            is_new = stream.syn[side] == 0 and not stream.seen[side]
+            is_new = stream.syn[side] == 0 and not stream.seen[side] and not stream.rst[side]
             if not is_new and not (stream.syn[side] == (2 if flags & ACK else 1) and is_repeat):
                 packet.is_kept = 0
                 tally[Repair.SYN_DROPPED] += 1
@@ -282,6 +283,8 @@ def _plan_segment(
             stream.next[side] += 1
     elif is_idle:
         kind[row] = _IDLE
+    elif event == TcpEvent.WINDOW_UPDATE:
+        kind[row] = _UPDATE
     elif flags & ACK:
         kind[row] = _BARE
     return flags
@@ -337,7 +340,7 @@ def _acknowledge(
                 floor = stream.syn_sequence[peer] + 1 + stream.syn_payload[peer]
                 if sent >= floor:
                     target = max(target, floor)
-            if kind[row] == _IDLE:
+            if kind[row] == _IDLE or kind[row] == _UPDATE:
                 target = last if last >= 0 else target
             elif kind[row] == _RESET or kind[row] == _REFUSAL:
                 target = sent
@@ -349,6 +352,8 @@ def _acknowledge(
                 target = last + max(1, (reach[3, row] - last + 1) // 2)
             stream.ack[side] = max(target, last)
             packet.acknowledgement = stream.ack[side] & 0xFFFFFFFF
+        if kind[row] == _UPDATE:
+            stream.window[side] += 1 if stream.window[side] < 65_000 else -5000
         if kind[row] == _REFUSAL:
             packet.window = 0
         else:

@@ -38,7 +38,7 @@ class Drawer:
         threads: CPU threads of torch; the same number gives the same twin.
     """
 
-    def __init__(self, seed: int, threads: int = 2) -> None:
+    def __init__(self, seed: int, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)

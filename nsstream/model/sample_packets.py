@@ -1,7 +1,7 @@
 """Packets of conversations whose attributes are drawn: all conversations side by side, packet after packet.
 
 The recurrence runs on as long as the longest conversation lasts, on ever fewer rows, so that an elephant is streamed
-and not cut. What TCP forbids is never said: `lawful.TcpLaw` masks the kinds.
+and not cut. What the protocols forbid is never said: `lawful.KindLaw` masks the kinds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import allowed_kinds, size_tokens
-from nsstream.encode.schema import SIZE_SLOTS
+from nsstream.encode.schema import ATTRIBUTE_INDEX, SIZE_SLOTS
 from nsstream.encode.tokens import countdown_token, position_token, time_left_token
-from nsstream.model.lawful import TcpLaw
+from nsstream.model.lawful import KindLaw
 from nsstream.model.networks import FORBIDDEN, PacketNetwork, no_packet
 
 
@@ -96,7 +96,9 @@ def draw_packets(
     gap_edges = torch.from_numpy(codec.packet_gap.grid.edges)
     size_values = codec.size.table()[:, 0]
     n = len(counts)
-    law = TcpLaw(kinds, n)
+    ttl = codec.ttl.table()[attributes[order, ATTRIBUTE_INDEX["ttl"]]]
+    law = KindLaw(kinds, attributes[order, ATTRIBUTE_INDEX["continues_from_before"]] > 0, ttl == 0)
+    is_idle = torch.from_numpy(law.is_idle)
     now = start_ns[order].copy()
     total, first = counts[order], offset[:-1][order]
     previous = torch.tensor(no_packet(network.layout)).expand(n, 3)
@@ -111,8 +113,11 @@ def draw_packets(
         x = network.inputs(described[:n], previous[:, None], torch.from_numpy(running)[:, None])
         h, state = network.recur(x, state.contiguous())
         h = h[:, 0]
-        may = torch.from_numpy(allowed[:n] & law.allowed(allowed[:n]))
-        kind = _pick(network.kind_head(h).masked_fill(~may, FORBIDDEN), generator)
+        likely = network.kind_head(h).masked_fill(~torch.from_numpy(allowed[:n]), FORBIDDEN).log_softmax(-1)
+        may = torch.from_numpy(law.allowed(allowed[:n]))
+        likely = likely.masked_fill(~may, FORBIDDEN)  # what is forbidden must not turn into idle chatter instead:
+        likely = torch.where(is_idle, likely + likely.logsumexp(-1, keepdim=True), likely)
+        kind = _pick(likely, generator)
         size = _pick(network.size_logits(h, kind).masked_fill(~sizes_allowed, FORBIDDEN), generator).numpy()
         said = kind.numpy()
         octets = np.where(size < SIZE_SLOTS, size_values[np.minimum(size, SIZE_SLOTS - 1)], 0)

@@ -22,9 +22,10 @@ class TcpEvent(IntEnum):
 
     FRESH = 0  # new octets, or an acknowledgement that advances; everything that is not TCP
     RETRANSMISSION = 1  # octets, SYN or FIN whose sequence numbers were sent before
-    IDLE_ACK = 2  # a bare ACK that acknowledges nothing new (duplicate ACK or window update)
+    IDLE_ACK = 2  # a bare ACK that acknowledges nothing new and offers the same window: a duplicate ACK
     KEEP_ALIVE = 3  # at most one octet, one before the next sequence number (RFC 9293 3.8.4)
     KEEP_ALIVE_ACK = 4  # the bare ACK that answers a keep-alive
+    WINDOW_UPDATE = 5  # a bare ACK that acknowledges nothing new and offers another window
 
 
 CONVERSATION_FIELDS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {

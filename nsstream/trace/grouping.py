@@ -29,6 +29,7 @@ _RETRANSMISSION = int(TcpEvent.RETRANSMISSION)
 _IDLE_ACK = int(TcpEvent.IDLE_ACK)
 _KEEP_ALIVE = int(TcpEvent.KEEP_ALIVE)
 _KEEP_ALIVE_ACK = int(TcpEvent.KEEP_ALIVE_ACK)
+_WINDOW_UPDATE = int(TcpEvent.WINDOW_UPDATE)
 _KEY_OCTETS = 38  # low end (16 + 2), high end (16 + 2), protocol, is_fragment
 
 
@@ -64,6 +65,7 @@ def group_conversations(
     control = np.where(is_tcp, rows.tcp_control_bits & 0xFF, np.where(is_icmp, icmp, 0)).astype(np.uint16)
     event, is_open = _tcp_events(
         offset, direction, is_tcp, rows.tcp_control_bits, rows.tcp_sequence_number, rows.tcp_acknowledgement_number,
+        rows.tcp_window_size,
         rows.ip_total_length.astype(np.int64) - rows.ip_header_length - rows.tcp_header_length,
     )  # fmt: skip
 
@@ -200,6 +202,7 @@ def _tcp_events(
     flags: NDArray[np.uint16],
     seq: NDArray[np.uint32],
     ack: NDArray[np.uint32],
+    window: NDArray[np.uint16],
     payload: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Event of each packet, and 1 for each open conversation; sequence arithmetic modulo 2**32 (RFC 9293 3.4)."""
@@ -207,6 +210,7 @@ def _tcp_events(
     is_open = np.ones(len(offset) - 1, np.uint8)
     for c in range(len(offset) - 1):
         next_seq, last_ack = np.zeros(2, np.uint32), np.zeros(2, np.uint32)
+        last_window = np.zeros(2, np.uint16)
         has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
         answers_keep_alive = np.zeros(2, np.bool_)
         for i in range(offset[c], offset[c + 1]):
@@ -224,8 +228,12 @@ def _tcp_events(
                 elif length > 0 and ahead < 0:
                     kind = _RETRANSMISSION
                 elif bare and octets == 0 and has_ack[d] and np.int32(np.uint32(ack[i] - last_ack[d])) <= 0:
-                    kind = _KEEP_ALIVE_ACK if answers_keep_alive[d] else _IDLE_ACK
+                    if answers_keep_alive[d]:
+                        kind = _KEEP_ALIVE_ACK
+                    else:
+                        kind = _IDLE_ACK if window[i] == last_window[d] else _WINDOW_UPDATE
             event[i] = kind
+            last_window[d] = window[i]
             answers_keep_alive[1 - d] = kind == _KEEP_ALIVE
             answers_keep_alive[d] = False
             end = np.uint32(seq[i] + np.uint32(length))
