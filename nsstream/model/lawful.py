@@ -4,7 +4,8 @@ Rules, kept for all conversations at once as columns; those on TCP after RFC 929
 - A side whose TTL says that it is silent says nothing.
 - A conversation that opens with SYN shows, until it is answered, only SYN again or RST from the same side, and SYN|ACK
   or RST from the other; after SYN|ACK, nothing but that again from the answerer until the opener has spoken.
-- No SYN once a handshake is over, or where the conversation goes on from before.
+- No SYN once a handshake is over, or where the conversation goes on from before; but when FIN or RST has ended a
+  connection, a SYN may begin another on the same five-tuple.
 - A side that has sent FIN sends no more octets and no second FIN; a side that has sent RST sends RST and nothing else.
 - A bare ACK that acknowledges something new needs segments of the other side that are not yet acknowledged; a
   keep-alive's ACK needs a keep-alive.
@@ -43,6 +44,7 @@ class KindLaw:
         self._fin = self._is_tcp & (flags & FIN > 0)
         self._rst = self._is_tcp & (flags & RST > 0)
         self._ack = self._is_tcp & (flags & ACK > 0)
+        self._bare_syn = self._syn & ~self._ack
         self._keep_alive = self._is_tcp & (event == TcpEvent.KEEP_ALIVE)
         self._answers = self._is_tcp & (event == TcpEvent.KEEP_ALIVE_ACK)
         self._octets = self._is_tcp & (kinds[:, 5] > 0) & ~self._keep_alive
@@ -63,7 +65,7 @@ class KindLaw:
     def _kinds_by_state(self) -> NDArray[np.bool_]:
         """May a kind be said, by state and side that opened: (4, 2, k)."""
         out = np.ones((4, 2, len(self._is_tcp)), bool)
-        bare_syn, syn_ack = self._syn & ~self._ack, self._syn & self._ack
+        bare_syn, syn_ack = self._bare_syn, self._syn & self._ack
         for opener in (0, 1):
             mine = self._side == opener
             out[_SYN, opener] = (mine & (bare_syn | self._rst)) | (~mine & (syn_ack | self._rst))
@@ -83,10 +85,12 @@ class KindLaw:
         may = self._by_state[state, opener]
         unheard = (state == _SYN) & self._is_silent[np.arange(n), 1 - opener]  # its answer is never seen
         may[unheard] = ~self._syn
+        is_over = (state == _OPEN) & (self._reset[:n] | self._finished[:n]).any(axis=1)
+        may |= is_over[:, None] & self._bare_syn
         for side in (0, 1):
             mine = self._side == side
             may &= ~(self._is_silent[:n, side, None] & mine)
-            may &= ~(self._reset[:n, side, None] & (mine & self._is_tcp & ~self._rst))
+            may &= ~(self._reset[:n, side, None] & (mine & self._is_tcp & ~self._rst & ~self._bare_syn))
             may &= ~(self._finished[:n, side, None] & (mine & (self._octets | self._fin | self._keep_alive)))
             nothing = (self._outstanding[:n, 1 - side] <= 0) & (state == _OPEN) & ~self._is_silent[:n, 1 - side]
             may &= ~(nothing[:, None] & (mine & self._advances))
@@ -101,6 +105,10 @@ class KindLaw:
         n, rows = len(kind), np.arange(len(kind))
         side, state = self._side[kind], self._state[:n]
         syn, ack, rst = self._syn[kind], self._ack[kind], self._rst[kind]
+        again = (state == _OPEN) & self._bare_syn[kind]  # a new connection on the old five-tuple
+        for known in (self._reset, self._finished, self._outstanding, self._probed):
+            known[:n][again] = 0
+        state = np.where(again, _NEW, state)
         opens = (state == _NEW) & syn
         self._opener[:n] = np.where(opens, np.where(ack, 1 - side, side), self._opener[:n])
         mine = side == self._opener[:n]

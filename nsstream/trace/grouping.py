@@ -7,7 +7,8 @@ Rules
   packet, unless that packet is a SYN|ACK, or goes from a port below 1024 to one above: then its receiver.
 - Flow tags need no future: *continues from before* is read from the previous chunk's open conversations, *is open at
   end* from what this chunk has seen (TCP: no RST, and no FIN from both sides; all else: open).
-- `TcpEvent`s come from sequence numbers alone, with nothing known of the previous chunk.
+- `TcpEvent`s come from sequence numbers alone, with nothing known of the previous chunk. A SYN with a number of its own
+  begins a new connection on the old five-tuple: all that was known of the old one is forgotten.
 
 The hash table compares whole keys, so equal hashes cost time and never correctness; ids do not depend on the hash.
 """
@@ -213,12 +214,18 @@ def _tcp_events(
         last_window = np.zeros(2, np.uint16)
         has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
         answers_keep_alive = np.zeros(2, np.bool_)
+        first_seq = np.zeros(2, np.uint32)
         for i in range(offset[c], offset[c + 1]):
             if not is_tcp[i]:
                 continue
             d = direction[i]
             octets = payload[i] if payload[i] > 0 else 0
             length = octets + (1 if flags[i] & SYN else 0) + (1 if flags[i] & FIN else 0)
+            if flags[i] & (SYN | ACK) == SYN and has_seq[d] and seq[i] != first_seq[d]:
+                has_seq[:], has_ack[:], has_fin[:], answers_keep_alive[:] = False, False, False, False
+                is_open[c] = 1
+            if flags[i] & SYN and not has_seq[d]:
+                first_seq[d] = seq[i]
             ahead = np.int64(np.int32(np.uint32(seq[i] - next_seq[d])))
             bare = (flags[i] & (SYN | FIN | RST)) == 0 and octets <= 1
             kind = _FRESH
