@@ -68,26 +68,26 @@ def choose_seed(conversation_counts: Sequence[int], *, fewest: int) -> int:
     return max(range(len(conversation_counts)), key=lambda at: (conversation_counts[at], -at))
 
 
-def split_time(total_s: float, sizes: Sequence[int], *, seed_at: int, workers: int) -> list[float]:
-    """Seconds of training for each chunk, so that seed and then fine-tunes, `workers` at once, take `total_s`.
+def make_lanes(sizes: Sequence[int], *, seed_at: int, workers: int) -> list[list[int]]:
+    """Which chunks each of at most `workers` workers fine-tunes, one after another; lanes of about the same size."""
+    others = sorted((at for at in range(len(sizes)) if at != seed_at), key=lambda at: (-sizes[at], at))
+    lanes: list[list[int]] = [[] for _ in range(min(workers, len(others)))]
+    for at in others:
+        min(lanes, key=lambda lane: sum(sizes[other] for other in lane)).append(at)
+    return lanes
 
-    The seed gets `SEED_SHARE`; the fine-tunes share the rest by size, none more than all of it.
+
+def split_time(total_s: float, sizes: Sequence[int], lanes: Sequence[Sequence[int]], *, seed_at: int) -> list[float]:
+    """Seconds of training for each chunk: `SEED_SHARE` for the seed, then each lane shares the rest by size.
+
+    Seed first and then all lanes at once take `total_s`, and every lane ends when the others do.
     """
-    if len(sizes) == 1:
-        return [total_s]
-    seed_s = SEED_SHARE * total_s
-    wall_s = total_s - seed_s
-    shares = {at: 0.0 for at in range(len(sizes)) if at != seed_at}
-    workers = min(workers, len(shares))
-    open_at, left_s = set(shares), workers * wall_s
-    while open_at:
-        weight = sum(sizes[at] for at in open_at)
-        full = {at for at in open_at if left_s * sizes[at] >= wall_s * weight} if workers > 1 else set()
-        for at in full or open_at:
-            shares[at] = wall_s if full else left_s * sizes[at] / weight
-        left_s -= wall_s * len(full)
-        open_at = open_at - full if full else set()
-    return [seed_s if at == seed_at else shares[at] for at in range(len(sizes))]
+    shares_s = [0.0] * len(sizes)
+    shares_s[seed_at] = SEED_SHARE * total_s if lanes else total_s
+    for lane in lanes:
+        for at in lane:
+            shares_s[at] = (1 - SEED_SHARE) * total_s * sizes[at] / sum(sizes[other] for other in lane)
+    return shares_s
 
 
 def split_steps(steps: int, count: int, *, seed_at: int) -> list[int]:

@@ -18,12 +18,12 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.errors import TrainError
 from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
 from nsstream.pipeline.ingest import Lesson
-from nsstream.pipeline.plan import choose_seed, split_steps, split_time
+from nsstream.pipeline.plan import choose_seed, make_lanes, split_steps, split_time
 from nsstream.pipeline.progress import Progress, Stage
 
 WORKER: Final = (sys.executable, "-m", "nsstream.train.worker")
 SILENCE_S: Final = 180.0  # numba compiles for up to a minute on a first run
-START_S: Final = 5.0  # from exec to the first step: imports and encoding
+START_S: Final = 4.0  # from exec to the first step: imports and encoding
 
 
 Report = Callable[[Progress], None]
@@ -84,9 +84,9 @@ def train_lessons(
     On any error, Ctrl-C included, the workers are gone when this returns.
     """
     seed_at = choose_seed([lesson.conversation_count for lesson in lessons], fewest=config.fewest_conversations)
-    budgets, steps = _shares(lessons, config, seed_at)
-    others = [at for at in range(len(lessons)) if at != seed_at]
-    workers = max(1, min(config.workers, len(others)))
+    lanes = make_lanes([lesson.packet_count for lesson in lessons], seed_at=seed_at, workers=config.workers)
+    budgets, steps = _shares(lessons, lanes, config, seed_at)
+    threads = max(1, config.cores // max(1, len(lanes)))
     checkpoints: dict[int, Path] = {}
     cancelled = Event()
 
@@ -108,13 +108,14 @@ def train_lessons(
 
         checkpoints[at] = train_one(job, number, elapsed_s, cancelled=cancelled, command=config.command)
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="train") as pool:
+    def train_lane(lane: Sequence[int]) -> None:
+        for at in lane:
+            train(at, checkpoints[seed_at], threads)
+
+    with ThreadPoolExecutor(max(1, len(lanes)), thread_name_prefix="train") as pool:
         try:
             pool.submit(train, seed_at, None, config.cores).result()
-            seed, threads = checkpoints[seed_at], max(1, config.cores // workers)
-            largest_first = sorted(others, key=lambda at: -lessons[at].packet_count)
-            futures = [pool.submit(train, at, seed, threads) for at in largest_first]
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finished, _ = wait([pool.submit(train_lane, lane) for lane in lanes], return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
         finally:
@@ -164,7 +165,7 @@ def train_one(
 
 
 def _shares(
-    lessons: Sequence[Lesson], config: TrainingConfig, seed_at: int
+    lessons: Sequence[Lesson], lanes: Sequence[Sequence[int]], config: TrainingConfig, seed_at: int
 ) -> tuple[Sequence[float | None], Sequence[int | None]]:
     """Seconds and steps of each lesson's worker, one of the two None throughout."""
     nothing = [None] * len(lessons)
@@ -172,5 +173,5 @@ def _shares(
         return nothing, split_steps(config.steps, len(lessons), seed_at=seed_at)
     assert config.budget_s is not None
     sizes = [lesson.packet_count for lesson in lessons]
-    shares_s = split_time(config.budget_s, sizes, seed_at=seed_at, workers=config.workers)
+    shares_s = split_time(config.budget_s, sizes, lanes, seed_at=seed_at)
     return [max(1.0, share_s - START_S) for share_s in shares_s], nothing

@@ -5,6 +5,7 @@ from nsstream.pipeline.plan import (
     LENGTHS_S,
     choose_length_s,
     choose_seed,
+    make_lanes,
     merge_small,
     parse_duration_s,
     split_steps,
@@ -59,18 +60,20 @@ def test_the_seed_learns_the_first_good_chunk_or_else_the_largest():
 
 
 def test_one_chunk_gets_all_the_time():
-    assert split_time(100, [7], seed_at=0, workers=2) == [100]
+    assert make_lanes([7], seed_at=0, workers=2) == []
+    assert split_time(100, [7], [], seed_at=0) == [100]
 
 
-def test_the_seed_gets_its_share_and_the_rest_goes_by_size():
-    assert split_time(100, [50, 10, 20, 30], seed_at=0, workers=1) == pytest.approx([40, 10, 20, 30])
-    assert split_time(100, [50, 10, 20, 30], seed_at=0, workers=2) == pytest.approx([40, 20, 40, 60])
+def test_lanes_are_of_about_the_same_size_and_hold_every_chunk_but_the_seeds():
+    assert make_lanes([9, 5, 4, 3, 2], seed_at=0, workers=2) == [[1, 4], [2, 3]]
+    assert make_lanes([9, 5, 4], seed_at=1, workers=1) == [[0, 2]]
+    assert make_lanes([9, 5], seed_at=0, workers=4) == [[1]]
 
 
-def test_no_fine_tune_gets_more_than_there_is_at_once():
-    shares = split_time(100, [50, 1_000, 10, 30], seed_at=0, workers=2)
-    assert shares == pytest.approx([40, 60, 15, 45])
-    assert split_time(100, [1, 5, 5], seed_at=0, workers=4) == pytest.approx([40, 60, 60])
+def test_the_seed_gets_its_share_and_every_lane_shares_the_rest_by_size():
+    sizes = [50, 10, 20, 30, 40]
+    assert split_time(100, sizes, [[1, 2, 3, 4]], seed_at=0) == pytest.approx([40, 6, 12, 18, 24])
+    assert split_time(100, sizes, [[1, 4], [2, 3]], seed_at=0) == pytest.approx([40, 12, 24, 36, 48])
 
 
 def test_a_fine_tune_takes_a_quarter_of_the_seeds_steps():
