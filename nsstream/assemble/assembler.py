@@ -116,7 +116,7 @@ class Assembler:
             rows[name][turned] = rows[name][turned][:, ::-1]
         rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)
         rows["server"] = 1
-        rows["service"] = self._services.of_port[2, rows["protocol"]]
+        rows["service"] = self._services.of_port[2, rows["protocol"] + 256 * (rows["version"] == 6)]
         for transport, protocol in enumerate((TCP, UDP)):
             chosen = rows["protocol"] == protocol
             rows["service"][chosen], rows["server"][chosen] = service_of(

@@ -51,7 +51,7 @@ def lawful_body(conversation: Any, control: int, length: int, room: int) -> int:
 
 
 @njit(cache=True)
-def write_body(octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable) -> None:
+def write_body(octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable, pseudo: int) -> None:
     """Write ``packet.payload`` octets for any protocol but TCP and UDP; SCTP's common header is not among them."""
     protocol = conversation.protocol
     length = packet.payload
@@ -74,4 +74,4 @@ def write_body(octets: Octets, at: int, packet: Any, conversation: Any, services
             put_u16(octets, at + 4, 1)
             put_u16(octets, at + 6, length - 4)
     else:
-        write_payload(octets, at, packet, conversation, services)
+        write_payload(octets, at, packet, conversation, services, pseudo)

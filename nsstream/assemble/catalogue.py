@@ -12,7 +12,7 @@ from nsstream.assemble.fills import DEFAULT_FILL
 from nsstream.assemble.services import Message, Patch, PatchKind, Service
 
 _L8, _L16, _ID = PatchKind.LENGTH_8, PatchKind.LENGTH_16, PatchKind.SERIAL_16
-_DIGITS, _SUM = PatchKind.DIGITS_4, PatchKind.CHECKSUM
+_DIGITS, _SUM, _PSEUDO = PatchKind.DIGITS_4, PatchKind.CHECKSUM, PatchKind.PSEUDO_CHECKSUM
 
 
 def _dns(prefix: int) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -83,6 +83,9 @@ _NBNS: Final = bytes.fromhex("0000 0110 0001 0000 0000 0000") + _NETBIOS_NAME + 
 _NBNS_MORE: Final = _NBNS[:10] + b"\x00\x01" + _NBNS[12:] + bytes.fromhex("c00c 000a 0001 0000003c 0000")
 _QUIC: Final = (Message(b"\x40", fill=0x7F),)
 _SSDP_HEAD: Final = b"NOTIFY * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nX-FILL: "
+# Datagrams in a tunnel hold no upper layer: RFC 8200 section 4.7.
+_IN_IPV4: Final = "4500 0000 0000 4000 40 3b 0000 0a000001 0a000002"
+_IN_IPV6: Final = "60000000 0000 3b40" + "fd" + "00" * 14 + "01" + "fd" + "00" * 14 + "02"
 _SCTP_HEARTBEAT: Final = "0001 0002 00000001 00000000 0400 0000 0001 0000"  # over UDP, RFC 6951
 _DNS_UDP, _DNS_TCP = _dns(0), _dns(2)
 _TLS: Final = (Message(bytes.fromhex("170303 0000"), (Patch(3, _L16, 5),), least=6),)
@@ -107,7 +110,7 @@ SERVICES: Final = (
         (),
         (69,),
         (Message(b"\x00\x01x", tail=b"\x00octet\x00", fill=ord("x")),),
-        (Message(b"\x00\x03\x00\x01"),),
+        (Message(b"\x00\x05\x00\x00", tail=b"\x00", fill=ord("x")),),
         minimum=10,
     ),
     Service(
@@ -129,6 +132,18 @@ SERVICES: Final = (
         fill=ord("x"),
     ),
     Service((502,), (), _MODBUS, _MODBUS),
+    Service((), (), *_raw(_IN_IPV4, Patch(2, _L16), Patch(10, _SUM)), protocols=(4,), minimum=20),
+    Service((), (), *_raw(_IN_IPV6, Patch(4, _L16, 40)), protocols=(41,), minimum=40),
+    Service(
+        (),
+        (),
+        *_raw("0301 0000 00000000 00000000 0000", Patch(2, _L16), Patch(12, _PSEUDO)),
+        protocols=(345,),
+        minimum=36,
+        step=4,
+    ),  # OSPFv3
+    Service((), (), *_raw("2000 0000", Patch(2, _PSEUDO)), protocols=(359,), minimum=8),  # PIM hello
+    Service((), (), *_raw("3101 6401 0064 0000 fe80", Patch(6, _PSEUDO)), protocols=(368,), minimum=24),  # VRRP 3
     Service(
         (),
         (),

@@ -70,24 +70,24 @@ def emit(
         length = signed(packet.transport_header) + packet.payload
         pseudo = addresses + protocol + length
         if conversation.is_fragment:
-            write_body(octets, start, packet, conversation, services)
+            write_body(octets, start, packet, conversation, services, pseudo)
         elif protocol == TCP:
             at = write_tcp(octets, start, packet, conversation)
-            run, value = write_payload(octets, at, packet, conversation, services)
+            run, value = write_payload(octets, at, packet, conversation, services, pseudo)
             put_u16(octets, start + 16, _checksum(octets, start, length - run, value, run, pseudo))
         elif protocol == UDP:
             at = write_udp(octets, start, packet, conversation)
-            run, value = write_payload(octets, at, packet, conversation, services)
+            run, value = write_payload(octets, at, packet, conversation, services, pseudo)
             checksum = _checksum(octets, start, length - run, value, run, pseudo)
             put_u16(octets, start + 6, checksum if checksum else 0xFFFF)
         elif protocol == SCTP:
             at = write_sctp(octets, start, packet, conversation, signed(conversation.flow_label) + 1)
-            write_body(octets, at, packet, conversation, services)
+            write_body(octets, at, packet, conversation, services, pseudo)
             crc = crc32c(octets, start, length, crc_table)
             for i in range(4):
                 octets[start + 8 + i] = (crc >> (8 * i)) & 0xFF
         else:
-            write_body(octets, start, packet, conversation, services)
+            write_body(octets, start, packet, conversation, services, pseudo)
             if protocol == ICMP and conversation.version == 4:
                 put_u16(octets, start + 2, _checksum(octets, start, length, 0, 0, 0))
             elif protocol == ICMPV6 and conversation.version == 6:

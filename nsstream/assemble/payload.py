@@ -12,8 +12,10 @@ from nsstream.wire.checksum import internet_checksum
 
 
 @njit(cache=True)
-def write_payload(octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable) -> tuple[int, int]:
-    """Write ``packet.payload`` octets.
+def write_payload(
+    octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable, pseudo: int
+) -> tuple[int, int]:
+    """Write ``packet.payload`` octets; `pseudo` is the sum of the pseudo-header.
 
     Returns:
         how many of the last octets are equal, starting at an even position, and their value: a checksum need not read
@@ -25,14 +27,14 @@ def write_payload(octets: Octets, at: int, packet: Any, conversation: Any, servi
     kind = 1 if packet.direction == conversation.server else 0
     for k in range(services.message_range[service, kind, 0], services.message_range[service, kind, 1]):
         if length >= services.message_minimum[k]:
-            return _write_message(octets, at, length, signed(packet.serial), k, services)
+            return _write_message(octets, at, length, signed(packet.serial), k, services, pseudo)
     put_run(octets, at, length, fill)
     return length, fill
 
 
 @njit(cache=True)
 def _write_message(
-    octets: Octets, at: int, length: int, serial: int, k: int, services: ServiceTable
+    octets: Octets, at: int, length: int, serial: int, k: int, services: ServiceTable, pseudo: int
 ) -> tuple[int, int]:
     start, end = services.head_range[k, 0], services.head_range[k, 1]
     head = end - start
@@ -56,6 +58,8 @@ def _write_message(
             put_u16(octets, where, serial + 1)
         elif kind == PatchKind.CHECKSUM:
             put_u16(octets, where, internet_checksum(octets, at, length, 0))
+        elif kind == PatchKind.PSEUDO_CHECKSUM:
+            put_u16(octets, where, internet_checksum(octets, at, length, pseudo))
         else:
             for digit in range(3, -1, -1):
                 octets[where + digit] = 48 + rest % 10

@@ -21,6 +21,7 @@ from nsstream.assemble.tcp import Scratch, plan_tcp
 from nsstream.trace.fields import ICMPV6, SCTP, TCP, UDP
 
 _DEFAULT_TTL: Final = 64
+_LEAST_FRAGMENT: Final = 8
 _MOST_OPEN: Final = 8  # requests in flight before an answer is taken to be for the newest
 
 
@@ -102,7 +103,7 @@ def _plan_lengths(
         tally[Repair.IP_HEADER_REPAIRED] += 1
     packet.ip_header = lawful
     transport = 0
-    body, step = 0, 1
+    body, step = _LEAST_FRAGMENT if conversation.is_fragment else 0, 1
     if not conversation.is_fragment:
         if conversation.protocol == TCP:
             transport = min(max(signed(tcp_header), 20), 60) & ~3

@@ -113,7 +113,7 @@ class Repair(IntEnum):
     RESET_TRIMMED = 14  # RST with payload
     KEEP_ALIVE_TRIMMED = 15  # keep-alive with more than one octet
     AFTER_FIN_TRIMMED = 16  # data or FIN after the FIN of the same side: a bare ACK
-    IDLE_ACK_DROPPED = 17  # bare ACK when nothing is left to acknowledge
+    IDLE_ACK_DROPPED = 17  # bare ACK when nothing is left to acknowledge, or a segment with nothing at all
     SYN_DROPPED = 18  # SYN or SYN|ACK in the midst of a connection
     BEFORE_HANDSHAKE_DROPPED = 19  # segment between a SYN and its answer
     AFTER_RESET_DROPPED = 20  # segment from the side that has reset the connection, or after a refusal

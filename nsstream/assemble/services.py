@@ -27,6 +27,7 @@ class PatchKind(IntEnum):
     SERIAL_16 = 2  # number of the message in its direction
     DIGITS_4 = 3  # payload length less the argument, as four decimal digits
     CHECKSUM = 4  # Internet checksum of the whole payload; the last patch of its message
+    PSEUDO_CHECKSUM = 5  # the same, with the addresses, length and protocol of the datagram
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Service:
     request: tuple[Message, ...]  # to the service port
     response: tuple[Message, ...]  # from it
     fill: int = DEFAULT_FILL
-    protocols: tuple[int, ...] = ()  # IP protocols without ports
+    protocols: tuple[int, ...] = ()  # IP protocols without ports; 256 more: over IPv6 alone
     minimum: int = 0  # payloads are at least so long, or absent
     step: int = 1  # and longer by multiples of this
 
@@ -71,7 +72,7 @@ class Service:
 class ServiceTable(NamedTuple):
     """Services as arrays for numba; rows of `message_*` are grouped by (service, direction), the longest first."""
 
-    of_port: NDArray[np.int16]  # (3, 65536): TCP port, UDP port, IP protocol -> service
+    of_port: NDArray[np.int16]  # (3, 65536): TCP port, UDP port, IP protocol (+ 256 over IPv6) -> service
     fill: NDArray[np.uint8]  # (s,)
     minimum: NDArray[np.int32]  # (s, 2): least payload, step
     message_range: NDArray[np.int32]  # (s, 2, 2): service, 0 request or 1 response, from and to
@@ -103,6 +104,7 @@ def compile_services(
         of_port[0, list(row.tcp)] = s
         of_port[1, list(row.udp)] = s
         of_port[2, list(row.protocols)] = s
+        of_port[2, [256 + number for number in row.protocols if number < 256]] = s
         for k, offered in enumerate((row.request, row.response)):
             ordered = sorted(offered, key=lambda message: -message.minimum)
             ranges[s, k] = len(messages), len(messages) + len(ordered)

@@ -87,10 +87,16 @@ def plan_tcp(
 
 
 @njit(cache=True)
-def open_stream(stream: Any) -> None:
-    """Give both sides fresh numbers: random, or above the old ones where the five-tuple was used before."""
+def open_stream(stream: Any, opener: int) -> None:
+    """Give both sides fresh numbers: random, or above the old ones where the five-tuple was used before.
+
+    An observer who saw nothing of the opener takes its SYN for part of the old stream: then the peer's numbers go on.
+    """
+    goes_on = stream.is_active and not stream.seen[opener] and not stream.has_acked[1 - opener]
     for side in range(2):
-        if stream.is_active:
+        if goes_on and side != opener:
+            isn = stream.next[side]
+        elif stream.is_active:
             isn = (stream.next[side] + 65_536 + draw(stream, 1 << 24)) & 0xFFFFFFFF
         else:
             isn = 1 + draw(stream, 0xFFFFFFFE)
@@ -132,7 +138,7 @@ def _sequence(
             continue
         side = packet.direction ^ is_swapped
         peer = 1 - side
-        flags = signed(packet.control)
+        flags = signed(packet.control) & 0x1FF
         is_repeat = event[i] == TcpEvent.RETRANSMISSION
         if flags & SYN and flags & (FIN | RST):
             flags &= ~(FIN | RST)
@@ -153,9 +159,9 @@ def _sequence(
                 if i > start:
                     return i
                 tally[Repair.PORT_REUSED] += 1
-                open_stream(stream)
+                open_stream(stream, side)
         if not stream.is_active:
-            open_stream(stream)
+            open_stream(stream, side)
         if not is_set_up:
             boundary[0, 0] = stream.next[0]
             boundary[1, 0] = stream.next[1]
@@ -188,6 +194,9 @@ def _sequence(
                 tally[Repair.SYN_DROPPED] += 1
                 continue
             if is_new:
+                if stream.has_acked[peer]:  # what was acknowledged unseen was this SYN
+                    stream.next[side] -= 1
+                    _trim(packet, 0)
                 stream.syn[side] = 2 if flags & ACK else 1
                 stream.syn_sequence[side] = stream.next[side]
                 stream.syn_payload[side] = packet.payload
@@ -199,7 +208,7 @@ def _sequence(
                 if stream.options[side] & Options.WINDOW_SCALE:
                     stream.window[side] = 32_768 + draw(stream, 32_767)
             else:
-                _trim(packet, stream.syn_payload[side])
+                _trim(packet, min(packet.payload, stream.syn_payload[side]))
             packet.sequence = stream.syn_sequence[side] & 0xFFFFFFFF
             packet.options = stream.options[side]
             stream.seen[side] = 1
@@ -223,6 +232,8 @@ def _sequence(
                 flags |= ACK
                 tally[Repair.ACK_ADDED] += 1
             flags = _plan_segment(packet, event[i], flags, side, stream, kind, i - first, tally)
+            if not packet.is_kept:
+                continue
             if kind[i - first] == _BARE and not stream.seen[peer] and stream.has_acked[side]:
                 stream.next[peer] += _ASSUMED_SEGMENT
                 boundary_count[peer] += 1
@@ -287,6 +298,9 @@ def _plan_segment(
         kind[row] = _UPDATE
     elif flags & ACK:
         kind[row] = _BARE
+    elif stream.seen[side]:
+        packet.is_kept = 0
+        tally[Repair.IDLE_ACK_DROPPED] += 1
     return flags
 
 

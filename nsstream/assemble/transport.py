@@ -15,8 +15,8 @@ from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, signed
 from nsstream.assemble.records import Options
 
 _NO_OPERATION: Final = 1
+_END_OF_OPTIONS: Final = 0  # and the padding behind it: RFC 9293 section 3.1
 _URGENT: Final = 0x20
-_SYN: Final = 0x02
 WINDOW_SHIFT: Final = 7
 _MSS_4: Final = 1460
 _MSS_6: Final = 1440
@@ -33,8 +33,8 @@ def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     put_u16(octets, at + 12, (header >> 2) << 12 | packet.control & 0x1FF)
     put_u16(octets, at + 14, packet.window)
     put_u32(octets, at + 16, min(packet.payload, 0xFFFF) if packet.control & _URGENT else 0)
-    put_run(octets, at + 20, header - 20, _NO_OPERATION)
-    _write_options(octets, at + 20, packet, _MSS_4 if conversation.version == 4 else _MSS_6)
+    end = _write_options(octets, at + 20, packet, _MSS_4 if conversation.version == 4 else _MSS_6)
+    put_run(octets, end, at + header - end, _END_OF_OPTIONS)
     return at + header
 
 
@@ -76,26 +76,28 @@ def crc32c_table() -> NDArray[np.uint32]:
 
 
 @njit(cache=True)
-def _write_options(octets: Octets, at: int, packet: Any, mss: int) -> None:
-    """Write the options that the plan names, in the order of common stacks; what is left stays no-operation."""
+def _write_options(octets: Octets, at: int, packet: Any, mss: int) -> int:
+    """Write the options that the plan names, in the order of common stacks; returns the position behind them."""
     options = signed(packet.options)
+    scale = _NO_OPERATION << 24 | 3 << 16 | 3 << 8 | WINDOW_SHIFT
     if options & Options.MSS:
         put_u32(octets, at, 2 << 24 | 4 << 16 | mss)
         at += 4
     if options & Options.TIMESTAMPS:
         # Two octets stand before the timestamps so that they lie on a word: RFC 7323 appendix A.
-        if options & Options.SACK_PERMITTED:
-            put_u16(octets, at, 0x0402)
-        at += 2
-        put_u16(octets, at, 0x080A)
-        put_u32(octets, at + 2, packet.ts_value)
-        put_u32(octets, at + 6, packet.ts_echo)
-        at += 10
+        put_u16(octets, at, 0x0402 if options & Options.SACK_PERMITTED else 0x0101)
+        put_u16(octets, at + 2, 0x080A)
+        put_u32(octets, at + 4, packet.ts_value)
+        put_u32(octets, at + 8, packet.ts_echo)
+        at += 12
         if options & Options.WINDOW_SCALE:
-            put_u32(octets, at, _NO_OPERATION << 24 | 3 << 16 | 3 << 8 | WINDOW_SHIFT)
-        return
+            put_u32(octets, at, scale)
+            at += 4
+        return at
     if options & Options.WINDOW_SCALE:
-        put_u32(octets, at, _NO_OPERATION << 24 | 3 << 16 | 3 << 8 | WINDOW_SHIFT)
+        put_u32(octets, at, scale)
         at += 4
     if options & Options.SACK_PERMITTED:
-        put_u16(octets, at + 2, 0x0402)
+        put_u32(octets, at, 0x01010402)
+        at += 4
+    return at

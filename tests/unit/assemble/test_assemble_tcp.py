@@ -1,0 +1,130 @@
+"""The TCP life cycle, read back from whole frames by scapy."""
+
+from __future__ import annotations
+
+import numpy as np
+from made_tables import Packet, table_of
+from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
+
+from nsstream.assemble import Assembler, Frames
+from nsstream.trace import TcpEvent
+
+SYN, ACK, FIN, RST, PSH = 0x02, 0x10, 0x01, 0x04, 0x08
+HANDSHAKE = (Packet(0, 0, 60, SYN, 40), Packet(10, 1, 60, SYN | ACK, 40), Packet(20, 0, 52, ACK, 32))
+
+
+def segments(frames: Frames) -> list[TCP]:
+    return [Ether(frames.frame(i))[TCP] for i in range(len(frames))]
+
+
+def assembled(*packets: Packet, assembler: Assembler | None = None) -> tuple[list[TCP], Assembler]:
+    assembler = assembler or Assembler(np.random.default_rng(1))
+    return segments(assembler.assemble(table_of(({}, packets)))), assembler
+
+
+def test_a_handshake_acknowledges_both_initial_numbers() -> None:
+    (syn, syn_ack, ack), _ = assembled(*HANDSHAKE)
+    assert syn_ack.ack == (syn.seq + 1) % 2**32
+    assert (ack.seq, ack.ack) == (syn_ack.ack, (syn_ack.seq + 1) % 2**32)
+
+
+def test_syn_options_are_those_that_their_length_holds() -> None:
+    (syn, syn_ack, ack), _ = assembled(*HANDSHAKE)
+    assert [name for name, _ in syn.options] == ["MSS", "SAckOK", "Timestamp", "NOP", "WScale"]
+    assert dict(ack.options)["Timestamp"][1] == dict(syn_ack.options)["Timestamp"][0]
+
+
+def test_every_bare_ack_between_two_segments_acknowledges_something() -> None:
+    data = [Packet(30 + k, 1, 1052, ACK, 32) for k in range(4)]
+    acks = [Packet(50 + k, 0, 52, ACK, 32) for k in range(7)]
+    out, assembler = assembled(*HANDSHAKE, *data, *acks)
+    numbers = [segment.ack - out[1].seq for segment in out[-7:]]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 4001
+    assert not assembler.tally
+
+
+def test_a_bare_ack_with_nothing_to_acknowledge_is_dropped_and_counted() -> None:
+    out, assembler = assembled(*HANDSHAKE, Packet(30, 0, 52, ACK, 32))
+    assert len(out) == 3
+    assert assembler.tally == {"idle_ack_dropped": 1}
+
+
+def test_an_idle_ack_repeats_the_last_one() -> None:
+    out, _ = assembled(*HANDSHAKE, Packet(30, 0, 52, ACK, 32, TcpEvent.IDLE_ACK))
+    assert (out[3].seq, out[3].ack, out[3].window) == (out[2].seq, out[2].ack, out[2].window)
+
+
+def test_a_keep_alive_starts_one_before_the_next_octet() -> None:
+    data = (Packet(30, 0, 152, ACK, 32), Packet(31, 1, 52, ACK, 32))
+    out, _ = assembled(
+        *HANDSHAKE,
+        *data,
+        Packet(40, 0, 53, ACK, 32, TcpEvent.KEEP_ALIVE),
+        Packet(41, 1, 52, ACK, 32, TcpEvent.KEEP_ALIVE_ACK),
+    )
+    assert out[5].seq == out[3].seq + 99
+    assert out[6].ack == out[4].ack
+
+
+def test_a_retransmitted_syn_keeps_its_number() -> None:
+    out, _ = assembled(HANDSHAKE[0], Packet(5, 0, 60, SYN, 40, TcpEvent.RETRANSMISSION), *HANDSHAKE[1:])
+    assert out[0].seq == out[1].seq
+
+
+def test_retransmitted_data_repeats_the_last_octets() -> None:
+    data = (
+        Packet(30, 0, 552, ACK, 32),
+        Packet(31, 0, 552, ACK, 32, TcpEvent.RETRANSMISSION),
+        Packet(32, 0, 153, ACK, 32),
+    )
+    out, _ = assembled(*HANDSHAKE, *data)
+    assert out[4].seq == out[3].seq
+    assert out[5].seq == out[3].seq + 500
+
+
+def test_a_closed_port_answers_from_sequence_number_zero() -> None:
+    out, _ = assembled(HANDSHAKE[0], Packet(5, 1, 40, RST | ACK, 20))
+    assert (out[1].seq, out[1].ack) == (0, (out[0].seq + 1) % 2**32)
+
+
+def test_data_after_fin_is_not_sent() -> None:
+    fin = (Packet(30, 0, 52, FIN | ACK, 32), Packet(31, 1, 152, ACK, 32), Packet(40, 0, 152, ACK | PSH, 32))
+    out, assembler = assembled(*HANDSHAKE, *fin)
+    assert assembler.tally == {"after_fin_trimmed": 1}
+    assert len(out[-1].payload) == 0
+    assert out[-1].seq == out[3].seq + 1
+
+
+def test_a_side_that_reset_says_nothing_more() -> None:
+    out, assembler = assembled(*HANDSHAKE, Packet(30, 0, 40, RST, 20), Packet(31, 0, 152, ACK, 32))
+    assert len(out) == 4
+    assert assembler.tally == {"after_reset_dropped": 1}
+
+
+def test_a_first_answer_of_data_becomes_a_syn_ack() -> None:
+    out, assembler = assembled(HANDSHAKE[0], Packet(5, 1, 152, ACK, 32))
+    assert int(out[1].flags) == SYN | ACK
+    assert assembler.tally == {"handshake_repaired": 1}
+
+
+def test_a_stream_goes_on_in_the_next_table() -> None:
+    first, assembler = assembled(*HANDSHAKE, Packet(30, 0, 152, ACK, 32))
+    second, _ = assembled(Packet(100, 1, 52, ACK, 32), Packet(110, 0, 252, ACK, 32), assembler=assembler)
+    assert second[0].ack == first[3].seq + 100
+    assert second[1].seq == first[3].seq + 100
+
+
+def test_a_five_tuple_used_again_gets_a_higher_number() -> None:
+    close = (Packet(30, 0, 40, RST, 20), Packet(40, 0, 60, SYN, 40), Packet(50, 1, 60, SYN | ACK, 40))
+    out, assembler = assembled(*HANDSHAKE, *close)
+    assert 0 < (out[4].seq - out[0].seq) % 2**32 < 2**31
+    assert assembler.tally == {"port_reused": 1}
+
+
+def test_overlapping_conversations_of_one_five_tuple_get_ports_of_their_own() -> None:
+    assembler = Assembler(np.random.default_rng(1))
+    out = segments(assembler.assemble(table_of(({}, HANDSHAKE), ({}, HANDSHAKE))))
+    assert sorted({s.sport for s in out} | {s.dport for s in out}) == [80, 50_000, 50_001]
+    assert assembler.tally == {"port_moved": 1}
