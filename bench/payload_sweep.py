@@ -3,7 +3,8 @@
     python bench/payload_sweep.py            rows for nsstream/assemble/fills.py, and the ports that need a service
     python bench/payload_sweep.py --check    what the shipped tables give: exits with 1 if anything is malformed
 
-Every port gets payloads of many lengths, in both directions, one after another in a stream, for each fill octet in turn.
+Every port gets payloads of many lengths, in both directions, one after another in a stream, for each fill octet in
+turn.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def dissected_ports(transport: str) -> list[int]:
 
 
 def sweep_table(protocol: int, ports: list[int]) -> tuple[ConversationTable, list[tuple[int, int, int]]]:
-    """One conversation for every port and length, and one of mixed lengths; with (port, length, payload) of every packet."""
+    """A conversation for every port and length, and one of mixed lengths; (port, length, payload) of every packet."""
     rng = np.random.default_rng(5)
     header = 40 if protocol == TCP else 28
     rows, what, offset, server = [], [], [0], []

@@ -1,8 +1,8 @@
 """Assembler: conversations in, whole frames in time order out.
 
-Promises: every frame is complete and lawful; what had to be changed or left out is counted in `tally` under the names of
-`records.Repair` in lower case; the same generator state and tables give the same octets; TCP streams whose five-tuple comes
-again in a later table go on with their numbers. Addresses and ports are used as they come.
+Promises: every frame is complete and lawful; what had to be changed or left out is counted in `tally` under the
+names of `records.Repair` in lower case; the same generator state and tables give the same octets; TCP streams whose
+five-tuple comes again in a later table go on with their numbers. Addresses and ports are used as they come.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bodies of what has no ports: which lengths a message can have, and its octets.
 
-Promises: `write_body` fills exactly the length that `lawful_body` gave; checksums inside a quoted datagram are right, the
-message's own is left zero for `emit`.
+Promises: `write_body` fills exactly the length that `lawful_body` gave; checksums inside a quoted datagram are
+right, the message's own is left zero for `emit`.
 """
 
 from __future__ import annotations

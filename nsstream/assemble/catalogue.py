@@ -1,14 +1,13 @@
 """The catalogue: what messages the common services send, and what the ports need whose dissectors a plain fill upsets.
 
-Every message is a lawful one of its protocol, of whatever length the plan asks for; lengths that a service cannot have are
-brought to the next that it can (`Service.minimum`, `Service.step`).
+Every message is a lawful one of its protocol, of whatever length the plan asks for; lengths that a service cannot
+have are brought to the next that it can (`Service.minimum`, `Service.step`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from nsstream.assemble.fills import DEFAULT_FILL
 from nsstream.assemble.services import Message, Patch, PatchKind, Service
 
 _L8, _L16, _ID = PatchKind.LENGTH_8, PatchKind.LENGTH_16, PatchKind.SERIAL_16

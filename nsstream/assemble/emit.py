@@ -1,6 +1,7 @@
 """The last loop: planned packets in time order to octets.
 
-Promises: `emit` writes every octet of its buffer; all checksums (IPv4, TCP, UDP, ICMP, ICMPv6, SCTP's CRC32c) are right.
+Promises: `emit` writes every octet of its buffer; all checksums (IPv4, TCP, UDP, ICMP, ICMPv6, SCTP's CRC32c) are
+right.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Ports whose dissectors need another fill octet than `DEFAULT_FILL`, or a least length, to find nothing malformed.
 
-Each row is (octet, least payload, ports); a shorter payload is enlarged, an absent one stays so. Made by `bench/payload_sweep.py`.
+Each row is (octet, least payload, ports); a shorter payload is enlarged, an absent one stays so. Made by
+`bench/payload_sweep.py`.
 """
 
 from __future__ import annotations

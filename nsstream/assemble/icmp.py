@@ -46,7 +46,7 @@ def icmp_length(icmp_type: int, length: int) -> int:
 @njit(cache=True)
 def is_error(icmp_type: int) -> bool:
     """Whether a message of this type quotes the datagram that it is about."""
-    return (_UNREACHABLE <= icmp_type <= _REDIRECT) or icmp_type == _TIME_EXCEEDED or icmp_type == _PARAMETER_PROBLEM
+    return (_UNREACHABLE <= icmp_type <= _REDIRECT) or icmp_type in (_TIME_EXCEEDED, _PARAMETER_PROBLEM)
 
 
 @njit(cache=True)

@@ -49,7 +49,7 @@ def icmpv6_length(icmp_type: int, length: int) -> int:
 
 @njit(cache=True)
 def is_foreign(icmp_type: int) -> bool:
-    """Whether messages of this type are not of Ethernet hosts: inverse discovery, mobility, RPL, 6LoWPAN and the like."""
+    """Whether messages of this type are not of Ethernet hosts: inverse discovery, mobility, RPL and the like."""
     return 137 < icmp_type < 160 and icmp_type != _LISTENER_REPORT
 
 

@@ -30,7 +30,7 @@ _MOST_PADDING: Final = 7  # octets of one PadN: RFC 8504 section 5.3 lets hosts 
 @njit(cache=True)
 def frame_length(packet: Any, conversation: Any) -> int:
     """Octets of the whole frame, without padding."""
-    return ETHERNET_BYTES + (_TAG_BYTES if conversation.vlan_id & 0xFFF else 0) + packet.total_length
+    return signed(packet.total_length) + ETHERNET_BYTES + (_TAG_BYTES if conversation.vlan_id & 0xFFF else 0)
 
 
 @njit(cache=True)

@@ -1,7 +1,7 @@
 """Link-layer addresses: from IP addresses to MACs.
 
-Promises: a host's MAC is unicast and locally administered, and depends on its IP address alone; a group's is the one that
-RFC 1112 (IPv4), RFC 2464 (IPv6) or the limited broadcast asks for.
+Promises: a host's MAC is unicast and locally administered, and depends on its IP address alone; a group's is the
+one that RFC 1112 (IPv4), RFC 2464 (IPv6) or the limited broadcast asks for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def group_addresses(address: NDArray[np.uint8], version: NDArray[np.uint8]) -> N
     """
     is_multicast_4 = (address[..., 12] & 0xF0) == 0xE0
     is_broadcast = (address[..., 12:] == 0xFF).all(axis=-1)
-    return np.where((version == 4)[:, None], is_multicast_4 | is_broadcast, address[..., 0] == 0xFF)
+    is_group_4: NDArray[np.bool_] = is_multicast_4 | is_broadcast
+    is_4 = (version == 4)[:, None]
+    is_group: NDArray[np.bool_] = (is_group_4 & is_4) | ((address[..., 0] == 0xFF) & ~is_4)
+    return is_group
 
 
 def link_addresses(address: NDArray[np.uint8], version: NDArray[np.uint8]) -> NDArray[np.uint8]:

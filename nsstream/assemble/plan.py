@@ -1,7 +1,8 @@
 """The plan of a table: lawful times, lengths and directions for every packet, then the life cycle of its protocol.
 
-Promises: after `plan_table` every `PACKET` row that is kept has ``ip_header + transport_header + payload == total_length``,
-no more than the MTU, header lengths that IP and the transport can have, and times that do not fall within a conversation.
+Promises: after `plan_table` every `PACKET` row that is kept has ``ip_header + transport_header + payload ==
+total_length``, no more than the MTU, header lengths that IP and the transport can have, and times that do not fall
+within a conversation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from nsstream.assemble.chance import draw
 from nsstream.assemble.icmpv6 import is_foreign
 from nsstream.assemble.octets import signed
 from nsstream.assemble.records import Repair
-from nsstream.assemble.tcp import Scratch, plan_tcp
+from nsstream.assemble.tcp import plan_tcp
+from nsstream.assemble.tcp_sequence import Scratch
 from nsstream.trace.fields import ICMPV6, SCTP, TCP, UDP
 
 _DEFAULT_TTL: Final = 64

@@ -1,9 +1,9 @@
 """Records: the three row types that the loops of this package share, and the names of all repairs and drops.
 
 `CONVERSATION` is what is constant for a conversation, `STREAM` the state of a five-tuple that outlives a table, and
-`PACKET` the plan of one frame: `tcp` and `plan` fill it, `emit` turns it into octets. Sides of a stream (index 0 and 1 in
-`STREAM`) are the two ends in the order of their addresses, whoever opened it; `CONVERSATION.is_swapped` leads from the
-directions of a conversation to the sides of its stream.
+`PACKET` the plan of one frame: `tcp` and `plan` fill it, `emit` turns it into octets. Sides of a stream (index 0
+and 1 in `STREAM`) are the two ends in the order of their addresses, whoever opened it; `CONVERSATION.is_swapped`
+leads from the directions of a conversation to the sides of its stream.
 
 Sequence numbers are held unwrapped in int64 and cut to 32 bits where they are written.
 """

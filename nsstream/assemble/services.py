@@ -1,17 +1,19 @@
 """Services: what payload a port gets, as data, so that dissectors find a whole message where they look for one.
 
-A `Message` is a head, a run of one octet and a tail, with numbers patched into the head (lengths, a running id). A service
-lists messages by direction, each with the least payload that it fits; the greatest that fits is taken. Without any that
-fits the payload is the service's fill octet. `fills` names the ports where one octet, or a least length, is all it takes.
+A `Message` is a head, a run of one octet and a tail, with numbers patched into the head (lengths, a running id). A
+service lists messages by direction, each with the least payload that it fits; the greatest that fits is taken.
+Without any that fits the payload is the service's fill octet. `fills` names the ports where one octet, or a least
+length, is all it takes.
 
-Which port needs what was found by `bench/payload_sweep.py` with tshark 4.0; ports outside these tables get `DEFAULT_FILL`.
+Which port needs what was found by `bench/payload_sweep.py` with tshark 4.0; ports outside these tables get
+`DEFAULT_FILL`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray

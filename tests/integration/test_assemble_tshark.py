@@ -1,4 +1,4 @@
-"""What tshark says of assembled traffic: no bad checksum, nothing malformed, no analysis flag that was not asked for."""
+"""What tshark says of assembled traffic: no bad checksum, nothing malformed, no flag that was not asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nsstream.wire.pcap import pcap_header, write_records
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "assemble"))
 
-from made_tables import Packet, chance_table, table_of  # noqa: E402
+from made_tables import Packet, chance_table, table_of
 
 LAYERS = ("ip", "tcp", "udp", "icmp", "icmpv6", "igmp", "sctp")
 REPETITIONS = {"retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order"}

@@ -17,7 +17,7 @@ from nsstream.trace.fields import ICMP, ICMPV6, TCP, UDP
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "assemble"))
 
-from made_tables import chance_table  # noqa: E402
+from made_tables import chance_table
 
 DROPS = ("_dropped",)
 MTU = 1500

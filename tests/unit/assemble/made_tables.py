@@ -65,8 +65,8 @@ def table_of(*conversations: tuple[dict[str, object], Sequence[Packet]]) -> Conv
     return ConversationTable(packet_offset=np.array(offset, np.int64), **columns)
 
 
-def chance_table(seed: int, conversations: int = 12, has_events: bool = True) -> ConversationTable:  # noqa: FBT001, FBT002
-    """A table in which nothing is promised but the column types: lengths, flags, directions and times are drawn freely."""
+def chance_table(seed: int, conversations: int = 12, has_events: bool = True) -> ConversationTable:
+    """A table in which nothing is promised but the column types: lengths, flags and times are drawn freely."""
     rng = np.random.default_rng(seed)
     return table_of(*(_chance_conversation(rng, has_events) for _ in range(conversations)))
 

@@ -14,8 +14,8 @@ from nsstream.assemble import Assembler, Frames
 from nsstream.assemble.catalogue import SERVICES
 from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.services import compile_services
-from nsstream.trace.fields import ICMPV6, SCTP
 from nsstream.trace.fields import ICMP as ICMP_NUMBER
+from nsstream.trace.fields import ICMPV6, SCTP
 from nsstream.trace.fields import UDP as UDP_NUMBER
 
 DNS_CONVERSATION = {"protocol_identifier": UDP_NUMBER, "responder_port": 53}
