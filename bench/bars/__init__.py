@@ -1,0 +1,1 @@
+"""What the benchmarks share: bars and their verdict, traces to work on, runs of nsstream, a veth pair to send over."""
