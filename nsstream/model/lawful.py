@@ -50,7 +50,8 @@ class KindLaw:
         self._octets = self._is_tcp & (kinds[:, 5] > 0) & ~self._keep_alive
         self._occupies = self._octets | self._syn | self._fin
         self._advances = self._ack & ~self._occupies & ~self._rst & (event == TcpEvent.FRESH)
-        self.is_idle = self._is_tcp & np.isin(event, _IDLE)  # (k,) kinds that acknowledge nothing new
+        # (k,) kinds that must not become likelier because the law forbids others: idle ACKs, and a SYN after the end
+        self.is_filler = (self._is_tcp & np.isin(event, _IDLE)) | self._bare_syn
         n = len(continues)
         self._is_silent = is_silent
         self._state = np.where(continues, _OPEN, _NEW).astype(np.int8)

@@ -28,7 +28,7 @@ def draw_attributes(
     network: AttributeNetwork, codec: Codec, rng: np.random.Generator, generator: torch.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw one chunk's conversations: attributes (n, a) and start times (n,) in nanoseconds, in order of start."""
-    pieces = _pieces(codec)
+    pieces = _pieces(codec)  # times since the chunk's first packet, which a float holds to the nanosecond
     rows = _rows(pieces[:, 2])
     masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
     gap_edges = torch.from_numpy(codec.start_gap.grid.edges)
@@ -50,7 +50,7 @@ def draw_attributes(
         known, state = network.history(summary, state)
         tokens, summary = _say(network, known[:, 0], features, masks, gap_edges, torch.from_numpy(left_ns), generator)
         gap = codec.start_gap.draw(tokens[:, _GAP].numpy(), rng)
-        start = np.where(gap < left_ns, previous + gap, previous + left_ns * rng.random(batch))
+        start = np.where(gap < left_ns, previous + gap, previous + np.floor(left_ns * rng.random(batch)))
         attributes.append(tokens.numpy()[alive])
         starts.append(start[alive])
         ranks.append(where[alive] * (1 << 32) + step)
@@ -59,7 +59,7 @@ def draw_attributes(
         at, done = at + over, np.where(over, 0, done)
         previous = np.where(over & (at < last), pieces[np.minimum(at, len(pieces) - 1), 0], previous)
     order = np.argsort(np.concatenate(ranks), kind="stable")
-    start_ns = np.concatenate(starts)[order].astype(np.int64)
+    start_ns = codec.first_ns + np.concatenate(starts)[order].astype(np.int64)
     start_ns[0] = codec.first_ns  # the chunk's first packet is somebody's first
     return np.concatenate(attributes)[order], start_ns
 
@@ -88,8 +88,8 @@ def _say(
 
 
 def _pieces(codec: Codec) -> NDArray[np.int64]:
-    """Slices that hold something, the full ones cut evenly: rows of begin_ns, end_ns, conversations, slice."""
-    edges = slice_starts(codec.first_ns, codec.last_ns)
+    """Slices that hold something, the full ones cut evenly: rows of begin, end (since first_ns), conversations, slice."""
+    edges = slice_starts(codec.first_ns, codec.last_ns) - codec.first_ns
     out = []
     for where, (begin, end, count) in enumerate(zip(edges[:-1], edges[1:], codec.profile, strict=True)):
         parts = min(-(-int(count) // (2 * ROW_CONVERSATIONS)), max(1, int(end - begin)))

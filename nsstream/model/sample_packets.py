@@ -98,7 +98,7 @@ def draw_packets(
     n = len(counts)
     ttl = codec.ttl.table()[attributes[order, ATTRIBUTE_INDEX["ttl"]]]
     law = KindLaw(kinds, attributes[order, ATTRIBUTE_INDEX["continues_from_before"]] > 0, ttl == 0)
-    is_idle = torch.from_numpy(law.is_idle)
+    is_filler = torch.from_numpy(law.is_filler)
     now = start_ns[order].copy()
     total, first = counts[order], offset[:-1][order]
     previous = torch.tensor(no_packet(network.layout)).expand(n, 3)
@@ -115,8 +115,8 @@ def draw_packets(
         h = h[:, 0]
         likely = network.kind_head(h).masked_fill(~torch.from_numpy(allowed[:n]), FORBIDDEN).log_softmax(-1)
         may = torch.from_numpy(law.allowed(allowed[:n]))
-        likely = likely.masked_fill(~may, FORBIDDEN)  # what is forbidden must not turn into idle chatter instead:
-        likely = torch.where(is_idle, likely + likely.logsumexp(-1, keepdim=True), likely)
+        likely = likely.masked_fill(~may, FORBIDDEN)  # what is forbidden must not turn into filler instead:
+        likely = torch.where(is_filler, likely + likely.logsumexp(-1, keepdim=True), likely)
         kind = _pick(likely, generator)
         size = _pick(network.size_logits(h, kind).masked_fill(~sizes_allowed, FORBIDDEN), generator).numpy()
         said = kind.numpy()

@@ -11,9 +11,9 @@ class FitConfig:
 
     steps: int | None = None  # rounds in all; None: as many as the budget allows
     budget_s: float | None = None  # wall-clock seconds; None: no limit
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    windows_per_step: int = 128  # windows of packets
+    windows_per_step: int = 48  # windows of packets
     runs_per_step: int = 8  # runs of consecutive conversations
     run_length: int = 64
     likelihood_share: float = 0.6  # of the time, before the adversary begins

@@ -73,7 +73,7 @@ class Fit:
         self._round = 0
         self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
         self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
-        self._run = min(config.run_length, max(4, len(tokens) // HELD_OUT_EVERY))
+        self._run = min(config.run_length, len(tokens) // HELD_OUT_EVERY)
         learned, held = self._split()
         self._learned_rows = learned
         self._run_starts = self._starts_within(learned)

@@ -71,7 +71,7 @@ def run(job: TrainJob) -> dict[str, object]:
         )
         inherit(networks, parent.codec, codec)
     tokens = encode(table, codec)
-    config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=1e-3 if parent else 2e-3)
+    config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=2e-3 if parent else 3e-3)
     fit = Fit(networks, tokens, codec, config, job.seed, SystemClock(), _report)
     fit.run()
     facts = {
