@@ -48,10 +48,7 @@ def bulk_table() -> ConversationTable:
 
 
 def main() -> int:
-    if len(sys.argv) > 1:
-        table = group_conversations(read_trace(Path(sys.argv[1]))[0])[0]
-    else:
-        table = bulk_table()
+    table = group_conversations(read_trace(Path(sys.argv[1]))[0])[0] if len(sys.argv) > 1 else bulk_table()
     best_s = float("inf")
     for _ in range(ROUNDS + 1):  # the first round compiles
         assembler = Assembler(np.random.default_rng(1))

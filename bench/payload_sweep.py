@@ -20,7 +20,7 @@ import numpy as np
 
 from nsstream.assemble import Assembler
 from nsstream.assemble.catalogue import SERVICES
-from nsstream.assemble.fills import DEFAULT_FILL, TCP_FILLS, UDP_FILLS
+from nsstream.assemble.fills import DEFAULT_FILL, PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.services import compile_services
 from nsstream.trace import ConversationTable
 from nsstream.trace.conversations import CONVERSATION_FIELDS, PACKET_COLUMNS
@@ -147,7 +147,7 @@ def derive(transport: str, protocol: int) -> None:
     served = {port for service in SERVICES for port in (service.tcp if protocol == TCP else service.udp)}
     bad = {fill: defaultdict(set) for fill in FILLS}
     for fill in FILLS:
-        services = compile_services(SERVICES, (), (), fill)
+        services = compile_services(SERVICES, (), (), (), fill)
         for frame, _ in malformed(table, services):
             port, length, _ = what[frame]
             bad[fill][port].add(length)
@@ -173,7 +173,7 @@ def check(transport: str, protocol: int) -> int:
     """Print what the shipped tables leave malformed; returns how many frames."""
     table, what = sweep_table(protocol, dissected_ports(transport))
     found = defaultdict(set)
-    frames = malformed(table, compile_services(SERVICES, TCP_FILLS, UDP_FILLS))
+    frames = malformed(table, compile_services(SERVICES, TCP_FILLS, UDP_FILLS, PROTOCOL_FILLS))
     for frame, protocols in frames:
         found[what[frame][0], protocols].add(what[frame][1:])
     for (port, protocols), cases in sorted(found.items()):
