@@ -21,10 +21,10 @@ def steady(bins: int, packets: int, *, first: int = 0) -> dict[int, int]:
     ("packets_by_bin", "length_s"),
     [
         (steady(6, 10_000), 10),
-        (steady(30, 1_000), 60),  # 6,000 packets a minute, five minutes
-        (steady(360, 1_000), 900),  # an hour: at most eight chunks
+        (steady(30, 1_000), 120),  # 6,000 packets a minute, five minutes
+        (steady(360, 1_000), 600),  # an hour: at most eight chunks
         (steady(3, 10), 30),
-        ({0: 19_000, 6: 100, 12: 900}, 10),
+        ({0: 19_000, 6: 100, 12: 3_900}, 10),
         ({0: 6_000, 1_500_000: 7_000}, 10),  # half a year of silence between: two chunks
         (steady(4, 10, first=8_639 - 1), 30),  # across midnight, where two chunks must do
     ],
