@@ -84,8 +84,10 @@ def _addresses(
 ) -> NDArray[np.uint8]:
     """Addresses (n, 16) of host tokens (n,); rare hosts are made up under a known prefix, or met again."""
     known = codec.host.table()[np.minimum(tokens, HOST_SLOTS - 1)]
-    out: NDArray[np.uint8] = known[:, 1:].astype(np.uint8)
+    out = np.zeros((len(tokens), 16), np.uint8)
     is_rare = (tokens >= HOST_SLOTS) | (known[:, 0] != version)
+    if not is_rare.all():  # a vocabulary without a host has no columns for one
+        out[~is_rare] = known[~is_rare, 1:]
     for v in (4, 6):
         rows = np.flatnonzero(is_rare & (version == v))
         if len(rows):

@@ -65,7 +65,7 @@ def start_features(
     out[:, 0] = np.log10(left_in_slice) / 2
     out[:, 1] = np.log10(np.maximum(slice_left_ns, 1e3)) / 4 - 1
     out[:, 2] = is_first
-    out[:, 3] = np.log10(length_ns) / 4 - 1
+    out[:, 3] = np.log10(max(length_ns, 1)) / 4 - 1
     out[np.arange(len(out)), 4 + where * MOMENTS // SLICES] = 1
     return out
 
