@@ -79,8 +79,9 @@ def _say(
     summary = torch.zeros_like(known)
     for i, mask in enumerate(masks):
         logits = network.logits(i, known, tokens).masked_fill(~mask, FORBIDDEN)
-        if i == _GAP:  # no start beyond the slice's end
-            logits = logits.masked_fill(gap_edges >= left_ns[:, None], FORBIDDEN)
+        if i == _GAP:  # no start beyond the slice's end, if there is such a gap
+            late = gap_edges >= left_ns[:, None]
+            logits = logits.masked_fill(late & (mask & ~late).any(-1, keepdim=True), FORBIDDEN)
         tokens[:, i] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
         said = network.said[i](tokens[:, i])
         known, summary = known + said, summary + said
@@ -88,7 +89,7 @@ def _say(
 
 
 def _pieces(codec: Codec) -> NDArray[np.int64]:
-    """Slices that hold something, the full ones cut evenly: rows of begin, end (since first_ns), conversations, slice."""
+    """Slices that hold something, the full ones cut evenly: rows of begin, end, conversations, slice."""
     edges = slice_starts(codec.first_ns, codec.last_ns) - codec.first_ns
     out = []
     for where, (begin, end, count) in enumerate(zip(edges[:-1], edges[1:], codec.profile, strict=True)):

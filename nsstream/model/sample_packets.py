@@ -131,7 +131,7 @@ def draw_packets(
         if step:
             logits = network.gap_logits(h, kind, torch.from_numpy(size)).masked_fill(~gaps_allowed, FORBIDDEN)
             late = gap_edges >= torch.from_numpy(left_ns)[:, None]
-            late[:, 0] = False
+            late &= (gaps_allowed & ~late).any(-1, keepdim=True)  # where all are late, any will do, and is cut short
             gap = _pick(logits.masked_fill(late, FORBIDDEN), generator).numpy()
             gap_ns = codec.packet_gap.draw(gap, rng)
             now = now + np.where(gap_ns < left_ns, gap_ns, (left_ns * rng.random(n)).astype(np.int64))
