@@ -88,7 +88,7 @@ def batch_of(rows: Iterable[Row]) -> PacketBatch:
 def connection(
     time_ms: float, client: tuple[str, int], server: tuple[str, int], segments: int, *, is_closed: bool = True
 ) -> list[Row]:
-    """A lawful connection: handshake, a request, `segments` of answer each acknowledged, and a close if it is closed."""
+    """A lawful connection: handshake, a request, `segments` of answer each acknowledged, a close if it is closed."""
     up, down = (client, server), (server, client)
     rows = [
         tcp(time_ms, SYN, 99, ends=up),

@@ -1,0 +1,45 @@
+"""Bins: where their edges are, and what they keep exactly."""
+
+import numpy as np
+import pytest
+
+from nsstream.encode.bins import QUANTILES, Bins, Grid
+from nsstream.encode.schema import GAP_GRID, LENGTH_GRID, SIZE_GRID
+
+GRIDS = [GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=3, first=4, per_decade=5, largest=1000)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_edges_rise_and_integers_to_exact_have_a_bin_each(grid):
+    assert (np.diff(grid.edges) > 0).all()
+    small = np.arange(grid.exact + 1)
+    assert grid.tokens(small).tolist() == small.tolist()
+    assert len(grid) == len(grid.edges)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_is_out_of_range_falls_into_the_first_bin_or_the_last(grid):
+    assert grid.tokens(np.array([-5, 10 * grid.largest])).tolist() == [0, len(grid) - 1]
+
+
+def test_a_value_that_recurs_keeps_its_exact_place():
+    rng = np.random.default_rng(1)
+    values = np.array([30_000_000] * 50)
+    bins = Bins.fit(GAP_GRID, values)
+    assert set(bins.draw(GAP_GRID.tokens(values), rng).tolist()) == {30_000_000}
+
+
+def test_an_atom_among_others_is_drawn_about_as_often_as_it_was():
+    rng = np.random.default_rng(1)
+    values = np.concatenate([np.full(700, 1400), np.arange(1300, 1600)])
+    values = values[SIZE_GRID.tokens(values) == SIZE_GRID.tokens(np.array([1400]))[0]]
+    drawn = Bins.fit(SIZE_GRID, values).draw(SIZE_GRID.tokens(values), rng)
+    assert abs((drawn == 1400).mean() - (values == 1400).mean()) < 2 / (QUANTILES - 1)
+
+
+def test_an_empty_bin_is_inactive_and_spans_its_edges():
+    bins = Bins.fit(SIZE_GRID, np.array([100]))
+    assert np.flatnonzero(bins.is_active()).tolist() == SIZE_GRID.tokens(np.array([100])).tolist()
+    assert np.isfinite(bins.quantiles).all()
+    assert (np.diff(bins.quantiles, axis=1) >= 0).all()
+    assert (bins.quantiles[:, 0] >= SIZE_GRID.edges).all()
