@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from nsstream.errors import NsstreamError
@@ -55,7 +56,7 @@ def run_main(main: Callable[[], int]) -> int:
     try:
         return main()
     except NsstreamError as err:
-        print(f"{sys.argv[0]}: {err}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).stem}: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -73,7 +73,7 @@ def as_dict(bars: Sequence[Bar]) -> dict[str, object]:
 
 
 def finish(figures: Mapping[str, object], json_path: Path | None, *, passed: bool | None) -> int:
-    """Write the figures, say the verdict (None: there is no bar), and return the exit status: 1 when a bar is missed."""
+    """Write the figures, say the verdict, and return the exit status: 1 when a bar is missed. None: there is no bar."""
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
     if passed is not None:
