@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nsstream.pipeline import TwinConfig
 
 DEMO_CAPTURE: Final = "lab.pcap.xz"
-DEMO_BUDGET: Final = "210s"
+DEMO_BUDGET: Final = "240s"
 SCORE_SUFFIX: Final = ".score.json"
 
 Seed = Annotated[
