@@ -1,8 +1,9 @@
 """Make the same twin twice: the same --seed and --steps must give it byte for byte. Exit status 1 when they do not.
 
-    python bench/repeat.py [TRACE] [--steps N] [--seed N] [--first SECONDS] [--json OUT]
+    python bench/repeat.py [TRACE] [--steps N] [--seed N] [--first SECONDS] [--chunk LENGTH] [--json OUT]
 
-TRACE is the bundled lab capture unless given; --first takes only so many seconds of it (0: all of it).
+TRACE is the bundled lab capture unless given; --first takes only so many seconds of it (0: all of it). Several chunks
+lie in them, so that what is fine-tuned, two workers at once, must be the same as well.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=30, help="training steps of the seed model")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--first", type=float, default=30.0, help="seconds of the trace; 0 for all")
+    parser.add_argument("--chunk", default="10s", help="as nsstream twin takes it")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
     digests, costs, frames = [], [], 0
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trace = cut_first(trace, given.first, folder / "real.pcap")
         for run in (1, 2):
             twin = folder / f"twin{run}.pcap"
-            options = ("--steps", given.steps, "--seed", given.seed, "--no-score")
+            options = ("--steps", given.steps, "--seed", given.seed, "--chunk", given.chunk, "--no-score")
             costs.append(run_nsstream("twin", trace, "-o", twin, *options))
             digests.append(hashlib.sha256(twin.read_bytes()).hexdigest())
             frames = count_frames(twin)[0]

@@ -1,7 +1,7 @@
 """A veth pair in two network namespaces of its own, and tcpreplay that sends a capture through it.
 
 Owns the namespaces `nsbars<pid>-tx` and `nsbars<pid>-rx` and nothing else; both are removed, and the pair with them,
-when the context ends. Neither end has an address, and IPv6 is off, so that nothing but the capture crosses the pair.
+when the context ends, and those of a benchmark that was killed when the next one starts. Neither end has an address, and IPv6 is off, so that nothing but the capture crosses the pair.
 Needs root, iproute2 and tcpreplay.
 """
 
@@ -77,6 +77,7 @@ def veth_pair(mtu: int = 1500) -> Iterator[VethPair]:
     for tool, package in (("ip", "iproute2"), ("tcpreplay", "tcpreplay")):
         if shutil.which(tool) is None:
             raise VethError(f"{tool} is not installed: apt-get install {package}")
+    _sweep()
     pair = VethPair(f"nsbars{os.getpid()}-tx", f"nsbars{os.getpid()}-rx")
     try:
         for namespace in (pair.sender, pair.receiver):
@@ -91,6 +92,14 @@ def veth_pair(mtu: int = 1500) -> Iterator[VethPair]:
     finally:
         for namespace in (pair.sender, pair.receiver):
             subprocess.run(["ip", "netns", "del", namespace], stderr=subprocess.DEVNULL, check=False)
+
+
+def _sweep() -> None:
+    """Remove what processes left that are gone."""
+    for line in _run("ip", "netns", "list").splitlines():
+        found = re.match(r"nsbars(\d+)-[tr]x\b", line)
+        if found and not Path("/proc", found[1]).exists():
+            _run("ip", "netns", "del", found[0])
 
 
 def _count(text: str, name: str) -> int | None:
