@@ -135,7 +135,7 @@ class Codec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `as_json`; raises KeyError, TypeError or ValueError on anything else."""
+        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
@@ -118,7 +119,7 @@ def load_checkpoint(directory: Path) -> Model:
         networks.eval()
     except OSError as err:
         raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as err:
         raise StateError(f"{directory} is not a whole checkpoint: {err}") from err
     return Model(
         cast(AttributeNetwork, networks["attributes"]),
