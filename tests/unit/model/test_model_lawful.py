@@ -1,0 +1,166 @@
+"""KindLaw as a table: what was said, and what may be said next."""
+
+import numpy as np
+import pytest
+
+from nsstream.model.lawful import KindLaw
+from nsstream.trace import TcpEvent
+from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
+
+TCP_STACK, OTHER_STACK = 1, 0
+
+
+def _kinds():
+    """Kinds by name: > is of the initiator, < of the responder."""
+    out = {}
+    for side, mark in ((0, ">"), (1, "<")):
+        for name, flags, has_octets, event in (
+            ("syn", SYN, 0, TcpEvent.FRESH),
+            ("syn again", SYN, 0, TcpEvent.RETRANSMISSION),
+            ("syn|ack", SYN | ACK, 0, TcpEvent.FRESH),
+            ("ack", ACK, 0, TcpEvent.FRESH),
+            ("octets", ACK | PSH, 1, TcpEvent.FRESH),
+            ("octets again", ACK | PSH, 1, TcpEvent.RETRANSMISSION),
+            ("fin", FIN | ACK, 0, TcpEvent.FRESH),
+            ("rst", RST, 0, TcpEvent.FRESH),
+            ("rst|ack", RST | ACK, 0, TcpEvent.FRESH),
+            ("idle ack", ACK, 0, TcpEvent.IDLE_ACK),
+            ("window", ACK, 0, TcpEvent.WINDOW_UPDATE),
+            ("keep-alive", ACK, 0, TcpEvent.KEEP_ALIVE),
+            ("keep-alive's ack", ACK, 0, TcpEvent.KEEP_ALIVE_ACK),
+        ):
+            out[f"{mark}{name}"] = (TCP_STACK, side, flags, 20, 20, has_octets, event)
+        out[f"{mark}datagram"] = (OTHER_STACK, side, 0, 20, 0, 1, TcpEvent.FRESH)
+    return out
+
+
+KINDS = _kinds()
+NAMES = list(KINDS)
+TABLE = np.array(list(KINDS.values()), np.int64)
+IS_TCP = np.array([name[1:] != "datagram" for name in NAMES])
+
+
+def may_say(said, *, continues=False, silent=(False, False), otherwise=None):
+    """Names of the kinds that may follow."""
+    law = KindLaw(TABLE, np.array([continues]), np.array([silent]))
+    given = IS_TCP[None] if otherwise is None else np.array([[name in otherwise for name in NAMES]])
+    for name in said:
+        law.say(np.array([NAMES.index(name)]))
+    return {NAMES[i] for i in np.flatnonzero(law.allowed(given)[0])}
+
+
+HANDSHAKE = [">syn", "<syn|ack", ">ack"]
+CASES = [
+    # a connection that opens
+    ([], {">syn", "<syn|ack", ">octets", ">rst", "<fin"}, {">keep-alive's ack", "<keep-alive's ack"}),
+    ([">syn"], {">syn", ">syn again", ">rst", "<syn|ack", "<rst|ack"}, {">ack", ">octets", "<ack", "<octets", "<syn"}),
+    ([">syn", ">syn again"], {">syn again", "<syn|ack"}, {">octets", "<octets"}),
+    ([">syn", "<syn|ack"], {">ack", ">octets", "<syn|ack", "<rst"}, {"<octets", "<ack", ">syn", "<syn", "<fin"}),
+    (["<syn", ">syn|ack"], {"<ack", "<octets", ">syn|ack"}, {">octets", "<syn", ">fin"}),
+    (["<syn|ack"], {">ack", ">octets", "<syn|ack"}, {"<octets", ">syn"}),  # its SYN was not seen
+    (HANDSHAKE, {">octets", "<octets", ">fin", "<fin", ">rst", "<rst"}, {">syn", "<syn", ">syn|ack", "<syn|ack"}),
+    ([">octets"], {">octets", "<octets", "<ack"}, {">syn", "<syn|ack"}),  # begun before the capture did
+    # bare ACKs
+    (HANDSHAKE, {"<idle ack", "<window"}, {"<ack", ">ack"}),
+    ([*HANDSHAKE, ">octets"], {"<ack", "<octets"}, {">ack"}),
+    ([*HANDSHAKE, ">octets", "<ack"], {"<idle ack"}, {"<ack", ">ack"}),
+    ([*HANDSHAKE, ">octets", ">octets", "<ack"], {"<ack"}, {">ack"}),
+    ([*HANDSHAKE, ">octets", "<octets"], {">ack"}, {"<ack"}),
+    ([*HANDSHAKE, ">fin"], {"<ack", "<fin"}, {">ack"}),
+    # keep-alives
+    (HANDSHAKE, {">keep-alive", "<keep-alive"}, {">keep-alive's ack", "<keep-alive's ack"}),
+    ([*HANDSHAKE, ">keep-alive"], {"<keep-alive's ack"}, {">keep-alive's ack", "<ack"}),
+    ([*HANDSHAKE, ">keep-alive", "<keep-alive's ack"], {">keep-alive"}, {"<keep-alive's ack"}),
+    # the end of one side, of both, at once
+    ([*HANDSHAKE, ">fin"], {"<octets", "<fin", ">idle ack"}, {">fin", ">octets", ">octets again", ">keep-alive"}),
+    ([*HANDSHAKE, ">fin", "<octets"], {">ack"}, {">octets", ">fin"}),
+    ([*HANDSHAKE, ">fin", "<fin"], {">ack", ">rst", "<rst"}, {"<octets", "<fin", ">octets", ">fin"}),
+    ([*HANDSHAKE, ">rst"], {">rst"}, {">octets", ">ack", ">fin", ">idle ack", ">window", ">keep-alive", ">syn|ack"}),
+    ([*HANDSHAKE, ">rst", "<rst"], {">rst", "<rst"}, {"<octets", "<ack", "<idle ack", "<syn|ack"}),
+    # another connection on the same five-tuple
+    ([*HANDSHAKE, ">rst"], {">syn", "<syn"}, set()),
+    ([*HANDSHAKE, ">fin", "<fin"], {">syn"}, {">syn|ack"}),
+    ([*HANDSHAKE, ">rst", ">syn"], {">syn again", "<syn|ack"}, {">octets", "<octets", ">ack"}),
+    ([*HANDSHAKE, ">fin", "<fin", *HANDSHAKE], {">octets", "<octets", ">fin", "<fin"}, {">syn", ">ack"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "may", "may_not"), CASES, ids=[" ".join(c[0]) + "?" for c in CASES])
+def test_the_law_of_tcp(said, may, may_not):
+    allowed = may_say(said)
+    assert may <= allowed
+    assert not may_not & allowed
+
+
+def test_a_conversation_that_goes_on_from_before_begins_nothing_and_may_acknowledge_at_once():
+    allowed = may_say([], continues=True)
+    assert {">ack", "<ack", ">octets", "<fin", ">rst"} <= allowed
+    assert not {">syn", "<syn", ">syn|ack", "<syn|ack"} & allowed
+
+
+@pytest.mark.parametrize(("silent", "mark"), [((True, False), ">"), ((False, True), "<")])
+@pytest.mark.parametrize("said", [[], ["datagram"], ["octets"], ["syn"], ["octets", "fin"]])
+def test_a_silent_side_never_speaks(silent, mark, said):
+    other = "<" if mark == ">" else ">"
+    allowed = may_say([other + name for name in said], silent=silent)
+    assert allowed
+    assert not {name for name in allowed if name[0] == mark}
+
+
+def test_who_is_never_answered_may_go_on_all_the_same():
+    allowed = may_say([">syn"], silent=(False, True))
+    assert {">ack", ">octets", ">rst"} <= allowed
+    assert ">syn" not in allowed
+
+
+def test_the_law_binds_tcp_alone():
+    names = {">datagram", "<datagram"}
+    assert may_say([">datagram"] * 3, otherwise=names) == names
+
+
+def test_where_the_law_leaves_nothing_it_steps_back():
+    assert may_say([*HANDSHAKE, ">rst", "<rst"], otherwise={">octets"}) == {">octets"}
+    assert may_say([], silent=(True, True), otherwise={">octets"}) == {">octets"}
+
+
+def test_what_is_forbidden_otherwise_stays_forbidden():
+    assert may_say(HANDSHAKE, otherwise={">octets", "<octets"}) == {">octets", "<octets"}
+
+
+def test_conversations_do_not_disturb_each_other():
+    """Random talk in many conversations at once allows what each would allow alone."""
+    rng = np.random.default_rng(1)
+    n, steps = 40, 25
+    continues, silent = rng.random(n) < 0.3, rng.random((n, 2)) < 0.1
+    together = KindLaw(TABLE, continues, silent)
+    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1]) for i in range(n)]
+    for _ in range(steps):
+        allowed = together.allowed(np.repeat(IS_TCP[None], n, 0))
+        said = np.array([rng.choice(np.flatnonzero(row)) for row in allowed])
+        for i, law in enumerate(alone):
+            np.testing.assert_array_equal(law.allowed(IS_TCP[None])[0], allowed[i])
+            law.say(said[i : i + 1])
+        together.say(said)
+        n -= 1  # the last conversation ends, as in drawing
+        together.allowed(np.repeat(IS_TCP[None], n, 0))
+        alone = alone[:n]
+
+
+def test_lawful_talk_is_never_stuck():
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool))
+        finished, reset = np.zeros(2, bool), np.zeros(2, bool)
+        for _ in range(30):
+            kind = int(rng.choice(np.flatnonzero(law.allowed(IS_TCP[None])[0])))
+            mark, name = NAMES[kind][0], NAMES[kind][1:]
+            side = int(mark == "<")
+            if name in ("syn", "syn again") and (finished | reset).any():
+                finished[:], reset[:] = False, False
+            if name in ("octets", "octets again", "fin"):
+                assert not finished[side]
+            if not name.startswith("rst"):
+                assert not reset[side]
+            finished[side] |= name == "fin"
+            reset[side] |= name.startswith("rst")
+            law.say(np.array([kind]))
