@@ -108,7 +108,7 @@ def fit_volume(counts: NDArray[np.int64], codec: Codec) -> NDArray[np.int64]:
     is_long = counts > codec.length.grid.exact
     short, long = int(counts[~is_long].sum()), int(counts[is_long].sum())
     if long:
-        factor = np.clip((codec.packet_count - short) / long, 1 / 4, 4)
+        factor = np.clip((codec.packet_count - short) / long, 1 / 100, 4)
         counts[is_long] = np.maximum(np.rint(counts[is_long] * factor), 1)
     return counts
 

@@ -66,8 +66,13 @@ def start_features(
     out[:, 1] = np.log10(np.maximum(slice_left_ns, 1e3)) / 4 - 1
     out[:, 2] = is_first
     out[:, 3] = np.log10(max(length_ns, 1)) / 4 - 1
-    out[np.arange(len(out)), 4 + where * MOMENTS // SLICES] = 1
+    out[np.arange(len(out)), 4 + moment_of(where)] = 1
     return out
+
+
+def moment_of(where: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Coarse part of the chunk (n,), 0..MOMENTS - 1, in which each slice (n,) lies."""
+    return where * MOMENTS // SLICES
 
 
 def countdown_token(left: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ class Layout:
     narrow: int  # the attribute that depends on few others
     narrow_knows: tuple[int, ...]  # which
     start_features: int
+    moments: int  # parts of a chunk that are calibrated apart
     kinds: int
     sizes: int
     gaps: int
@@ -53,6 +54,8 @@ class AttributeNetwork(nn.Module):
     What it remembers is made unreliable while it learns (whole conversations of the history are forgotten, attributes
     go unheard), because a chunk holds too few conversations to learn their order by heart and still say new ones. The
     attribute `narrow` is told only those in `narrow_knows`: an ephemeral port has nothing to do with the hour.
+
+    `correction`, one table (moments, size_i) an attribute, is added to the logits when drawing; see `calibrate`.
     """
 
     def __init__(
@@ -74,6 +77,9 @@ class AttributeNetwork(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in layout.attributes)
         self.head = nn.ModuleList(nn.Linear(width, size) for size in layout.attributes)
+        self.correction = nn.ParameterList(
+            nn.Parameter(torch.zeros(layout.moments, size), requires_grad=False) for size in layout.attributes
+        )
 
     def summarise(self, attributes: Tensor) -> Tensor:
         """One vector a conversation: attributes (..., a) -> (..., d)."""
@@ -122,7 +128,11 @@ class AttributeNetwork(nn.Module):
 
 
 class PacketNetwork(nn.Module):
-    """p(packets of a conversation | its attributes), packet by packet: kind, then size, then gap."""
+    """p(packets of a conversation | its attributes), packet by packet: kind, then size, then gap.
+
+    `correction`, one table (positions, size) each for kind, size and gap, is added to the logits when drawing; see
+    `calibrate`.
+    """
 
     def __init__(self, layout: Layout, width: int = 160, dropout: float = 0.1) -> None:
         super().__init__()
@@ -143,6 +153,10 @@ class PacketNetwork(nn.Module):
         self.size_head = nn.Linear(width, layout.sizes)
         self.to_gap = nn.Linear(width + 64, width)
         self.gap_head = nn.Linear(width, layout.gaps)
+        sizes = (layout.kinds, layout.sizes, layout.gaps)
+        self.correction = nn.ParameterList(
+            nn.Parameter(torch.zeros(layout.positions, size), requires_grad=False) for size in sizes
+        )
 
     def describe(self, attributes: Tensor) -> Tensor:
         """One vector a conversation: attributes (n, a) -> (n, 64)."""

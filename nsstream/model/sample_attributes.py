@@ -16,7 +16,7 @@ from torch import Tensor
 from nsstream.encode.codec import Codec, slice_starts
 from nsstream.encode.encoding import allowed_attributes
 from nsstream.encode.schema import ATTRIBUTE_INDEX
-from nsstream.encode.tokens import start_features
+from nsstream.encode.tokens import moment_of, start_features
 from nsstream.model.networks import FORBIDDEN, AttributeNetwork
 
 ROW_CONVERSATIONS: Final = 256  # a row of the batch takes slices until it has as many
@@ -48,7 +48,10 @@ def draw_attributes(
             piece[:, 3], np.maximum(piece[:, 2] - done, 1).astype(np.float64), left_ns, done == 0, int(codec.slice_ns)
         )
         known, state = network.history(summary, state)
-        tokens, summary = _say(network, known[:, 0], features, masks, gap_edges, torch.from_numpy(left_ns), generator)
+        moment = torch.from_numpy(moment_of(piece[:, 3]))
+        tokens, summary = _say(
+            network, known[:, 0], features, moment, masks, gap_edges, torch.from_numpy(left_ns), generator
+        )
         gap = codec.start_gap.draw(tokens[:, _GAP].numpy(), rng)
         start = np.where(gap < left_ns, previous + gap, previous + np.floor(left_ns * rng.random(batch)))
         attributes.append(tokens.numpy()[alive])
@@ -68,6 +71,7 @@ def _say(
     network: AttributeNetwork,
     known: Tensor,
     features: NDArray[np.float32],
+    moment: Tensor,
     masks: list[Tensor],
     gap_edges: Tensor,
     left_ns: Tensor,
@@ -78,7 +82,7 @@ def _say(
     tokens = torch.zeros(len(known), len(masks), dtype=torch.int64)
     summary = torch.zeros_like(known)
     for i, mask in enumerate(masks):
-        logits = network.logits(i, known, tokens).masked_fill(~mask, FORBIDDEN)
+        logits = (network.logits(i, known, tokens) + network.correction[i][moment]).masked_fill(~mask, FORBIDDEN)
         if i == _GAP:  # no start beyond the slice's end, if there is such a gap
             late = gap_edges >= left_ns[:, None]
             logits = logits.masked_fill(late & (mask & ~late).any(-1, keepdim=True), FORBIDDEN)

@@ -113,12 +113,20 @@ def draw_packets(
         x = network.inputs(described[:n], previous[:, None], torch.from_numpy(running)[:, None])
         h, state = network.recur(x, state.contiguous())
         h = h[:, 0]
-        likely = network.kind_head(h).masked_fill(~torch.from_numpy(allowed[:n]), FORBIDDEN).log_softmax(-1)
+        place = int(position_token(np.array([step]))[0])
+        correction = [table[place] for table in network.correction]
+        likely = (
+            (network.kind_head(h) + correction[0])
+            .masked_fill(~torch.from_numpy(allowed[:n]), FORBIDDEN)
+            .log_softmax(-1)
+        )
         may = torch.from_numpy(law.allowed(allowed[:n]))
         likely = likely.masked_fill(~may, FORBIDDEN)  # what is forbidden must not turn into filler instead:
         likely = torch.where(is_filler, likely + likely.logsumexp(-1, keepdim=True), likely)
         kind = _pick(likely, generator)
-        size = _pick(network.size_logits(h, kind).masked_fill(~sizes_allowed, FORBIDDEN), generator).numpy()
+        size = _pick(
+            (network.size_logits(h, kind) + correction[1]).masked_fill(~sizes_allowed, FORBIDDEN), generator
+        ).numpy()
         said = kind.numpy()
         octets = np.where(size < SIZE_SLOTS, size_values[np.minimum(size, SIZE_SLOTS - 1)], 0)
         binned = np.flatnonzero(size >= SIZE_SLOTS)
@@ -129,7 +137,8 @@ def draw_packets(
         size = np.where(bare, size_tokens(headers, codec), size)
         gap = np.zeros(n, np.int64)
         if step:
-            logits = network.gap_logits(h, kind, torch.from_numpy(size)).masked_fill(~gaps_allowed, FORBIDDEN)
+            logits = network.gap_logits(h, kind, torch.from_numpy(size)) + correction[2]
+            logits = logits.masked_fill(~gaps_allowed, FORBIDDEN)
             late = gap_edges >= torch.from_numpy(left_ns)[:, None]
             late &= (gaps_allowed & ~late).any(-1, keepdim=True)  # where all are late, any will do, and is cut short
             gap = _pick(logits.masked_fill(late, FORBIDDEN), generator).numpy()

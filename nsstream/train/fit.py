@@ -5,6 +5,7 @@
 2. Adversary: the critic learns to tell measured conversations from drawn ones, and the generator learns from the critic
    (`adversary`), with likelihood beside it so that it does not forget.
 3. Critic: the critic alone, against the generator as it will be kept; drawing weighs its candidates by it.
+4. Calibration: corrections to the logits, so that what is drawn has the chunk's own frequencies (`calibrate`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
 from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
 from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
+from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.learner import Learner
 
 LEAST_CONVERSATIONS: Final = 8
-HELD_OUT_EVERY: Final = 8  # one run of conversations in so many is held out
+HELD_OUT_EVERY: Final = 8  # one conversation in so many is held out
+CALIBRATED_CONVERSATIONS: Final = 4096  # of which packets are counted
 REPORT_EVERY_NS: Final = 500_000_000
 
 
@@ -74,10 +77,14 @@ class Fit:
         self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
         self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
         self._run = min(config.run_length, len(tokens) // HELD_OUT_EVERY)
-        learned, held = self._split()
+        order = self._rng.permutation(len(tokens))
+        held = np.sort(order[: len(tokens) // HELD_OUT_EVERY])
+        learned = np.sort(order[len(tokens) // HELD_OUT_EVERY :])
+        self._is_held = torch.zeros(len(tokens), dtype=torch.bool)
+        self._is_held[torch.from_numpy(held)] = True
         self._learned_rows = learned
-        self._run_starts = self._starts_within(learned)
-        self._held_starts = self._starts_within(held)[:: self._run]
+        runs = len(tokens) // self._run
+        self._judged_runs = np.linspace(0, len(tokens) - self._run, min(runs, 24)).astype(np.int64)
         self._windows, self._held_windows = cut_windows(tokens, learned), cut_windows(tokens, held)
         rate, decay = config.learning_rate, config.weight_decay
         self._attributes = Learner(
@@ -88,6 +95,7 @@ class Fit:
 
     def run(self) -> None:
         """Learn until the steps or the budget are used up."""
+        reset_corrections(self._networks)
         self._networks.train()
         critic_from = 1 - self._config.critic_share
         while self._progress() < self._config.likelihood_share:
@@ -103,6 +111,11 @@ class Fit:
             self._critic_round(self._packets.network)
         self._critic.back_to_best()
         self._networks.eval()
+        calibrate_attributes(self._attributes.network, self._tokens, self._codec, self._rng, self._generator)
+        rows = self._learned_rows
+        if len(rows) > CALIBRATED_CONVERSATIONS:
+            rows = self._rng.choice(rows, CALIBRATED_CONVERSATIONS, replace=False)
+        calibrate_packets(self._packets.network, self._tokens, self._codec, rows, self._rng, self._generator)
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -122,8 +135,9 @@ class Fit:
     def _likelihood_round(self) -> None:
         rate = 0.5 + 0.5 * math.cos(math.pi * self._progress())
         if not self._attributes.is_done:
-            runs = self._rng.choice(self._run_starts, self._config.runs_per_step)
-            self._attributes.step(self._runs_nll(self._attributes.network, runs), 1.0)
+            runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
+            nll, is_held = self._runs_nll(self._attributes.network, runs)
+            self._attributes.step(nll[~is_held].mean(), 1.0)
         if not self._packets.is_done:
             loss = self._packets.step(self._windows_nll(self._packets.network), rate)
         else:
@@ -155,10 +169,12 @@ class Fit:
         self._tick("critic", loss)
         return rows, drawn
 
-    def _runs_nll(self, network: AttributeNetwork, starts: NDArray[np.int64]) -> torch.Tensor:
+    def _runs_nll(self, network: AttributeNetwork, starts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of each conversation in the runs from these starts, and whether it is held out: (r, w) both."""
         rows = starts[:, None] + np.arange(self._run)
         attributes = torch.from_numpy(self._tokens.attributes[rows])
-        return network.loss(attributes, torch.from_numpy(self._tokens.start_features[rows]), self._masks).mean()
+        nll = network.loss(attributes, torch.from_numpy(self._tokens.start_features[rows]), self._masks)
+        return nll, self._is_held[torch.from_numpy(rows)]
 
     def _windows_nll(self, network: PacketNetwork) -> torch.Tensor:
         chosen = choose_windows(self._windows, self._config.windows_per_step, self._rng)
@@ -170,25 +186,11 @@ class Fit:
         return network.loss(batch, allowed).sum() / batch.counts.sum()
 
     def _attribute_loss(self, network: AttributeNetwork) -> float:
-        return float(self._runs_nll(network, self._held_starts[:16]))
+        nll, is_held = self._runs_nll(network, self._judged_runs)
+        return float(nll[is_held].mean()) if is_held.any() else float(nll.mean())
 
     def _packet_loss(self, network: PacketNetwork) -> float:
         return float(self._nll_of(network, self._held_windows, np.arange(min(len(self._held_windows), 160))))
-
-    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Conversations to learn and to hold out, in whole runs spread over the chunk."""
-        rows = np.arange(len(self._tokens))
-        held = rows // self._run % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
-        return rows[~held], rows[held]
-
-    def _starts_within(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Conversations from which a whole run lies within `rows`."""
-        inside = np.zeros(len(self._tokens) + 1, np.int64)
-        inside[rows] = 1
-        total = np.concatenate([[0], np.cumsum(inside)])
-        starts = np.arange(len(self._tokens) - self._run + 1)
-        is_whole: NDArray[np.bool_] = total[starts + self._run] - total[starts] == self._run
-        return starts[is_whole]
 
     def _elapsed_s(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
