@@ -7,7 +7,7 @@ two network namespaces and removes them; --no-send leaves that part out.
 
 tshark's flags of TCP analysis are counted in both captures. The bar of each kind is the real capture's rate a TCP
 packet, with the margin that `nsstream.score.verify` allows (1.25 times, and 0.1 % of TCP packets); a kind that the real
-capture lacks is allowed none.
+capture lacks is allowed none. Kinds above the bare real rate are named all the same.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def verification_bars(found: Verification) -> list[Bar]:
     if found.twin is None or found.real is None:
         raise InputError("tshark is not installed: apt-get install tshark")
     twin, real = found.twin, found.real
+    above = [kind for kind in twin.analysis_count if twin.rate(kind) > real.rate(kind)]
     return [
         Bar("packets", found.packet_count, beside=real.packet_count),
         equal("frames with a fault, by our own check", sum(found.fault_count.values()), 0),
@@ -44,6 +45,7 @@ def verification_bars(found: Verification) -> list[Bar]:
         equal("tshark: bad checksums", *_bad(twin.bad_checksum_count), _bad(real.bad_checksum_count)[0]),
         equal("tshark: malformed packets", twin.malformed_count, 0, real.malformed_count),
         *(_analysis_bar(found, kind) for kind in sorted(twin.analysis_count | real.analysis_count)),
+        Bar("kinds above the bare real rate", ", ".join(above) or "none"),
     ]
 
 

@@ -1,8 +1,8 @@
 """A veth pair in two network namespaces of its own, and tcpreplay that sends a capture through it.
 
 Owns the namespaces `nsbars<pid>-tx` and `nsbars<pid>-rx` and nothing else; both are removed, and the pair with them,
-when the context ends, and those of a benchmark that was killed when the next one starts. Neither end has an address, and
-IPv6 is off, so that nothing but the capture crosses the pair. Needs root, iproute2 and tcpreplay.
+when the context ends, and those of a benchmark that was killed when the next one starts. Neither end has an address,
+and IPv6 is off, so that nothing but the capture crosses the pair. Needs root, iproute2 and tcpreplay.
 """
 
 from __future__ import annotations
