@@ -117,7 +117,7 @@ def made_packets(seed: int = 1, count: int = 48, minute: int = 0) -> PacketBatch
     rows: list[Row] = []
     for i in range(count):
         at = minute * 60_000 + 59_000 * i / count + float(rng.random())
-        client = f"192.0.2.{1 + int(rng.integers(6))}"
+        client = f"192.0.2.{1 + 3 * minute + int(rng.integers(6))}"  # hosts come and go with the minutes
         port = 33_000 + int(rng.integers(20_000))
         if i % 12 == 5:
             rows += connection(at, (client, port), ("198.51.100.9", 443), 25, is_closed=False)
