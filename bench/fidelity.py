@@ -23,6 +23,8 @@ from bars.runs import Cost, run_command, run_main, run_nsstream
 from bars.traces import cut_day
 from bars.verdict import Bar, as_dict, at_most, between, finish, show
 
+from nsstream.errors import InputError
+
 COPYING_MARGIN = 0.02
 MOST_X_FLOOR = {"mean_jsd": 1.2, "mean_emd": 1.7, "structure": 1.7, "volume": 2.0}
 
@@ -118,6 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder for twins, cuts and scores; must not exist")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
+    for path in (*given.traces, *([given.judge] if given.judge else [])):
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+    if given.keep and given.keep.exists():
+        raise InputError(f"{given.keep} exists already; give the name of a new folder")
     results = []
     with tempfile.TemporaryDirectory(prefix="nsstream-fidelity-") as temporary:
         folder = given.keep or Path(temporary, "kept")
