@@ -18,7 +18,7 @@ from nsstream.model.heads import heads_of
 from nsstream.train.config import FitConfig
 from nsstream.train.fit import LEAST_CONVERSATIONS, Fit
 
-SMALL = FitConfig(steps=10, windows_per_step=16, runs_per_step=2, groups_per_step=4)
+SMALL = FitConfig(steps=10, windows_per_step=16, groups_per_step=4)
 
 
 def losses(networks, tokens, codec):

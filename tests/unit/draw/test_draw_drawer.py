@@ -1,0 +1,158 @@
+"""Drawer: chunk after chunk, the same for the same seed, with open conversations carried over."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from nsstream.draw import Drawer
+from nsstream.draw.drawer import fit_volume
+from nsstream.encode.codec import slice_of
+from nsstream.encode.schema import SLICES
+from nsstream.errors import StateError
+from nsstream.model.checkpoint import load_checkpoint
+from nsstream.trace import PacketBatch
+from nsstream.trace.fields import FIN, RST, TCP
+from nsstream.trace.grouping import group_conversations
+
+
+@pytest.fixture(scope="module")
+def tables(checkpoints):
+    drawer = Drawer(seed=1)
+    return [drawer.draw(checkpoint) for checkpoint in checkpoints]
+
+
+def keys_of(table):
+    """Five-tuples with the IP version and whether it is fragments."""
+    columns = (table.protocol_identifier, table.initiator_port, table.responder_port, table.is_fragment)
+    return [
+        (table.initiator_address[i].tobytes(), table.responder_address[i].tobytes(), *(int(c[i]) for c in columns))
+        for i in range(len(table))
+    ]
+
+
+def equal(a, b):
+    return all(np.array_equal(column, getattr(b, name)) for name, column in a.columns().items())
+
+
+def test_the_same_seed_draws_the_same_and_another_draws_another(checkpoints, tables):
+    drawer, other = Drawer(seed=1), Drawer(seed=2)
+    for checkpoint, table in zip(checkpoints, tables, strict=True):
+        assert equal(drawer.draw(checkpoint), table)
+    assert not equal(other.draw(checkpoints[0]), tables[0])
+
+
+def test_a_chunk_drawn_twice_is_drawn_differently(checkpoints):
+    drawer = Drawer(seed=1)
+    assert not equal(drawer.draw(checkpoints[0]), drawer.draw(checkpoints[0]))
+
+
+def test_the_chunk_has_as_many_conversations_in_each_slice_as_it_had(checkpoints, tables):
+    for checkpoint, table in zip(checkpoints, tables, strict=True):
+        codec = load_checkpoint(checkpoint).codec
+        first = table.observation_time_ns[table.packet_offset[:-1]]
+        where = slice_of(first, codec.first_ns, codec.last_ns)
+        np.testing.assert_array_equal(np.bincount(where, minlength=SLICES), codec.profile)
+        assert table.observation_time_ns.min() == codec.first_ns >= codec.start_ns
+        assert table.observation_time_ns.max() <= codec.last_ns < codec.end_ns
+
+
+def test_times_within_a_conversation_never_fall(tables):
+    for table in tables:
+        rise = np.diff(table.observation_time_ns)
+        rise[table.packet_offset[1:-1] - 1] = 0
+        assert (rise >= 0).all()
+
+
+def test_what_continues_was_left_open_by_the_chunk_before_and_each_goes_on_once(tables):
+    assert not tables[0].continues_from_before.any()  # nothing was before
+    for before, after in pairwise(tables):
+        left = Counter(k for k, o in zip(keys_of(before), before.is_open_at_end, strict=True) if o)
+        went_on = Counter(k for k, c in zip(keys_of(after), after.continues_from_before, strict=True) if c)
+        assert went_on
+        assert went_on <= left
+
+
+def test_no_five_tuple_with_a_free_port_is_used_twice(tables):
+    used = Counter()
+    for table in tables:
+        for key, continues, protocol in zip(
+            keys_of(table), table.continues_from_before, table.protocol_identifier, strict=True
+        ):
+            if protocol == TCP and not key[-1] and not continues:
+                used[key] += 1
+    assert used
+    assert max(used.values()) == 1
+
+
+def test_tcp_is_open_until_both_sides_sent_fin_or_one_sent_rst(tables):
+    table = tables[0]
+    for i in range(len(table)):
+        a, b = table.packet_offset[i : i + 2]
+        flags, side = table.control[a:b], table.direction[a:b]
+        is_tcp = table.protocol_identifier[i] == TCP and not table.is_fragment[i]
+        finished = {int(s) for s, f in zip(side, flags, strict=True) if f & FIN}
+        is_closed = is_tcp and (finished == {0, 1} or bool((flags & RST).any()))
+        assert table.is_open_at_end[i] == (not is_closed)
+
+
+def test_ports_stand_where_ports_belong(tables):
+    for table in tables:
+        has_none = ~np.isin(table.protocol_identifier, (6, 17, 132)) | (table.is_fragment > 0)
+        assert not table.initiator_port[has_none].any()
+        assert not table.responder_port[has_none].any()
+        assert (~has_none).any()
+
+
+def test_what_is_drawn_can_be_grouped_again_into_the_same_conversations(tables):
+    """The drawn table as packets, taken in by the same grouping that reads captures."""
+    table = tables[0]
+    kept = np.flatnonzero([count == 1 for count in map(Counter(keys_of(table)).get, keys_of(table))])
+    table = table.take(kept)
+    owner = np.repeat(np.arange(len(table)), table.packet_count)
+    back = table.direction.astype(bool)
+    columns = {name: column.copy() for name, column in PacketBatch.empty(len(owner)).columns().items()}
+    for name in ("observation_time_ns", "ip_total_length", "ip_header_length"):
+        columns[name] = getattr(table, name)
+    for end, is_there in (("source", ~back), ("destination", back)):
+        address = np.where(is_there[:, None], table.initiator_address[owner], table.responder_address[owner])
+        columns[f"{end}_address"] = address
+        columns[f"{end}_transport_port"] = np.where(is_there, table.initiator_port[owner], table.responder_port[owner])
+    for name in ("ip_version", "protocol_identifier", "vlan_id"):
+        columns[name] = getattr(table, name)[owner]
+    columns["fragment_offset"] = table.is_fragment[owner].astype(np.uint16)
+    again, _ = group_conversations(PacketBatch.from_columns(columns))
+    assert sorted(again.packet_count.tolist()) == sorted(table.packet_count.tolist())
+
+
+def test_the_number_of_packets_is_reached_when_there_are_long_conversations(checkpoints):
+    codec = load_checkpoint(checkpoints[0]).codec
+    rng = np.random.default_rng(1)
+    exact = codec.length.grid.exact
+    for long_count in (8, 18, 40):  # too few packets, about enough, too many
+        short = rng.integers(1, 4, 60)
+        long = rng.integers(exact + 1, 2 * exact, long_count)
+        counts = fit_volume(np.concatenate([short, long]), codec)
+        assert abs(int(counts.sum()) - codec.packet_count) <= long_count
+        assert counts[:60].tolist() == short.tolist()
+
+
+def test_without_long_conversations_lengths_are_left_alone(checkpoints):
+    codec = load_checkpoint(checkpoints[0]).codec
+    counts = np.array([1, 2, codec.length.grid.exact])
+    assert fit_volume(counts, codec).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("long", [33, 10**4, 10**7])
+def test_no_conversation_is_shrunk_to_nothing_or_past_its_order(checkpoints, long):
+    codec = load_checkpoint(checkpoints[0]).codec
+    counts = np.sort(np.random.default_rng(1).integers(long, 2 * long, 12))
+    fitted = fit_volume(counts, codec)
+    assert (fitted >= 1).all()
+    assert (np.diff(fitted) >= 0).all()
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(StateError, match="cannot read the checkpoint"):
+        Drawer(seed=1).draw(tmp_path / "nothing")
