@@ -40,9 +40,9 @@ TABLE = np.array(list(KINDS.values()), np.int64)
 IS_TCP = np.array([name[1:] != "datagram" for name in NAMES])
 
 
-def may_say(said, *, continues=False, silent=(False, False), otherwise=None):
+def may_say(said, *, continues=False, silent=(False, False), otherwise=None, reopens=1):
     """Names of the kinds that may follow."""
-    law = KindLaw(TABLE, np.array([continues]), np.array([silent]))
+    law = KindLaw(TABLE, np.array([continues]), np.array([silent]), reopens)
     given = IS_TCP[None] if otherwise is None else np.array([[name in otherwise for name in NAMES]])
     for name in said:
         law.say(np.array([NAMES.index(name)]))
@@ -113,6 +113,12 @@ def test_who_is_never_answered_may_go_on_all_the_same():
     assert ">syn" not in allowed
 
 
+@pytest.mark.parametrize("end", [[">rst"], [">fin", "<fin"]])
+def test_no_connection_begins_anew_where_the_chunk_shows_none(end):
+    assert {">syn", "<syn"} & may_say([*HANDSHAKE, *end], reopens=1)
+    assert not {">syn", "<syn"} & may_say([*HANDSHAKE, *end], reopens=0)
+
+
 def test_the_law_binds_tcp_alone():
     names = {">datagram", "<datagram"}
     assert may_say([">datagram"] * 3, otherwise=names) == names
@@ -132,8 +138,8 @@ def test_conversations_do_not_disturb_each_other():
     rng = np.random.default_rng(1)
     n, steps = 40, 25
     continues, silent = rng.random(n) < 0.3, rng.random((n, 2)) < 0.1
-    together = KindLaw(TABLE, continues, silent)
-    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1]) for i in range(n)]
+    together = KindLaw(TABLE, continues, silent, 1)
+    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1], 1) for i in range(n)]
     for _ in range(steps):
         allowed = together.allowed(np.repeat(IS_TCP[None], n, 0))
         said = np.array([rng.choice(np.flatnonzero(row)) for row in allowed])
@@ -149,7 +155,7 @@ def test_conversations_do_not_disturb_each_other():
 def test_lawful_talk_is_never_stuck():
     rng = np.random.default_rng(2)
     for _ in range(30):
-        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool))
+        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool), 1)
         finished, reset = np.zeros(2, bool), np.zeros(2, bool)
         for _ in range(30):
             kind = int(rng.choice(np.flatnonzero(law.allowed(IS_TCP[None])[0])))

@@ -73,6 +73,15 @@ def test_no_attribute_is_drawn_that_the_codec_cannot_decode(conversations, codec
         assert mask[column].all()
 
 
+def test_both_hosts_and_the_service_are_of_one_ip_family(conversations, codec):
+    attributes, _ = conversations
+    version = np.append(codec.host.table()[:, 0], [4, 6])
+    service = codec.service.table()[attributes[:, ATTRIBUTE_INDEX["service"]], 1]
+    for name in ("initiator_host", "responder_host"):
+        np.testing.assert_array_equal(version[attributes[:, ATTRIBUTE_INDEX[name]]], service)
+    assert set(service.tolist()) == {4, 6}
+
+
 def test_starts_are_drawn_to_the_nanosecond(conversations):
     assert len(set((conversations[1][1:] % 256).tolist())) > 10  # a float of nanoseconds since 1970 is not so fine
 
