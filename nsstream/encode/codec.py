@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.bins import Bins
+from nsstream.encode.endings import Endings
 from nsstream.encode.schema import (
     ATTRIBUTES,
     GAP_GRID,
@@ -48,6 +49,7 @@ class Codec:
         packet_count: packets of the chunk.
         host, service, port, ttl, marking, kind, size: vocabularies.
         start_gap, packet_gap, length, octets: bins.
+        endings: how TCP connections end.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
         rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
     """
@@ -69,6 +71,7 @@ class Codec:
     packet_gap: Bins
     length: Bins
     octets: Bins
+    endings: Endings
     rare_prefix: NDArray[np.int64]
     rare_fresh: tuple[float, float]
 
@@ -114,6 +117,7 @@ class Codec:
             packet_gap=Bins.fit(GAP_GRID, gaps),
             length=Bins.fit(LENGTH_GRID, table.packet_count),
             octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
+            endings=Endings.fit(table),
             rare_prefix=_prefixes(rare[::step]),
             rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
         )
@@ -129,6 +133,7 @@ class Codec:
             "packet_count": self.packet_count,
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
+            "endings": self.endings.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
             "rare_fresh": list(self.rare_fresh),
         }
@@ -145,6 +150,7 @@ class Codec:
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
+            endings=Endings(**data["endings"]),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
             rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
         )

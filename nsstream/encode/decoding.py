@@ -69,12 +69,6 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
     )
 
 
-def host_version_mask(codec: Codec, version: int) -> NDArray[np.bool_]:
-    """Host tokens (HOST_SLOTS + 2,) that name a host of this IP version."""
-    known = codec.host.is_active() & (codec.host.table()[:, 0] == version)
-    return np.concatenate([known, [version == 4, version == 6]])
-
-
 def _addresses(
     tokens: NDArray[np.int64],
     codec: Codec,

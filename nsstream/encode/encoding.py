@@ -114,6 +114,18 @@ def allowed_kinds(codec: Codec) -> NDArray[np.bool_]:
     return allowed
 
 
+def hosts_by_family(codec: Codec) -> NDArray[np.bool_]:
+    """Which host tokens name a host of IPv4 (row 0) and of IPv6 (row 1): (2, HOST_SLOTS + 2)."""
+    version = np.concatenate([codec.host.table()[:, 0], [4, 6]])
+    return np.stack([version == 4, version == 6])
+
+
+def services_by_family(codec: Codec) -> NDArray[np.bool_]:
+    """Which services run over IPv4 (row 0) and over IPv6 (row 1): (2, SERVICE_SLOTS)."""
+    version = codec.service.table()[:, 1]
+    return np.stack([version == 4, version == 6])
+
+
 def allowed_attributes(codec: Codec) -> list[NDArray[np.bool_]]:
     """Which tokens of each attribute the codec knows how to decode: one mask an attribute."""
     masks = {name: np.ones(size, bool) for name, size in ATTRIBUTES.items()}

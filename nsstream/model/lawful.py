@@ -5,7 +5,9 @@ Rules, kept for all conversations at once as columns; those on TCP after RFC 929
 - A conversation that opens with SYN shows, until it is answered, only SYN again or RST from the same side, and SYN|ACK
   or RST from the other; after SYN|ACK, nothing but that again from the answerer until the opener has spoken.
 - No SYN once a handshake is over, or where the conversation goes on from before; but when FIN or RST has ended a
-  connection, a SYN may begin another on the same five-tuple.
+  connection, a SYN may begin another on the same five-tuple, if the chunk shows that at all.
+- A connection ends no earlier before its conversation's last packet than the chunk shows, or the rest of a long
+  conversation would be filled with what may follow an end.
 - A side that has sent FIN sends no more octets and no second FIN; a side that has sent RST sends RST and nothing else.
 - A bare ACK that acknowledges something new needs segments of the other side that are not yet acknowledged; a
   keep-alive's ACK needs a keep-alive.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.encode.endings import Endings
 from nsstream.trace.conversations import TcpEvent
 from nsstream.trace.fields import ACK, FIN, RST, SYN
 
@@ -32,11 +35,14 @@ class KindLaw:
         kinds: (k, 7) the codec's table of packet kinds.
         continues: (n,) whether each goes on from before.
         is_silent: (n, 2) whether the initiator and the responder never speak.
+        endings: how connections end and begin again.
 
     Later calls may pass the first n' <= n conversations only.
     """
 
-    def __init__(self, kinds: NDArray[np.int64], continues: NDArray[np.bool_], is_silent: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, kinds: NDArray[np.int64], continues: NDArray[np.bool_], is_silent: NDArray[np.bool_], endings: Endings
+    ) -> None:
         flags, event = kinds[:, 2], kinds[:, 6]
         self._is_tcp = kinds[:, 0] % 3 == 1
         self._side = np.clip(kinds[:, 1], 0, 1)
@@ -54,6 +60,8 @@ class KindLaw:
         self.is_filler = (self._is_tcp & np.isin(event, _IDLE)) | self._bare_syn
         n = len(continues)
         self._is_silent = is_silent
+        self._may_reopen = endings.reopens > 0
+        self._after_reset, self._after_finish = endings.after_reset, endings.after_finish
         self._state = np.where(continues, _OPEN, _NEW).astype(np.int8)
         self._opener = np.zeros(n, np.int8)
         self._finished = np.zeros((n, 2), bool)
@@ -75,19 +83,22 @@ class KindLaw:
         out |= ~self._is_tcp
         return out
 
-    def allowed(self, otherwise: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def allowed(self, otherwise: NDArray[np.bool_], left: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Kinds that the first n' conversations may say next: (n', k).
 
         Args:
             otherwise: (n', k) kinds allowed for other reasons; where the law leaves none of them, it steps back.
+            left: (n',) packets that follow this one in the conversation.
         """
         n = len(otherwise)
         state, opener = self._state[:n], self._opener[:n]
         may = self._by_state[state, opener]
         unheard = (state == _SYN) & self._is_silent[np.arange(n), 1 - opener]  # its answer is never seen
         may[unheard] = ~self._syn
-        is_over = (state == _OPEN) & (self._reset[:n] | self._finished[:n]).any(axis=1)
+        is_over = self._may_reopen & (state == _OPEN) & (self._reset[:n] | self._finished[:n]).any(axis=1)
         may |= is_over[:, None] & self._bare_syn
+        may &= ~((left > self._after_reset)[:, None] & self._rst)
+        may &= ~((left > self._after_finish)[:, None] & self._fin)
         for side in (0, 1):
             mine = self._side == side
             may &= ~(self._is_silent[:n, side, None] & mine)

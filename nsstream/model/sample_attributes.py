@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsstream.encode.codec import Codec, slice_starts
-from nsstream.encode.encoding import allowed_attributes
-from nsstream.encode.schema import ATTRIBUTE_INDEX
+from nsstream.encode.encoding import allowed_attributes, hosts_by_family, services_by_family
+from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS
 from nsstream.encode.tokens import moment_of, start_features
 from nsstream.model.networks import FORBIDDEN, AttributeNetwork
 
 ROW_CONVERSATIONS: Final = 256  # a row of the batch takes slices until it has as many
 _GAP: Final = ATTRIBUTE_INDEX["start_gap"]
+_INITIATOR: Final = ATTRIBUTE_INDEX["initiator_host"]
+_SERVICE: Final = ATTRIBUTE_INDEX["service"]
+_RESPONDER: Final = ATTRIBUTE_INDEX["responder_host"]
 
 
 @torch.no_grad()
@@ -30,8 +33,7 @@ def draw_attributes(
     """Draw one chunk's conversations: attributes (n, a) and start times (n,) in nanoseconds, in order of start."""
     pieces = _pieces(codec)  # times since the chunk's first packet, which a float holds to the nanosecond
     rows = _rows(pieces[:, 2])
-    masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
-    gap_edges = torch.from_numpy(codec.start_gap.grid.edges)
+    law = AttributeLaw(codec)
     batch = len(rows)
     at, done = np.array([r[0] for r in rows]), np.zeros(batch, np.int64)
     last = np.array([r[1] for r in rows])
@@ -49,9 +51,7 @@ def draw_attributes(
         )
         known, state = network.history(summary, state)
         moment = torch.from_numpy(moment_of(piece[:, 3]))
-        tokens, summary = _say(
-            network, known[:, 0], features, moment, masks, gap_edges, torch.from_numpy(left_ns), generator
-        )
+        tokens, summary = _say(network, known[:, 0], features, moment, law, torch.from_numpy(left_ns), generator)
         gap = codec.start_gap.draw(tokens[:, _GAP].numpy(), rng)
         start = np.where(gap < left_ns, previous + gap, previous + np.floor(left_ns * rng.random(batch)))
         attributes.append(tokens.numpy()[alive])
@@ -72,24 +72,50 @@ def _say(
     known: Tensor,
     features: NDArray[np.float32],
     moment: Tensor,
-    masks: list[Tensor],
-    gap_edges: Tensor,
+    law: AttributeLaw,
     left_ns: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """One conversation a row: tokens (n, a) and their summary (n, 1, d) for the history."""
     known = known + network.start(torch.from_numpy(features))
-    tokens = torch.zeros(len(known), len(masks), dtype=torch.int64)
+    tokens = torch.zeros(len(known), len(law.masks), dtype=torch.int64)
     summary = torch.zeros_like(known)
-    for i, mask in enumerate(masks):
-        logits = (network.logits(i, known, tokens) + network.correction[i][moment]).masked_fill(~mask, FORBIDDEN)
-        if i == _GAP:  # no start beyond the slice's end, if there is such a gap
-            late = gap_edges >= left_ns[:, None]
-            logits = logits.masked_fill(late & (mask & ~late).any(-1, keepdim=True), FORBIDDEN)
+    for i in range(len(law.masks)):
+        logits = network.logits(i, known, tokens) + network.correction[i][moment]
+        logits = logits.masked_fill(~law.allowed(i, tokens, left_ns), FORBIDDEN)
         tokens[:, i] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
         said = network.said[i](tokens[:, i])
         known, summary = known + said, summary + said
     return tokens, summary[:, None]
+
+
+class AttributeLaw:
+    """Which attribute tokens may be said, given those before.
+
+    Rules: what the codec cannot decode is never said; no conversation starts beyond its slice's end; the service and
+    the responder are of the initiator's IP family; nobody talks to itself.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
+        self._gap_edges = torch.from_numpy(codec.start_gap.grid.edges)
+        self._hosts = torch.from_numpy(hosts_by_family(codec))
+        self._services = torch.from_numpy(services_by_family(codec))
+
+    def allowed(self, i: int, tokens: Tensor, left_ns: Tensor) -> Tensor:
+        """Tokens that attribute i may have (n, size_i) after the tokens (n, a) before it."""
+        may = self.masks[i].expand(len(tokens), -1)
+        if i == _GAP:
+            may = may & ((self._gap_edges < left_ns[:, None]) | (self._gap_edges == 0))
+        elif i in (_SERVICE, _RESPONDER):
+            initiator = tokens[:, _INITIATOR]
+            family = self._hosts[1, initiator].long()
+            within = may & (self._services if i == _SERVICE else self._hosts)[family]
+            if i == _RESPONDER:
+                itself = torch.arange(may.shape[1]) == initiator[:, None]
+                within &= ~(itself & (initiator < HOST_SLOTS)[:, None])
+            may = torch.where(within.any(-1, keepdim=True), within, may)
+        return may
 
 
 def _pieces(codec: Codec) -> NDArray[np.int64]:

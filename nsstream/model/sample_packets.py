@@ -97,7 +97,8 @@ def draw_packets(
     size_values = codec.size.table()[:, 0]
     n = len(counts)
     ttl = codec.ttl.table()[attributes[order, ATTRIBUTE_INDEX["ttl"]]]
-    law = KindLaw(kinds, attributes[order, ATTRIBUTE_INDEX["continues_from_before"]] > 0, ttl == 0)
+    continues = attributes[order, ATTRIBUTE_INDEX["continues_from_before"]] > 0
+    law = KindLaw(kinds, continues, ttl == 0, codec.endings)
     is_filler = torch.from_numpy(law.is_filler)
     now = start_ns[order].copy()
     total, first = counts[order], offset[:-1][order]
@@ -120,7 +121,7 @@ def draw_packets(
             .masked_fill(~torch.from_numpy(allowed[:n]), FORBIDDEN)
             .log_softmax(-1)
         )
-        may = torch.from_numpy(law.allowed(allowed[:n]))
+        may = torch.from_numpy(law.allowed(allowed[:n], total[:n] - step - 1))
         likely = likely.masked_fill(~may, FORBIDDEN)  # what is forbidden must not turn into filler instead:
         likely = torch.where(is_filler, likely + likely.logsumexp(-1, keepdim=True), likely)
         kind = _pick(likely, generator)
