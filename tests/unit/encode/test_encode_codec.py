@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from made_traffic import MINUTE_NS, SERVER, START_NS, back, batch_of, made_table, octets_of, packet, tcp
+from made_traffic import MINUTE_NS, START_NS, batch_of, made_table, octets_of, packet
 
 from nsstream.encode.codec import VOCABULARIES, Codec, slice_of, slice_starts, start_gaps
 from nsstream.encode.schema import HOST_SLOTS, SLICES
-from nsstream.trace.fields import ACK, ICMP, RST, SYN
 from nsstream.trace.grouping import group_conversations
 
 
@@ -103,14 +102,3 @@ def test_start_gaps_add_up_to_the_starts():
     assert (gaps >= 0).all()
     for s in np.unique(where):
         np.testing.assert_array_equal(edges[s] + np.cumsum(gaps[where == s]), first[where == s])
-
-
-def test_connections_that_begin_anew_are_counted_and_first_or_repeated_syns_are_not():
-    rows = [
-        tcp(0, SYN, 9), tcp(1, SYN, 9), back(2, RST | ACK, 0, 10), tcp(3, SYN, 700), back(4, RST | ACK, 0, 701),
-        tcp(5, SYN, 9000, ends=(("192.0.2.8", 7000), SERVER)),
-        packet(6, ("192.0.2.8", 0), ("192.0.2.9", 0), ICMP, icmp_type=0, icmp_code=2),
-        packet(7, ("192.0.2.8", 0), ("192.0.2.9", 0), ICMP, icmp_type=0, icmp_code=2),
-    ]  # fmt: skip
-    assert fitted(group_conversations(batch_of(rows))[0]).reopens == 1
-    assert fitted(group_conversations(batch_of(rows[:3] + rows[5:]))[0]).reopens == 0

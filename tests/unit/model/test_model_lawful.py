@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nsstream.encode.endings import Endings
 from nsstream.model.lawful import KindLaw
 from nsstream.trace import TcpEvent
 from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
@@ -37,16 +38,18 @@ def _kinds():
 KINDS = _kinds()
 NAMES = list(KINDS)
 TABLE = np.array(list(KINDS.values()), np.int64)
+ANY = Endings(after_reset=99, after_finish=99, reopens=1)
+FEW = Endings(after_reset=2, after_finish=5, reopens=1)
 IS_TCP = np.array([name[1:] != "datagram" for name in NAMES])
 
 
-def may_say(said, *, continues=False, silent=(False, False), otherwise=None, reopens=1):
+def may_say(said, *, continues=False, silent=(False, False), otherwise=None, endings=ANY, left=0):
     """Names of the kinds that may follow."""
-    law = KindLaw(TABLE, np.array([continues]), np.array([silent]), reopens)
+    law = KindLaw(TABLE, np.array([continues]), np.array([silent]), endings)
     given = IS_TCP[None] if otherwise is None else np.array([[name in otherwise for name in NAMES]])
     for name in said:
         law.say(np.array([NAMES.index(name)]))
-    return {NAMES[i] for i in np.flatnonzero(law.allowed(given)[0])}
+    return {NAMES[i] for i in np.flatnonzero(law.allowed(given, np.array([left]))[0])}
 
 
 HANDSHAKE = [">syn", "<syn|ack", ">ack"]
@@ -115,8 +118,15 @@ def test_who_is_never_answered_may_go_on_all_the_same():
 
 @pytest.mark.parametrize("end", [[">rst"], [">fin", "<fin"]])
 def test_no_connection_begins_anew_where_the_chunk_shows_none(end):
-    assert {">syn", "<syn"} & may_say([*HANDSHAKE, *end], reopens=1)
-    assert not {">syn", "<syn"} & may_say([*HANDSHAKE, *end], reopens=0)
+    assert {">syn", "<syn"} & may_say([*HANDSHAKE, *end])
+    assert not {">syn", "<syn"} & may_say([*HANDSHAKE, *end], endings=Endings(99, 99, reopens=0))
+
+
+@pytest.mark.parametrize(("left", "ends"), [(0, {"rst", "fin"}), (2, {"rst", "fin"}), (3, {"fin"}), (6, set())])
+def test_a_connection_ends_no_earlier_before_the_last_packet_than_the_chunk_shows(left, ends):
+    allowed = may_say(HANDSHAKE, endings=FEW, left=left)
+    assert {name[1:] for name in allowed} & {"rst", "fin"} == ends
+    assert ">octets" in allowed
 
 
 def test_the_law_binds_tcp_alone():
@@ -138,27 +148,27 @@ def test_conversations_do_not_disturb_each_other():
     rng = np.random.default_rng(1)
     n, steps = 40, 25
     continues, silent = rng.random(n) < 0.3, rng.random((n, 2)) < 0.1
-    together = KindLaw(TABLE, continues, silent, 1)
-    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1], 1) for i in range(n)]
+    together = KindLaw(TABLE, continues, silent, FEW)
+    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1], FEW) for i in range(n)]
     for _ in range(steps):
-        allowed = together.allowed(np.repeat(IS_TCP[None], n, 0))
+        left = rng.integers(0, 9, n)
+        allowed = together.allowed(np.repeat(IS_TCP[None], n, 0), left)
         said = np.array([rng.choice(np.flatnonzero(row)) for row in allowed])
         for i, law in enumerate(alone):
-            np.testing.assert_array_equal(law.allowed(IS_TCP[None])[0], allowed[i])
+            np.testing.assert_array_equal(law.allowed(IS_TCP[None], left[i : i + 1])[0], allowed[i])
             law.say(said[i : i + 1])
         together.say(said)
         n -= 1  # the last conversation ends, as in drawing
-        together.allowed(np.repeat(IS_TCP[None], n, 0))
         alone = alone[:n]
 
 
 def test_lawful_talk_is_never_stuck():
     rng = np.random.default_rng(2)
     for _ in range(30):
-        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool), 1)
+        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool), ANY)
         finished, reset = np.zeros(2, bool), np.zeros(2, bool)
         for _ in range(30):
-            kind = int(rng.choice(np.flatnonzero(law.allowed(IS_TCP[None])[0])))
+            kind = int(rng.choice(np.flatnonzero(law.allowed(IS_TCP[None], np.zeros(1, np.int64))[0])))
             mark, name = NAMES[kind][0], NAMES[kind][1:]
             side = int(mark == "<")
             if name in ("syn", "syn again") and (finished | reset).any():
