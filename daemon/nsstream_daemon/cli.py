@@ -31,7 +31,7 @@ app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)
 app.command("replay")(replay_commands.replay)
-app.command("bench")(bench_command.bench)
+app.command("bench", context_settings={"allow_interspersed_args": False})(bench_command.bench)
 app.add_typer(part_commands.chunk_app, name="chunk")
 app.add_typer(replay_commands.send_app, name="send")
 

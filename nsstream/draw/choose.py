@@ -35,13 +35,18 @@ def draw_chosen(
     generator: torch.Generator,
 ) -> DrawnPackets:
     """Draw the packets of n conversations; arguments as of `draw_packets`, n rows each."""
-    packets = draw_packets(model.packets, model.codec, attributes, stack, start_ns, counts, rng, generator)
+    events = np.array(model.codec.endings.events)
+    packets = draw_packets(
+        model.packets, model.codec, attributes, stack, start_ns, counts, rng, generator, events=events
+    )
     small = np.flatnonzero(counts <= ELEPHANT)
     if not len(small):
         return packets
     given = attributes[small], stack[small], start_ns[small], counts[small]
     candidates = [packets.take(small)]
-    candidates += [draw_packets(model.packets, model.codec, *given, rng, generator) for _ in range(CANDIDATES - 1)]
+    candidates += [
+        draw_packets(model.packets, model.codec, *given, rng, generator, events=events) for _ in range(CANDIDATES - 1)
+    ]
     logits = torch.stack([_judge(model, c, given[0], given[3]) for c in candidates], dim=1)
     chosen = torch.multinomial(logits.clamp(-6, 6).softmax(-1), 1, generator=generator)[:, 0].numpy()
     which = np.repeat(chosen, given[3])

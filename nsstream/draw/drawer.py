@@ -22,7 +22,7 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.sample_packets import DrawnPackets
-from nsstream.trace.conversations import ConversationTable
+from nsstream.trace.conversations import ConversationTable, TcpEvent
 from nsstream.trace.fields import FIN, RST, TCP
 
 MOST_REMEMBERED: Final = 1 << 20  # five-tuples that are not used again
@@ -52,7 +52,7 @@ class Drawer:
         attributes, start_ns = draw_attributes(model.attributes, codec, self._rng, self._generator)
         ends = decode_endpoints(attributes, codec, self._rng)
         lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], self._rng)
-        counts = fit_volume(np.maximum(lengths, 1), codec)
+        counts = fit_volume(lengths, codec, self._rng)
         packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng, self._generator)
         table = to_table(self._distinct(self._carry(ends)), packets, codec)
         self._note_open(table)
@@ -102,15 +102,16 @@ class Drawer:
         self._open = dict(waiting)
 
 
-def fit_volume(counts: NDArray[np.int64], codec: Codec) -> NDArray[np.int64]:
-    """Stretch or shrink the long conversations (n,) so that the chunk has about as many packets as it had."""
-    counts = counts.copy()
-    is_long = counts > codec.length.grid.exact
-    short, long = int(counts[~is_long].sum()), int(counts[is_long].sum())
-    if long:
-        factor = np.clip((codec.packet_count - short) / long, 1 / 100, 4)
-        counts[is_long] = np.maximum(np.rint(counts[is_long] * factor), 1)
-    return counts
+def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Give conversations (n,) the chunk's own lengths, the longest to the one drawn longest, and so on.
+
+    Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so their ranks are
+    kept and their values taken from the measured distribution. Equal lengths are ranked by lot.
+    """
+    rank = np.lexsort((rng.random(len(counts)), counts))
+    out = np.empty_like(counts)
+    out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
+    return out
 
 
 def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> ConversationTable:
@@ -120,6 +121,9 @@ def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> Conversati
     is_tcp = np.repeat(ends.protocol_identifier == TCP, np.diff(packets.packet_offset)) & (kinds[:, 0] % 3 == 1)
     begin = packets.packet_offset[:-1]
     ended = [np.add.reduceat(is_tcp & (flags & FIN > 0) & (side == s), begin) > 0 for s in (0, 1)]
+    # A repeated segment must repeat its octets, which the assembler cannot yet promise for all that runs over TCP: what
+    # repeats data goes out as new data.
+    repeats_data = (kinds[:, 6] == TcpEvent.RETRANSMISSION) & (kinds[:, 5] > 0)
     reset = np.add.reduceat(is_tcp & (flags & RST > 0), begin) > 0
     return ConversationTable(
         **{name: getattr(ends, name) for name in _SHARED},
@@ -131,7 +135,7 @@ def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> Conversati
         ip_header_length=kinds[:, 3].astype(np.uint16),
         control=flags.astype(np.uint16),
         tcp_header_length=kinds[:, 4].astype(np.uint8),
-        tcp_event=kinds[:, 6].astype(np.uint8),
+        tcp_event=np.where(repeats_data, TcpEvent.FRESH, kinds[:, 6]).astype(np.uint8),
     )
 
 

@@ -90,6 +90,16 @@ class Bins:
         left, right = self.quantiles[tokens, low], self.quantiles[tokens, low + 1]
         return np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
 
+    def sample(self, count: int) -> NDArray[np.int64]:
+        """`count` values with the fitted distribution, in rising order, evenly spread over its ranks."""
+        ranks = (np.arange(count) + 0.5) / count * self.counts.sum()
+        ends = np.cumsum(self.counts)
+        bin_ = np.searchsorted(ends, ranks, side="right").clip(max=len(ends) - 1)
+        at = (ranks - (ends - self.counts)[bin_]) / self.counts[bin_] * (QUANTILES - 1)
+        low = np.clip(at.astype(np.int64), 0, QUANTILES - 2)
+        left, right = self.quantiles[bin_, low], self.quantiles[bin_, low + 1]
+        return np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
+
     def as_json(self) -> dict[str, list[list[float]]]:
         """The bins that hold something: [bin, count, quantiles...]."""
         rows = [[int(b), int(self.counts[b]), *self.quantiles[b].tolist()] for b in np.flatnonzero(self.counts)]

@@ -19,10 +19,12 @@ from nsstream.encode.bins import Bins
 from nsstream.encode.endings import Endings
 from nsstream.encode.schema import (
     ATTRIBUTES,
+    BLOCK_PORTS,
     GAP_GRID,
     HOST_SLOTS,
     KIND_SLOTS,
     LENGTH_GRID,
+    PORT_BLOCKS,
     PORT_SLOTS,
     RARE_PORT,
     SERVICE_SLOTS,
@@ -49,6 +51,8 @@ class Codec:
         packet_count: packets of the chunk.
         host, service, port, ttl, marking, kind, size: vocabularies.
         start_gap, packet_gap, length, octets: bins.
+        port_blocks: (PORT_BLOCKS,) initiator ports without a slot, by block.
+        talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
         rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
@@ -71,6 +75,8 @@ class Codec:
     packet_gap: Bins
     length: Bins
     octets: Bins
+    port_blocks: NDArray[np.int64]
+    talks_to_itself: bool
     endings: Endings
     rare_prefix: NDArray[np.int64]
     rare_fresh: tuple[float, float]
@@ -87,11 +93,14 @@ class Codec:
         first_ns, last_ns = int(table.observation_time_ns.min()), int(table.observation_time_ns.max())
         held: dict[str, Vocabulary | None] = {name: getattr(parent, name, None) for name in VOCABULARIES}
         hosts = np.concatenate([host_values(table, 0), host_values(table, 1)])
-        host = Vocabulary.fit(hosts, HOST_SLOTS, least=2, parent=held["host"])
+        are_few = len(np.unique(hosts, axis=0)) <= HOST_SLOTS
+        host = Vocabulary.fit(hosts, HOST_SLOTS, least=1 if are_few else 2, parent=held["host"])
         services = service_values(table)
         common = Vocabulary.fit(services, SERVICE_SLOTS - 32, least=2)
         services[common.tokens(services) < 0, 3] = RARE_PORT
         ports = table.initiator_port[:, None].astype(np.int64)
+        is_named = (np.bincount(ports[:, 0])[ports[:, 0]] >= max(4, len(ports) // 500)) | (ports[:, 0] < 1024)
+        port = Vocabulary.fit(ports[is_named], PORT_SLOTS, parent=held["port"])
         sizes = table.ip_total_length[:, None].astype(np.int64)
         within = np.ones(len(sizes), bool)
         within[table.packet_offset[:-1]] = False
@@ -108,7 +117,8 @@ class Codec:
             packet_count=len(sizes),
             host=host,
             service=Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"]),
-            port=Vocabulary.fit(ports, PORT_SLOTS, least=max(4, len(ports) // 500), parent=held["port"]),
+            port=port,
+            port_blocks=np.bincount(ports[port.tokens(ports) < 0, 0] // BLOCK_PORTS, minlength=PORT_BLOCKS),
             ttl=Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"]),
             marking=Vocabulary.fit(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
             kind=Vocabulary.fit(kind_values(table), KIND_SLOTS, parent=held["kind"]),
@@ -117,6 +127,7 @@ class Codec:
             packet_gap=Bins.fit(GAP_GRID, gaps),
             length=Bins.fit(LENGTH_GRID, table.packet_count),
             octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
+            talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
             endings=Endings.fit(table),
             rare_prefix=_prefixes(rare[::step]),
             rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
@@ -133,6 +144,8 @@ class Codec:
             "packet_count": self.packet_count,
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
+            "port_blocks": self.port_blocks.tolist(),
+            "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
             "rare_fresh": list(self.rare_fresh),
@@ -150,7 +163,9 @@ class Codec:
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
-            endings=Endings(**data["endings"]),
+            port_blocks=np.array(data["port_blocks"], np.int64),
+            talks_to_itself=bool(data["talks_to_itself"]),
+            endings=Endings.from_json(data["endings"]),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
             rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
         )

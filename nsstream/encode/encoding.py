@@ -132,7 +132,7 @@ def allowed_attributes(codec: Codec) -> list[NDArray[np.bool_]]:
     for name in ("initiator_host", "responder_host"):
         masks[name][: len(codec.host)] = codec.host.is_active()
     masks["service"] = codec.service.is_active()
-    masks["initiator_port"][:PORT_SLOTS] = codec.port.is_active()
+    masks["initiator_port"] = np.concatenate([codec.port.is_active(), codec.port_blocks > 0])
     masks["ttl"], masks["marking"] = codec.ttl.is_active(), codec.marking.is_active()
     masks["packet_count"] = codec.length.is_active()
     masks["start_gap"] = codec.start_gap.is_active()

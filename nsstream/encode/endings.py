@@ -1,9 +1,12 @@
-"""Endings: how a chunk's TCP connections end and begin again, as three numbers that bound what may be drawn."""
+"""Endings: how a chunk's TCP connections end and begin again, and how often they repeat themselves.
+
+These numbers bound what may be drawn, so that a network's small errors do not add up to what nobody saw.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +23,13 @@ class Endings:
         after_reset: how many packets follow a conversation's first RST at most, but for one conversation in fifty.
         after_finish: the same for its first FIN.
         reopens: how many SYNs began another connection on a five-tuple within its conversation.
+        events: how many segments were each `TcpEvent`.
     """
 
     after_reset: int
     after_finish: int
     reopens: int
+    events: tuple[int, ...]
 
     @classmethod
     def fit(cls, table: ConversationTable) -> Self:
@@ -36,11 +41,17 @@ class Endings:
             after_reset=_packets_after(table, is_tcp & (table.control & RST > 0)),
             after_finish=_packets_after(table, is_tcp & (table.control & FIN > 0)),
             reopens=int(is_fresh_syn.sum()),
+            events=tuple(np.bincount(table.tcp_event[is_tcp], minlength=len(TcpEvent)).tolist()),
         )
 
-    def as_json(self) -> dict[str, int]:
-        """The three numbers by name."""
-        return asdict(self)
+    def as_json(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return {**asdict(self), "events": list(self.events)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `as_json`."""
+        return cls(**{**data, "events": tuple(data["events"])})
 
 
 def _packets_after(table: ConversationTable, marked: NDArray[np.bool_]) -> int:

@@ -76,7 +76,7 @@ def moment_of(where: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def countdown_token(left: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bin of the number of packets left (n,), the present one included: exact to 12, then four a doubling."""
+    """Bin of the number of packets left (n,), the present one included: exact to 12, then five for two doublings."""
     coarse = 12 + np.floor(np.log2(np.maximum(left, 12) / 12) * 2.5).astype(np.int64)
     return np.where(left <= 12, left, np.minimum(coarse + 1, COUNTDOWNS - 1))
 

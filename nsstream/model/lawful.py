@@ -9,6 +9,8 @@ Rules, kept for all conversations at once as columns; those on TCP after RFC 929
 - A connection ends no earlier before its conversation's last packet than the chunk shows, or the rest of a long
   conversation would be filled with what may follow an end.
 - A side that has sent FIN sends no more octets and no second FIN; a side that has sent RST sends RST and nothing else.
+- Octets are sent again only while some are not acknowledged.
+- Retransmissions, idle ACKs and the like are said no more often than the chunk shows them.
 - A bare ACK that acknowledges something new needs segments of the other side that are not yet acknowledged; a
   keep-alive's ACK needs a keep-alive.
 
@@ -36,12 +38,19 @@ class KindLaw:
         continues: (n,) whether each goes on from before.
         is_silent: (n, 2) whether the initiator and the responder never speak.
         endings: how connections end and begin again.
+        events: (len(TcpEvent),) how often each event but `FRESH` may be said in all, for conversations drawn together;
+            None where it does not matter.
 
     Later calls may pass the first n' <= n conversations only.
     """
 
     def __init__(
-        self, kinds: NDArray[np.int64], continues: NDArray[np.bool_], is_silent: NDArray[np.bool_], endings: Endings
+        self,
+        kinds: NDArray[np.int64],
+        continues: NDArray[np.bool_],
+        is_silent: NDArray[np.bool_],
+        endings: Endings,
+        events: NDArray[np.int64] | None = None,
     ) -> None:
         flags, event = kinds[:, 2], kinds[:, 6]
         self._is_tcp = kinds[:, 0] % 3 == 1
@@ -51,6 +60,7 @@ class KindLaw:
         self._rst = self._is_tcp & (flags & RST > 0)
         self._ack = self._is_tcp & (flags & ACK > 0)
         self._bare_syn = self._syn & ~self._ack
+        self._repeats = event == TcpEvent.RETRANSMISSION
         self._keep_alive = self._is_tcp & (event == TcpEvent.KEEP_ALIVE)
         self._answers = self._is_tcp & (event == TcpEvent.KEEP_ALIVE_ACK)
         self._octets = self._is_tcp & (kinds[:, 5] > 0) & ~self._keep_alive
@@ -60,7 +70,9 @@ class KindLaw:
         self.is_filler = (self._is_tcp & np.isin(event, _IDLE)) | self._bare_syn
         n = len(continues)
         self._is_silent = is_silent
-        self._may_reopen = endings.reopens > 0
+        self._reopens = endings.reopens if events is not None else min(endings.reopens, 1) * n
+        self._event = np.where(self._is_tcp, event, int(TcpEvent.FRESH))
+        self._events = None if events is None else events.copy()
         self._after_reset, self._after_finish = endings.after_reset, endings.after_finish
         self._state = np.where(continues, _OPEN, _NEW).astype(np.int8)
         self._opener = np.zeros(n, np.int8)
@@ -74,10 +86,10 @@ class KindLaw:
     def _kinds_by_state(self) -> NDArray[np.bool_]:
         """May a kind be said, by state and side that opened: (4, 2, k)."""
         out = np.ones((4, 2, len(self._is_tcp)), bool)
-        bare_syn, syn_ack = self._bare_syn, self._syn & self._ack
+        syn_again, syn_ack = self._bare_syn & self._repeats, self._syn & self._ack
         for opener in (0, 1):
             mine = self._side == opener
-            out[_SYN, opener] = (mine & (bare_syn | self._rst)) | (~mine & (syn_ack | self._rst))
+            out[_SYN, opener] = (mine & (syn_again | self._rst)) | (~mine & (syn_ack | self._rst))
             out[_SYN_ACK, opener] = (mine & ~self._syn & (self._ack | self._rst)) | (~mine & (syn_ack | self._rst))
             out[_OPEN, opener] = ~self._syn
         out |= ~self._is_tcp
@@ -95,7 +107,9 @@ class KindLaw:
         may = self._by_state[state, opener]
         unheard = (state == _SYN) & self._is_silent[np.arange(n), 1 - opener]  # its answer is never seen
         may[unheard] = ~self._syn
-        is_over = self._may_reopen & (state == _OPEN) & (self._reset[:n] | self._finished[:n]).any(axis=1)
+        is_over = (
+            (self._reopens > 0) & (state == _OPEN) & (self._reset[:n].any(axis=1) | self._finished[:n].all(axis=1))
+        )
         may |= is_over[:, None] & self._bare_syn
         may &= ~((left > self._after_reset)[:, None] & self._rst)
         may &= ~((left > self._after_finish)[:, None] & self._fin)
@@ -106,10 +120,15 @@ class KindLaw:
             may &= ~(self._finished[:n, side, None] & (mine & (self._octets | self._fin | self._keep_alive)))
             nothing = (self._outstanding[:n, 1 - side] <= 0) & (state == _OPEN) & ~self._is_silent[:n, 1 - side]
             may &= ~(nothing[:, None] & (mine & self._advances))
+            settled = (self._outstanding[:n, side] <= 0) & (state == _OPEN) & ~self._is_silent[:n, 1 - side]
+            may &= ~(settled[:, None] & (mine & self._octets & self._repeats))
             may &= ~(~self._probed[:n, 1 - side, None] & (mine & self._answers))
         may &= otherwise
-        stuck = ~may.any(axis=1)
-        may[stuck] = otherwise[stuck]
+        if self._events is not None:
+            may &= (self._events[self._event] > 0) | (self._event == TcpEvent.FRESH)
+        for stand_in in (otherwise & ~self._syn & ~self._rst, otherwise):  # where nothing is left
+            stuck = ~may.any(axis=1)
+            may[stuck] = stand_in[stuck]
         return may
 
     def say(self, kind: NDArray[np.int64]) -> None:
@@ -118,6 +137,9 @@ class KindLaw:
         side, state = self._side[kind], self._state[:n]
         syn, ack, rst = self._syn[kind], self._ack[kind], self._rst[kind]
         again = (state == _OPEN) & self._bare_syn[kind]  # a new connection on the old five-tuple
+        if self._events is not None:
+            self._reopens -= int(again.sum())
+            self._events -= np.bincount(self._event[kind], minlength=len(self._events))
         for known in (self._reset, self._finished, self._outstanding, self._probed):
             known[:n][again] = 0
         state = np.where(again, _NEW, state)

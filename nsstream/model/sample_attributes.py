@@ -93,12 +93,13 @@ class AttributeLaw:
     """Which attribute tokens may be said, given those before.
 
     Rules: what the codec cannot decode is never said; no conversation starts beyond its slice's end; the service and
-    the responder are of the initiator's IP family; nobody talks to itself.
+    the responder are of the initiator's IP family; nobody talks to itself, unless the chunk shows that.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
         self._gap_edges = torch.from_numpy(codec.start_gap.grid.edges)
+        self._talks_to_itself = codec.talks_to_itself
         self._hosts = torch.from_numpy(hosts_by_family(codec))
         self._services = torch.from_numpy(services_by_family(codec))
 
@@ -111,7 +112,7 @@ class AttributeLaw:
             initiator = tokens[:, _INITIATOR]
             family = self._hosts[1, initiator].long()
             within = may & (self._services if i == _SERVICE else self._hosts)[family]
-            if i == _RESPONDER:
+            if i == _RESPONDER and not self._talks_to_itself:
                 itself = torch.arange(may.shape[1]) == initiator[:, None]
                 within &= ~(itself & (initiator < HOST_SLOTS)[:, None])
             may = torch.where(within.any(-1, keepdim=True), within, may)

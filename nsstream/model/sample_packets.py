@@ -68,7 +68,9 @@ def draw_packets(
     counts: NDArray[np.int64],
     rng: np.random.Generator,
     generator: torch.Generator,
+    *,
     most: int | None = None,
+    events: NDArray[np.int64] | None = None,
 ) -> DrawnPackets:
     """Draw the packets of n conversations.
 
@@ -81,6 +83,7 @@ def draw_packets(
         counts: (n,) packets of each, at least 1.
         rng: for values inside bins.
         generator: for tokens.
+        events: how often each `TcpEvent` but `FRESH` may come in all; None: as often as the network likes.
         most: draw only so many packets of each; the rest of a longer one is left out.
     """
     lengths = counts if most is None else np.minimum(counts, most)
@@ -98,7 +101,7 @@ def draw_packets(
     n = len(counts)
     ttl = codec.ttl.table()[attributes[order, ATTRIBUTE_INDEX["ttl"]]]
     continues = attributes[order, ATTRIBUTE_INDEX["continues_from_before"]] > 0
-    law = KindLaw(kinds, continues, ttl == 0, codec.endings)
+    law = KindLaw(kinds, continues, ttl == 0, codec.endings, events)
     is_filler = torch.from_numpy(law.is_filler)
     now = start_ns[order].copy()
     total, first = counts[order], offset[:-1][order]

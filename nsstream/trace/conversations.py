@@ -21,7 +21,7 @@ class TcpEvent(IntEnum):
     """What a TCP segment is to the stream that it belongs to, from sequence numbers alone."""
 
     FRESH = 0  # new octets, or an acknowledgement that advances; everything that is not TCP
-    RETRANSMISSION = 1  # octets, SYN or FIN whose sequence numbers were sent before
+    RETRANSMISSION = 1  # octets, SYN or FIN whose sequence numbers were seen before
     IDLE_ACK = 2  # a bare ACK that acknowledges nothing new and offers the same window: a duplicate ACK
     KEEP_ALIVE = 3  # at most one octet, one before the next sequence number (RFC 9293 3.8.4)
     KEEP_ALIVE_ACK = 4  # the bare ACK that answers a keep-alive

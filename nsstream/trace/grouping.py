@@ -7,7 +7,8 @@ Rules
   packet, unless that packet is a SYN|ACK, or goes from a port below 1024 to one above: then its receiver.
 - Flow tags need no future: *continues from before* is read from the previous chunk's open conversations, *is open at
   end* from what this chunk has seen (TCP: no RST, and no FIN from both sides; all else: open).
-- `TcpEvent`s come from sequence numbers alone, with nothing known of the previous chunk. A SYN with a number of its own
+- `TcpEvent`s come from sequence numbers alone, with nothing known of the previous chunk. What fills a hole that was
+  left open came late and is not a retransmission. A SYN with a number of its own
   begins a new connection on the old five-tuple: all that was known of the old one is forgotten.
 
 The hash table compares whole keys, so equal hashes cost time and never correctness; ids do not depend on the hash.
@@ -215,6 +216,7 @@ def _tcp_events(
         has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
         answers_keep_alive = np.zeros(2, np.bool_)
         first_seq = np.zeros(2, np.uint32)
+        hole = np.zeros(2, np.int64)  # octets that were passed over and have not come yet
         for i in range(offset[c], offset[c + 1]):
             if not is_tcp[i]:
                 continue
@@ -222,7 +224,7 @@ def _tcp_events(
             octets = payload[i] if payload[i] > 0 else 0
             length = octets + (1 if flags[i] & SYN else 0) + (1 if flags[i] & FIN else 0)
             if flags[i] & (SYN | ACK) == SYN and has_seq[d] and seq[i] != first_seq[d]:
-                has_seq[:], has_ack[:], has_fin[:], answers_keep_alive[:] = False, False, False, False
+                has_seq[:], has_ack[:], has_fin[:], answers_keep_alive[:], hole[:] = False, False, False, False, 0
                 is_open[c] = 1
             if flags[i] & SYN and not has_seq[d]:
                 first_seq[d] = seq[i]
@@ -232,6 +234,8 @@ def _tcp_events(
             if has_seq[d]:
                 if bare and ahead == -1:
                     kind = _KEEP_ALIVE
+                elif length > 0 and ahead < 0 and hole[d] > 0 and flags[i] & SYN == 0:
+                    hole[d] = max(0, hole[d] - length)
                 elif length > 0 and ahead < 0:
                     kind = _RETRANSMISSION
                 elif bare and octets == 0 and has_ack[d] and np.int32(np.uint32(ack[i] - last_ack[d])) <= 0:
@@ -243,6 +247,8 @@ def _tcp_events(
             last_window[d] = window[i]
             answers_keep_alive[1 - d] = kind == _KEEP_ALIVE
             answers_keep_alive[d] = False
+            if has_seq[d] and length > 0 and 0 < ahead < 1 << 24:
+                hole[d] += ahead
             end = np.uint32(seq[i] + np.uint32(length))
             if not has_seq[d] or np.int32(np.uint32(end - next_seq[d])) > 0:
                 if flags[i] & RST == 0 or not has_seq[d]:

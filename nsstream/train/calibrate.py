@@ -23,7 +23,7 @@ from nsstream.model.networks import AttributeNetwork, PacketNetwork
 from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.sample_packets import draw_packets
 
-ROUNDS: Final = 3
+ROUNDS: Final = 4
 FIRMNESS: Final = 0.7  # how much of the log ratio is applied a round
 PRIOR: Final = 1.0  # added to every count, so that rare tokens move little
 FURTHEST: Final = 3.0  # no logit is moved by more
@@ -91,7 +91,7 @@ def _count(at: NDArray[np.int64], token: NDArray[np.int64], table: torch.Tensor)
 
 
 def _correct(table: torch.Tensor, wanted: NDArray[np.float64], came: NDArray[np.float64]) -> None:
-    total = np.maximum(came.sum(axis=1, keepdims=True), 1)
-    came = came * (wanted.sum(axis=1, keepdims=True) / total)
-    ratio = np.log((wanted + PRIOR) / (came + PRIOR))
+    came = came * (wanted.sum(axis=1, keepdims=True) / np.maximum(came.sum(axis=1, keepdims=True), 1))
+    overall = (wanted.sum(axis=0) + PRIOR) / (came.sum(axis=0) + PRIOR)  # first everywhere alike: rare tokens need it
+    ratio = np.log(overall) + np.log((wanted + PRIOR) / (came * overall + PRIOR))
     table.add_(torch.from_numpy((FIRMNESS * ratio).astype(np.float32))).clamp_(-FURTHEST, FURTHEST)

@@ -137,7 +137,7 @@ class Fit:
         if not self._attributes.is_done:
             runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
             nll, is_held = self._runs_nll(self._attributes.network, runs)
-            self._attributes.step(nll[~is_held].mean(), 1.0)
+            self._attributes.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), 1.0)
         if not self._packets.is_done:
             loss = self._packets.step(self._windows_nll(self._packets.network), rate)
         else:

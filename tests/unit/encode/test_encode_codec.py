@@ -59,7 +59,8 @@ def test_a_child_keeps_the_slots_of_what_both_chunks_show():
 
 def test_a_host_too_rare_for_a_slot_leaves_its_prefix_alone():
     rows = [packet(0, ("203.0.113.77", 5000)), packet(1, ("2001:db8::7:7", 5000), ("2001:db8:9::9", 53))]
-    rows += [packet(10 + i, ("192.0.2.1", 5000 + i), ("192.0.2.2", 53)) for i in range(4)]
+    for i in range(HOST_SLOTS + 1):  # more hosts than slots, all of them met more often
+        rows += [packet(10 + i, (f"10.1.{i // 250}.{i % 250}", port), ("192.0.2.2", 53)) for port in (5000, 5001)]
     table, _ = group_conversations(batch_of(rows))
     codec = fitted(table)
     kept = json.dumps(codec.as_json())

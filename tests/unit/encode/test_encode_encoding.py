@@ -133,11 +133,12 @@ def test_protocols_without_ports_get_none():
 
 
 def test_a_chunk_in_which_no_host_is_met_twice_can_be_decoded():
-    rows = [packet(i, (f"192.0.2.{i + 1}", 5000), (f"198.51.100.{i + 1}", 53)) for i in range(9)]
+    ends = [f"{i // 200}.{i % 200 + 1}" for i in range(HOST_SLOTS)]
+    rows = [packet(i, (f"192.0.{end}", 5000), (f"198.51.{end}", 53)) for i, end in enumerate(ends)]
     codec, tokens = both(group_conversations(batch_of(rows))[0])
     assert not codec.host.is_active().any()
     ends = decode_endpoints(tokens.attributes, codec, np.random.default_rng(1))
-    known = {octets_of(a)[:15].tobytes() for a in ("192.0.2.0", "198.51.100.0")}
+    known = {octets_of(f"{a}.{i}.0")[:15].tobytes() for a in ("192.0", "198.51") for i in range(6)}
     assert {a[:15].tobytes() for a in ends.initiator_address} <= known
 
 

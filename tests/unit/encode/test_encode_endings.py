@@ -13,9 +13,9 @@ def endings_of(*rows):
 
 def test_packets_are_counted_from_the_first_end_of_each_conversation():
     rows = connection(0, CLIENT, SERVER, 1)  # FIN, FIN, ACK
-    assert endings_of(*rows) == Endings(after_reset=0, after_finish=2, reopens=0)
+    assert endings_of(*rows) == Endings(after_reset=0, after_finish=2, reopens=0, events=(9, 0, 0, 0, 0, 0))
     rows += [tcp(50, RST, 182), tcp(51, RST, 182), tcp(52, RST, 182)]
-    assert endings_of(*rows) == Endings(after_reset=2, after_finish=5, reopens=0)
+    assert endings_of(*rows) == Endings(after_reset=2, after_finish=5, reopens=0, events=(12, 0, 0, 0, 0, 0))
 
 
 def test_one_conversation_in_many_does_not_move_the_bound():
@@ -36,5 +36,15 @@ def test_connections_that_begin_anew_are_counted_and_first_or_repeated_syns_are_
 
 
 def test_where_nothing_ends_the_bounds_are_none():
-    assert endings_of(packet(0), packet(1)) == Endings(after_reset=0, after_finish=0, reopens=0)
-    assert Endings(**Endings(1, 2, 3).as_json()) == Endings(1, 2, 3)
+    silent = Endings(after_reset=0, after_finish=0, reopens=0, events=(0, 0, 0, 0, 0, 0))
+    assert endings_of(packet(0), packet(1)) == silent
+
+
+def test_endings_survive_json():
+    endings = Endings(1, 2, 3, (4, 5, 6, 7, 8, 9))
+    assert Endings.from_json(endings.as_json()) == endings
+
+
+def test_events_are_counted():
+    rows = [tcp(0, SYN, 9), tcp(1, SYN, 9), tcp(2, SYN, 9)]
+    assert endings_of(*rows).events == (1, 2, 0, 0, 0, 0)

@@ -29,7 +29,8 @@ CASES = {
     "octets after a hole, and those that fill it": [
         (tcp(0, ACK, 100, 5, octets=50), FRESH),
         (tcp(1, ACK, 200, 5, octets=50), FRESH),
-        (tcp(2, ACK, 150, 5, octets=50), RETRANSMISSION),
+        (tcp(2, ACK, 150, 5, octets=50), FRESH),
+        (tcp(3, ACK, 150, 5, octets=50), RETRANSMISSION),
     ],
     "octets that go on over 2**32": [
         (tcp(0, ACK, 2**32 - 50, 5, octets=50), FRESH),
