@@ -127,7 +127,7 @@ def sequence(
             else:
                 _trim(packet, min(packet.payload, stream.syn_payload[side]))
             packet.sequence = stream.syn_sequence[side] & 0xFFFFFFFF
-            packet.options = stream.options[side]
+            packet.options = stream.options[side] & _offered(packet.transport_header - 20)  # a repeat may be shorter
             stream.seen[side] = 1
         elif flags & RST:
             if packet.payload:

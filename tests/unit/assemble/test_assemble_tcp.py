@@ -73,6 +73,11 @@ def test_a_retransmitted_syn_keeps_its_number() -> None:
     assert out[0].seq == out[1].seq
 
 
+def test_a_repeated_syn_with_a_shorter_header_offers_what_its_own_length_holds() -> None:
+    out, _ = assembled(HANDSHAKE[0], Packet(5, 0, 52, SYN, 32, TcpEvent.RETRANSMISSION), *HANDSHAKE[1:])
+    assert [name for name, _ in out[1].options] == ["MSS", "NOP", "WScale", "NOP", "NOP", "SAckOK"]
+
+
 def test_retransmitted_data_repeats_the_last_octets() -> None:
     data = (
         Packet(30, 0, 552, ACK, 32),
