@@ -73,11 +73,11 @@ def read_batches(path: Path) -> int:
         pass
     source.close()
     source.tally.check()
-    return source.tally.observed
+    return source.tally.offered
 
 
 def read_whole(path: Path) -> int:
-    return read_trace(path)[1].observed
+    return read_trace(path)[1].offered
 
 
 def read_dpkt_struct(path: Path) -> int:

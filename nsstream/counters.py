@@ -1,57 +1,85 @@
-"""Tally: what happened to every record that was offered, so that nothing is lost without a name.
+"""Tally: what became of every record that was offered, so that nothing is lost without a name.
 
-The law, checked by `check()`: ``observed == kept + late + sum(malformed) + sum(unsupported) + dropped_by_channel``.
-`dropped_by_tool` counts what the capture tool or the kernel lost before we saw it, and stands outside the sum.
+The law, checked by `check()`, at every moment and for every source: ``offered == kept + late + future + parked +
+sampled_out + sum(malformed) + sum(unsupported) + sum(dropped)``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+PLACES: Final = ("nic", "ring", "socket", "tool", "channel", "disk")
 
 
 @dataclass
 class Tally:
-    """Counts of records by fate; the two counters are keyed by reason (snake case)."""
+    """Counts of records by fate.
 
-    observed: int = 0
+    `malformed` and `unsupported` are keyed by reason (snake case), `dropped` by the place where room ran out: one of
+    `PLACES` (``tool``: what a capture file says that its maker lost). A parked record waits for what explains it, such
+    as a template, and becomes kept or malformed later. What was sampled out was left by a declared rule.
+    """
+
+    offered: int = 0
     kept: int = 0
-    late: int = 0
+    late: int = 0  # of an interval that had closed
+    future: int = 0  # too far ahead of what came before, or of the clock
+    parked: int = 0
+    sampled_out: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
     unsupported: Counter[str] = field(default_factory=Counter)
-    dropped_by_channel: int = 0
-    dropped_by_tool: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def read(self) -> int:
+        """Records that reached us: offered, less dropped."""
+        return self.offered - sum(self.dropped.values())
+
+    def drop(self, place: str, count: int) -> None:
+        """Count records that were offered and lost for want of room at one of `PLACES`."""
+        if place not in PLACES or count < 0:
+            raise ValueError(f"cannot drop {count} records at {place!r}; places are {', '.join(PLACES)}")
+        if count:
+            self.offered += count
+            self.dropped[place] += count
 
     def add(self, other: Tally) -> None:
         """Add another tally's counts to this one."""
-        self.observed += other.observed
+        self.offered += other.offered
         self.kept += other.kept
         self.late += other.late
+        self.future += other.future
+        self.parked += other.parked
+        self.sampled_out += other.sampled_out
         self.malformed.update(other.malformed)
         self.unsupported.update(other.unsupported)
-        self.dropped_by_channel += other.dropped_by_channel
-        self.dropped_by_tool += other.dropped_by_tool
+        self.dropped.update(other.dropped)
 
     def check(self) -> None:
         """Raise AssertionError if the counts do not add up: a broken invariant of ours, never the input's fault."""
-        parts = (
-            self.kept
-            + self.late
-            + sum(self.malformed.values())
-            + sum(self.unsupported.values())
-            + self.dropped_by_channel
-        )
-        if self.observed != parts:
-            raise AssertionError(f"tally does not add up: observed {self.observed}, accounted for {parts}: {self!r}")
+        parts = self.kept + self.late + self.future + self.parked + self.sampled_out
+        parts += sum(self.malformed.values()) + sum(self.unsupported.values()) + sum(self.dropped.values())
+        if self.offered != parts:
+            raise AssertionError(f"tally does not add up: offered {self.offered}, accounted for {parts}: {self!r}")
 
     def as_dict(self) -> dict[str, object]:
-        """A plain mapping for JSON: reasons sorted by name."""
+        """A plain mapping for JSON: reasons and places sorted by name."""
         return {
-            "observed": self.observed,
+            "offered": self.offered,
             "kept": self.kept,
             "late": self.late,
+            "future": self.future,
+            "parked": self.parked,
+            "sampled_out": self.sampled_out,
             "malformed": dict(sorted(self.malformed.items())),
             "unsupported": dict(sorted(self.unsupported.items())),
-            "dropped_by_channel": self.dropped_by_channel,
-            "dropped_by_tool": self.dropped_by_tool,
+            "dropped": dict(sorted(self.dropped.items())),
         }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The tally that `as_dict` wrote; raises TypeError or KeyError on anything else."""
+        counters = {name: Counter(values[name]) for name in ("malformed", "unsupported", "dropped")}
+        return cls(**(values | counters))

@@ -70,7 +70,7 @@ class PcapFileSource:
                 is_stream_cut = True
             except STREAM_ERRORS as err:
                 raise InputError(
-                    f"{self._path}: corrupt, or its compression is, after {self.tally.observed} whole records: {err}"
+                    f"{self._path}: corrupt, or its compression is, after {self.tally.read} whole records: {err}"
                 ) from err
             try:
                 if octet_count:
@@ -103,11 +103,11 @@ class PcapFileSource:
                 raise WireError("its compressed stream is cut before the first record") from err
             raise
         if is_stream_cut and not self.tally.malformed[CUT_RECORD]:  # what was cut held at least one record more
-            self.tally.observed += 1
+            self.tally.offered += 1
             self.tally.malformed[CUT_RECORD] += 1
         if (self.tally.malformed[CUT_RECORD] or is_stream_cut) and not self._allow_cut:
             raise InputError(
-                f"{self._path}: ends in the middle of a record, after {self.tally.observed - 1} whole ones; "
+                f"{self._path}: ends in the middle of a record, after {self.tally.read - 1} whole ones; "
                 "`editcap IN OUT` repairs it: it keeps the whole ones"
             )
 
@@ -133,10 +133,10 @@ def read_trace(path: Path | str, *, allow_cut: bool = False) -> tuple[PacketBatc
 
 def _what_is_in_it(source: PcapFileSource) -> str:
     tally = source.tally
-    if tally.observed == 0:
+    if tally.read == 0:
         return "holds no packet"
     reasons = tally.malformed + tally.unsupported
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     foreign = sorted(source.link_types - SUPPORTED_LINK_TYPES)
     names = f"; unsupported link types: {', '.join(map(link_type_name, foreign))}" if foreign else ""
-    return f"holds no IP packet among its {tally.observed} records ({told}{names})"
+    return f"holds no IP packet among its {tally.read} records ({told}{names})"

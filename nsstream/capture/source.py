@@ -1,28 +1,42 @@
-"""Source: the protocol of everything that packets come from.
+"""Source: the protocol of everything that packets or flows come from.
 
-Rules for a source: it is inert until `open`; `read_batch` gives batches of at least one packet until it gives None for
-good; `close` may be called at any time, also twice, also unopened; `tally` adds up after every call (`Tally.check`),
-and tells what was read so far. Input that cannot be used raises InputError, one sentence that names the input.
+Rules for a source:
+
+- It is inert until `open`, which acquires what is read; what cannot be acquired or used raises InputError, one sentence
+  that names the input and says what to do.
+- `read_batch` gives rows in the order of observation, and None at the end, for good. A source of what happens now (an
+  interface, a socket, a pipe, a spool) gives an empty batch where nothing came for `IDLE_S` or so, so that its caller
+  can look at the clock and stop; it ends when its feeder does, or never. A file gives no empty batch.
+- `tally` adds up after every call (`Tally.check`) and tells what was read so far; it stays after `close`.
+- `close` may be called at any time, also twice, also unopened. It ends only what `open` started.
+
+`tests/contract` holds every source of ours to them; third parties add theirs by the entry-point group
+``nsstream.capture`` and may run the same tests.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from nsstream.counters import Tally
-from nsstream.trace import PacketBatch
+from nsstream.trace import FlowTable, PacketBatch
+
+IDLE_S: Final = 0.2
+
+Rows = PacketBatch | FlowTable
+RowsT_co = TypeVar("RowsT_co", PacketBatch, FlowTable, covariant=True)
 
 
-class Source(Protocol):
-    """Where packets come from."""
+class Source(Protocol[RowsT_co]):
+    """Where packets (`Source[PacketBatch]`) or flows (`Source[FlowTable]`) come from."""
 
     tally: Tally
 
     def open(self) -> None:
         """Acquire what is read: a file, a socket, a child process."""
 
-    def read_batch(self) -> PacketBatch | None:
-        """The next packets, in the order of observation; None at the end."""
+    def read_batch(self) -> RowsT_co | None:
+        """The next rows; no rows where nothing came for a while; None at the end."""
 
     def close(self) -> None:
         """Release what `open` acquired."""

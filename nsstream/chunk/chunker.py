@@ -72,7 +72,7 @@ class Chunker:
 
     def push(self, batch: PacketBatch) -> list[Chunk]:
         """Take a batch; return the chunks that it closed, by start."""
-        self.tally.observed += len(batch)
+        self.tally.offered += len(batch)
         batch = self._within_range(batch)
         if not len(batch):
             return []
@@ -119,7 +119,7 @@ class Chunker:
         if (np.diff(packets.observation_time_ns) < 0).any():
             packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
         late = self._late.pop(index, 0)
-        tally = Tally(observed=len(packets) + late, kept=len(packets), late=late)
+        tally = Tally(offered=len(packets) + late, kept=len(packets), late=late)
         start_ns, end_ns = self.grid.start_ns(index), self.grid.end_ns(index)
         return Chunk.of(start_ns, end_ns, packets, tally, is_partial=self._latest_ns < end_ns - 1)
 

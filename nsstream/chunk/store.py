@@ -8,7 +8,6 @@ memory-mapped: a column costs nothing until it is touched. A file of another for
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -160,15 +159,13 @@ def _info_of(path: Path, reader: Any) -> ChunkInfo:
     if version != str(FORMAT_VERSION):
         raise StateError(f"{path} is {FORMAT} version {version}; this nsstream reads version {FORMAT_VERSION}")
     try:
-        tally = json.loads(metadata["tally"])
-        tally |= {name: Counter(tally[name]) for name in ("malformed", "unsupported")}
         return ChunkInfo(
             id=metadata["id"],
             path=path,
             start_ns=int(metadata["start_ns"]),
             end_ns=int(metadata["end_ns"]),
             packet_count=int(metadata["packet_count"]),
-            tally=Tally(**tally),
+            tally=Tally.from_dict(json.loads(metadata["tally"])),
             is_partial=metadata["is_partial"] == "1",
             digest=metadata["digest"],
         )

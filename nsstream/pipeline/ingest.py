@@ -125,4 +125,4 @@ def _merge(chunks: list[Chunk]) -> Chunk:
 def _fates(tally: Tally) -> str:
     reasons = {**tally.unsupported, **tally.malformed}
     named = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(reasons.items()))
-    return f"of {tally.observed} frames none could be used ({named})" if tally.observed else "it has no frames at all"
+    return f"of {tally.offered} frames none could be used ({named})" if tally.offered else "it has no frames at all"

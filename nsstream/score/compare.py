@@ -80,5 +80,5 @@ def _octets(packets: PacketBatch) -> int:
 def _read(path: Path) -> PacketBatch:
     packets, tally = read_trace(path)
     if not len(packets):
-        raise InputError(f"{path}: no IP packet in {tally.observed} records; nothing to score")
+        raise InputError(f"{path}: no IP packet in {tally.offered} records; nothing to score")
     return packets

@@ -60,8 +60,8 @@ REASONS: Final = (
 
 
 def add_fates(tally: Tally, counts: NDArray[np.int64]) -> None:
-    """Add counts by fate code to a tally; every record counted was observed."""
-    tally.observed += int(counts.sum())
+    """Add counts by fate code to a tally; every record counted was offered."""
+    tally.offered += int(counts.sum())
     tally.kept += int(counts[KEPT])
     for code in np.flatnonzero(counts[1:]) + 1:
         reasons = tally.malformed if code < FIRST_UNSUPPORTED else tally.unsupported

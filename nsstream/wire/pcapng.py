@@ -171,7 +171,8 @@ class PcapngScanner:
         dropped = _options(block[20:-4], order).get(_ISB_IFDROP, b"")
         if len(dropped) == 8 and interface < len(self._interfaces):
             # Counters run from the start of the capture: the last block of an interface says it all.
-            self._dropped_by_interface[interface] = struct.unpack(order + "Q", dropped)[0]
+            counted = struct.unpack(order + "Q", dropped)[0]
+            self._dropped_by_interface[interface] = max(counted, self._dropped_by_interface.get(interface, 0))
 
 
 def _options(octets: bytes, order: str) -> dict[int, bytes]:

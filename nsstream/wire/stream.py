@@ -66,13 +66,11 @@ class PcapReader:
             complaint = "a record claims more than 262144 captured octets" if is_corrupt else ""
         elif isinstance(self._header, PcapngScanner):
             record_count, at, complaint = self._header.scan(self._buffer, self._filled, self._index)
-            self.tally.dropped_by_tool = self._header.dropped_by_tool
+            self.tally.drop("tool", self._header.dropped_by_tool - self.tally.dropped["tool"])
         columns, fate_counts = dissect(self._buffer, self._index, record_count)
         add_fates(self.tally, fate_counts)
         if complaint:
-            raise WireError(
-                f"corrupt at octet {self._offset + at}, after {self.tally.observed} whole records: {complaint}"
-            )
+            raise WireError(f"corrupt at octet {self._offset + at}, after {self.tally.read} whole records: {complaint}")
         self._consume(at)
         return columns
 
@@ -93,7 +91,7 @@ class PcapReader:
                 raise WireError("empty: not even a file header")
             raise WireError(f"cut in its file header, after {self._filled} octets")
         if self._filled:
-            self.tally.observed += 1
+            self.tally.offered += 1
             self.tally.malformed["cut_record"] += 1
             self._consume(self._filled)
 

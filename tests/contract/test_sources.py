@@ -14,6 +14,8 @@ from nsstream.errors import InputError
 from nsstream.trace import PacketBatch
 from nsstream.wire import pcap_header, write_records
 
+PacketSource = Source[PacketBatch]
+
 FRAME = bytes.fromhex(
     "020000000002 020000000001 0800 4500 001c 0001 0000 4011 0000 c0000201 c6336407 d431 0035 0008 0000"
 )
@@ -23,19 +25,19 @@ TIMES_NS = 1_700_000_000_000_000_000 + np.arange(PACKETS, dtype=np.int64)
 CAPTURE = pcap_header() + write_records(TIMES_NS, OFFSET, np.frombuffer(FRAME * PACKETS, np.uint8))
 
 
-def pcap_file(directory: Path) -> Source:
+def pcap_file(directory: Path) -> PacketSource:
     path = directory / "trace.pcap"
     path.write_bytes(CAPTURE)
     return PcapFileSource(path, buffer_bytes=4096)
 
 
-def pcap_file_xz(directory: Path) -> Source:
+def pcap_file_xz(directory: Path) -> PacketSource:
     path = directory / "trace.pcap.xz"
     path.write_bytes(lzma.compress(CAPTURE))
     return PcapFileSource(path)
 
 
-def missing_pcap_file(directory: Path) -> Source:
+def missing_pcap_file(directory: Path) -> PacketSource:
     return PcapFileSource(directory / "nowhere.pcap")
 
 
@@ -44,18 +46,18 @@ BROKEN_SOURCES = [missing_pcap_file]
 
 
 @pytest.fixture(params=SOURCES)
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    make: Callable[[Path], Source] = request.param
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> PacketSource:
+    make: Callable[[Path], PacketSource] = request.param
     return make(tmp_path)
 
 
-def test_source_is_inert_until_open(source: Source) -> None:
-    assert source.tally.observed == 0
+def test_source_is_inert_until_open(source: PacketSource) -> None:
+    assert source.tally.offered == 0
     source.close()
     source.close()
 
 
-def test_batches_hold_every_packet_in_order_and_none_is_empty(source: Source) -> None:
+def test_batches_hold_every_packet_in_order_and_none_is_empty(source: PacketSource) -> None:
     source.open()
     batches = []
     while (batch := source.read_batch()) is not None:
@@ -65,7 +67,7 @@ def test_batches_hold_every_packet_in_order_and_none_is_empty(source: Source) ->
     np.testing.assert_array_equal(PacketBatch.concatenate(batches).observation_time_ns, TIMES_NS)
 
 
-def test_end_is_the_end_for_good(source: Source) -> None:
+def test_end_is_the_end_for_good(source: PacketSource) -> None:
     source.open()
     while source.read_batch() is not None:
         pass
@@ -73,7 +75,7 @@ def test_end_is_the_end_for_good(source: Source) -> None:
     source.close()
 
 
-def test_tally_adds_up_after_every_call(source: Source) -> None:
+def test_tally_adds_up_after_every_call(source: PacketSource) -> None:
     source.open()
     kept = 0
     while (batch := source.read_batch()) is not None:
@@ -82,10 +84,10 @@ def test_tally_adds_up_after_every_call(source: Source) -> None:
         assert source.tally.kept == kept
     source.close()
     source.tally.check()
-    assert source.tally.observed == PACKETS
+    assert source.tally.offered == PACKETS
 
 
-def test_source_may_be_closed_in_the_middle(source: Source) -> None:
+def test_source_may_be_closed_in_the_middle(source: PacketSource) -> None:
     source.open()
     source.read_batch()
     source.close()
@@ -94,7 +96,9 @@ def test_source_may_be_closed_in_the_middle(source: Source) -> None:
 
 
 @pytest.mark.parametrize("make", BROKEN_SOURCES)
-def test_source_that_cannot_be_opened_says_so_in_one_sentence(make: Callable[[Path], Source], tmp_path: Path) -> None:
+def test_source_that_cannot_be_opened_says_so_in_one_sentence(
+    make: Callable[[Path], PacketSource], tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as caught:
         make(tmp_path).open()
     assert str(tmp_path) in str(caught.value)

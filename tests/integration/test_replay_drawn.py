@@ -34,7 +34,7 @@ def made_chunk(minute):
     columns["ip_header_length"][:] = 20
     columns["ip_ttl"][:] = 64
     packets = PacketBatch.from_columns(columns)
-    tally = Tally(observed=EACH, kept=EACH)
+    tally = Tally(offered=EACH, kept=EACH)
     return Chunk.of(minute * MINUTE_NS, (minute + 1) * MINUTE_NS, packets, tally, is_partial=False)
 
 

@@ -30,7 +30,7 @@ def work(job):
 
 def chunk_of(packets, minute):
     begin = START_NS + minute * MINUTE_NS
-    tally = Tally(observed=len(packets), kept=len(packets))
+    tally = Tally(offered=len(packets), kept=len(packets))
     return Chunk.of(begin, begin + MINUTE_NS, packets, tally, is_partial=False)
 
 

@@ -42,7 +42,7 @@ def test_every_packet_is_kept_once_or_counted(times_ns, length_s, lateness_ns):
     chunks, tally = chunks_of(batch_of(times_ns), [], length_s, lateness_ns)
     tally.check()
     rows = np.concatenate([c.packets.ip_total_length for c in chunks]) if chunks else np.empty(0)
-    assert tally.observed == len(times_ns)
+    assert tally.offered == len(times_ns)
     assert tally.kept == len(rows) == len(set(rows.tolist()))
     assert tally.late == sum(c.tally.late for c in chunks)
     assert [c.start_ns for c in chunks] == sorted({c.start_ns for c in chunks})

@@ -143,7 +143,7 @@ def test_what_is_written_is_read_back(records: list[tuple[int, bytes]], link_typ
     octets = np.frombuffer(b"".join(frame for _, frame in records), np.uint8)
     written = pcap_header(link_type) + write_records(times_ns, offset, octets)
     batch, tally = read_pieces([written])
-    assert tally.observed == len(records)
+    assert tally.offered == len(records)
     kept = [time_ns for i, (time_ns, _) in enumerate(records) if is_kept(written, i, link_type, offset)]
     assert batch.observation_time_ns.tolist() == kept
 

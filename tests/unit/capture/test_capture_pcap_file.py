@@ -41,7 +41,7 @@ def test_trace_is_read_whatever_its_compression(compress: Callable[[bytes], byte
     path.write_bytes(compress(capture_of([FRAME] * 1000 + [ARP])))
     packets, tally = read_trace(path)
     assert packets.observation_time_ns.tolist() == [START_NS + 1000 * i for i in range(1000)]
-    assert (tally.observed, tally.kept, dict(tally.unsupported)) == (1001, 1000, {"arp": 1})
+    assert (tally.offered, tally.kept, dict(tally.unsupported)) == (1001, 1000, {"arp": 1})
 
 
 def test_batches_together_are_the_trace(path: Path) -> None:
@@ -123,7 +123,7 @@ def test_cut_record_is_counted_where_it_is_allowed(path: Path) -> None:
     path.write_bytes(capture_of([FRAME] * 3)[:-1])
     packets, tally = read_trace(path, allow_cut=True)
     assert len(packets) == 2
-    assert (tally.observed, dict(tally.malformed)) == (3, {"cut_record": 1})
+    assert (tally.offered, dict(tally.malformed)) == (3, {"cut_record": 1})
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, zstandard.compress])
@@ -188,6 +188,6 @@ def test_source_may_be_opened_again(path: Path) -> None:
     for _ in range(2):
         source.open()
         assert len(source.read_batch() or []) == 3
-        assert source.tally.observed == 3
+        assert source.tally.offered == 3
         source.close()
         source.close()

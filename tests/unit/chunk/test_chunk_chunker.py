@@ -38,7 +38,7 @@ def test_late_packet_is_counted_not_kept():
     chunker = Chunker(10 * S, allowed_lateness_ns=0)
     chunks = [*chunker.push(packets_at(1, 20, 2, 21)), *chunker.flush()]
     assert [seconds_of(c) for c in chunks] == [[1], [20, 21]]
-    assert (chunker.tally.observed, chunker.tally.kept, chunker.tally.late) == (4, 3, 1)
+    assert (chunker.tally.offered, chunker.tally.kept, chunker.tally.late) == (4, 3, 1)
     assert [c.tally.late for c in chunks] == [0, 1]
     chunker.tally.check()
 

@@ -92,7 +92,7 @@ def test_what_is_written_is_read_back(read: Callable) -> None:
     offset = np.arange(101, dtype=np.int64) * len(RAW_IPV4_UDP)
     octets = np.frombuffer(RAW_IPV4_UDP * 100, np.uint8)
     batch, tally = read(pcap_header(101) + write_records(times_ns, offset, octets))
-    assert tally.kept == tally.observed == 100
+    assert tally.kept == tally.offered == 100
     assert (batch.observation_time_ns == times_ns).all()
 
 

@@ -141,7 +141,7 @@ def test_obsolete_packet_block_is_read(order: str, read: Callable) -> None:
 
 def test_other_blocks_are_skipped(read: Callable) -> None:
     others = block(4, bytes(8)) + block(10, bytes(100)) + block(0xBAD, bytes(4)) + block(0x40000BAD, b"")
-    assert read(section() + others + interface() + others + enhanced(IPV4))[1].observed == 1
+    assert read(section() + others + interface() + others + enhanced(IPV4))[1].offered == 1
 
 
 def test_drops_of_the_capture_tool_are_told(read: Callable) -> None:
@@ -150,7 +150,7 @@ def test_drops_of_the_capture_tool_are_told(read: Callable) -> None:
 
     one = section() + interface() + interface() + statistics(0, 3) + statistics(0, 5) + statistics(1, 1)
     two = section() + interface() + statistics(0, 10) + statistics(7, 1000)
-    assert read(one + two)[1].dropped_by_tool == 16
+    assert read(one + two)[1].dropped == {"tool": 16}
 
 
 HEAD = section() + interface()
