@@ -4,8 +4,9 @@ Rules: (1) octets come in by `feed`, or without a copy by `get_buffer` and `buff
 packets that became whole with it, so any split of a stream gives the same packets in all; (3) `finish` must be called
 at the end and counts what is left over as one malformed record, `cut_record`; (4) every record is in `tally`.
 
-Raises WireError, with the offset in the stream, for octets that are no pcap, and nothing else whatever the octets are.
-After an error the reader is not to be used again.
+Raises WireError, with the offset in the stream, for octets that are no pcap, and nothing else whatever the octets are:
+by the call after the one that gave the last packets before them, so that every packet counted as kept was given. After
+an error the reader is not to be used again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from nsstream.counters import Tally
 from nsstream.errors import WireError
 from nsstream.wire.dissect import Columns, dissect
-from nsstream.wire.fates import add_fates
+from nsstream.wire.fates import KEPT, add_fates
 from nsstream.wire.link import SUPPORTED_LINK_TYPES, link_type_name
 from nsstream.wire.pcap import HEADER_BYTES, PcapHeader, scan_records
 from nsstream.wire.pcapng import SECTION_HEADER, PcapngScanner
@@ -41,6 +42,7 @@ class PcapReader:
         self._filled = 0  # octets of the buffer that wait to be read
         self._offset = 0  # of the buffer's first octet in the stream
         self._header: PcapHeader | PcapngScanner | None = None
+        self._complaint = ""  # what is wrong at the start of the buffer, behind packets that were given
 
     @property
     def link_types(self) -> frozenset[int]:
@@ -58,6 +60,8 @@ class PcapReader:
     def buffer_updated(self, octet_count: int) -> Columns:
         """Read what became whole with `octet_count` more octets in the buffer; the columns may have no rows."""
         self._filled += octet_count
+        if self._complaint:
+            raise WireError(self._complaint)
         if self._header is None:
             self._read_file_header()
         record_count, at, complaint = 0, 0, ""
@@ -70,7 +74,11 @@ class PcapReader:
         columns, fate_counts = dissect(self._buffer, self._index, record_count)
         add_fates(self.tally, fate_counts)
         if complaint:
-            raise WireError(f"corrupt at octet {self._offset + at}, after {self.tally.read} whole records: {complaint}")
+            self._complaint = (
+                f"corrupt at octet {self._offset + at}, after {self.tally.read} whole records: {complaint}"
+            )
+            if not fate_counts[KEPT]:
+                raise WireError(self._complaint)
         self._consume(at)
         return columns
 
@@ -84,8 +92,10 @@ class PcapReader:
     def finish(self) -> None:
         """Say that the stream has ended; octets left over are counted as ``malformed["cut_record"]``.
 
-        Raises WireError if the stream ended before its file header did.
+        Raises WireError if the stream ended before its file header did, or is corrupt behind the last packets given.
         """
+        if self._complaint:
+            raise WireError(self._complaint)
         if self._header is None:
             if self._filled == 0:
                 raise WireError("empty: not even a file header")

@@ -184,8 +184,10 @@ def test_corrupt_block_is_refused(complaint: str, octets: bytes) -> None:
 
 
 def test_error_tells_the_offset_and_the_whole_records_before() -> None:
+    reader = PcapReader()
+    assert len(reader.feed(HEAD + enhanced(IPV4) + struct.pack("<II", 6, 9) + bytes(4))["ip_ttl"]) == 1
     with pytest.raises(WireError, match="corrupt at octet 112, after 1 whole records"):
-        PcapReader().feed(HEAD + enhanced(IPV4) + struct.pack("<II", 6, 9) + bytes(4))
+        reader.finish()
 
 
 def test_block_larger_than_the_buffer_is_read() -> None:
