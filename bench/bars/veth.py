@@ -37,6 +37,7 @@ class Sent:
     received_count: int
     received_bytes: int
     elapsed_s: float
+    sending_s: float  # as tcpreplay says, from its first packet to its last
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ class VethPair:
             time.sleep(0.05)
         attempted, successful, failed = (count or 0 for count in counts.values())
         packets, octets = received[0] - packets_before, received[1] - bytes_before
-        return Sent(attempted, successful, failed, packets, octets, elapsed_s)
+        sending = re.search(r"sent in ([\d.]+) seconds", done.stdout)
+        sending_s = float(sending[1]) if sending else elapsed_s
+        return Sent(attempted, successful, failed, packets, octets, elapsed_s, sending_s)
 
     def _received(self) -> tuple[int, int]:
         shown = _run("ip", "-n", self.receiver, "-json", "-statistics", "link", "show", "dev", "rx")
