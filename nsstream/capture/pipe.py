@@ -49,6 +49,16 @@ class PipeSource:
         self._has_ended = False  # and that was said
 
     @property
+    def is_at_end(self) -> bool:
+        """Whether the last writer has closed the stream and all of it was read."""
+        return self._is_at_end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `read_batch` has given its last batch, for an error or at the end."""
+        return self._has_ended
+
+    @property
     def _is_given(self) -> bool:
         return isinstance(self._pipe, int)
 
@@ -100,8 +110,10 @@ class PipeSource:
             self._has_ended = True
             self._reader.finish()
         except WireError as err:
+            self._has_ended = True
             raise InputError(f"{self._name}: {err}{self._hint()}") from err
         except OSError as err:
+            self._has_ended = True
             raise InputError(f"{self._name}: cannot be read: {err.strerror or err}") from err
         return None
 
