@@ -1,133 +1,299 @@
 """Chunker: rows fall into intervals; a watermark closes an interval and makes it a chunk.
 
-The watermark is the latest time seen so far less the allowed lateness, and an interval closes once the watermark has
-reached its end. Several intervals are open at once. A row whose interval was closed *before that row came* is late: it
-is counted and not kept.
+The watermark is the latest time admitted so far less the allowed lateness, and an interval closes once the watermark
+has reached its end; `advance_to` moves the watermark on while nothing comes. Several intervals are open at once. What a
+row must be to get in is told in `admission`; what happens where there is no room, in `sampling`:
 
-Promises: every row that is pushed is kept, late or malformed, and counted so. What happens to a row depends on the rows
-before it, never on where batches begin: any batching of the same packets gives the same chunks, digest for digest.
-Memory is bounded by the rows of open intervals and the batch in hand. An interval without rows makes no chunk.
+- A chunk over its limit goes up to the lowest level at which what it was offered fits.
+- If all open intervals together are over theirs, all go up to the lowest level at which what they were offered fits,
+  each counted up to the limit of a chunk. Levels fall to 0 only for intervals that open after one has closed.
+
+Promises: every row that is pushed is kept, or counted as late, future, parked (undecided), sampled out or malformed;
+what became of it depends on the rows before it, never on where batches begin: any batching of the same rows gives the
+same chunks, digest for digest, tally for tally. Memory is bounded by the limits and the batch in hand. The sum of the
+chunks' tallies, of what is open and of `loose` is `tally`. An interval that was offered no row makes no chunk.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk.interval import Grid, id_of
+from nsstream.chunk.admission import (
+    ADMITTED,
+    FUTURE,
+    LATE,
+    MALFORMED,
+    UNDECIDED,
+    AdmissionRules,
+    judge,
+)
+from nsstream.chunk.chunk import Chunk
+from nsstream.chunk.interval import Grid
+from nsstream.chunk.open_interval import OpenInterval
+from nsstream.chunk.rows import Kind, Rows, concatenate, kind_of, time_of
+from nsstream.chunk.sampling import KEY_BYTES, NOTHING, UNLIMITED, ChunkLimits
 from nsstream.counters import Tally
-from nsstream.trace import PacketBatch
-from nsstream.trace.fields import PACKET_FIELDS
+
+DEFAULT_LATENESS_NS: Final = 5_000_000_000
+TIME_OUT_OF_RANGE: Final = "time_out_of_range"
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """The packets of one interval, in time order (rows of one time in order of arrival); immutable.
+class Unsaved:
+    """What the journal has not got yet of one open interval."""
 
-    `tally` counts the rows kept and the late rows that came while this interval was the newest. `is_partial` says that
-    the input ended before the interval did. `digest` is the SHA-256 of interval and columns: same input, same digest.
-    """
-
-    id: str
-    start_ns: int
-    end_ns: int
-    packets: PacketBatch
-    tally: Tally
-    is_partial: bool
-    digest: str
-
-    def __post_init__(self) -> None:
-        time_ns = self.packets.observation_time_ns
-        if len(time_ns) and not (self.start_ns <= time_ns[0] and time_ns[-1] < self.end_ns):
-            raise ValueError(f"chunk {self.id} holds rows outside [{self.start_ns}, {self.end_ns})")
-        if (np.diff(time_ns) < 0).any():
-            raise ValueError(f"chunk {self.id} is not in time order")
-
-    @classmethod
-    def of(cls, start_ns: int, end_ns: int, packets: PacketBatch, tally: Tally, *, is_partial: bool) -> Self:
-        """A chunk of these packets, which are in time order; id and digest follow from interval and packets."""
-        chunk_id = id_of(start_ns, end_ns)
-        return cls(chunk_id, start_ns, end_ns, packets, tally, is_partial, digest_of(chunk_id, packets))
+    index: int
+    part: int
+    rows: Rows
+    level: int
+    sampled_out: int
 
 
 class Chunker:
-    """Cuts a stream of batches into chunks of `length_ns` on the UTC grid.
+    """Cuts a stream of batches, all of packets or all of flows, into chunks of `length_ns` on the UTC grid.
 
-    Late, and out of [1970, 2262): counted in `tally` (``late``; malformed ``time_out_of_range``).
+    Args:
+        length_ns: whole seconds.
+        allowed_lateness_ns: how long the watermark waits for stragglers.
+        allowed_future_ns: how far ahead of the clock, or of the stream's own progress, a row may be; None: any.
+        witnesses: rows that must agree before the stream is believed to have jumped further than that.
+        limits: of rows and memory.
+        sampling_key: 16 octets that say which conversations stay where there is no room for all.
+        first_part: which part of an interval (by start and end) opens; parts before it are stored already.
     """
 
-    def __init__(self, length_ns: int, *, allowed_lateness_ns: int = 5_000_000_000) -> None:
+    def __init__(
+        self,
+        length_ns: int,
+        *,
+        allowed_lateness_ns: int = DEFAULT_LATENESS_NS,
+        allowed_future_ns: int | None = None,
+        witnesses: int = 8,
+        limits: ChunkLimits = UNLIMITED,
+        sampling_key: bytes = bytes(KEY_BYTES),
+        first_part: Callable[[int, int], int] | None = None,
+    ) -> None:
         if allowed_lateness_ns < 0:
             raise ValueError(f"allowed_lateness_ns must be >= 0, got {allowed_lateness_ns!r}")
+        if allowed_future_ns is not None and allowed_future_ns < 0:
+            raise ValueError(f"allowed_future_ns must be >= 0, got {allowed_future_ns!r}")
+        if witnesses < 1 or len(sampling_key) != KEY_BYTES:
+            raise ValueError(f"witnesses must be >= 1, the key {KEY_BYTES} octets")
         self.grid = Grid(length_ns)
         self.tally = Tally()
-        self._allowed_lateness_ns = allowed_lateness_ns
-        self._latest_ns = -1  # the latest time seen; -1 before any
-        self._open: dict[int, list[PacketBatch]] = {}
-        self._late: dict[int, int] = {}  # late rows by the interval that was the newest when they came
+        self.loose = Tally()  # counted since a chunk last closed, and of no row that is open
+        self.latest_ns = -1  # the latest time admitted; -1 before any
+        self.closed_before = 0  # intervals with a smaller index are closed
+        self._rules = AdmissionRules(
+            length_ns, self.grid.last_time_ns, allowed_lateness_ns, allowed_future_ns, witnesses
+        )
+        self._limits = limits
+        self._key = sampling_key
+        self._first_part = first_part or (lambda start_ns, end_ns: 0)
+        self._kind: Kind | None = None
+        self._open: dict[int, OpenInterval] = {}
+        self._undecided: Rows | None = None
+        self._joint_level = 0  # of the intervals that open before one closes
+        self._clock_ns = -1
 
-    def push(self, batch: PacketBatch) -> list[Chunk]:
-        """Take a batch; return the chunks that it closed, by start."""
-        self.tally.offered += len(batch)
-        batch = self._within_range(batch)
+    @property
+    def open_count(self) -> int:
+        """Intervals that are open."""
+        return len(self._open)
+
+    @property
+    def open_rows(self) -> int:
+        """Rows in them."""
+        return sum(interval.row_count for interval in self._open.values())
+
+    def push(self, batch: Rows, *, now_ns: int | None = None) -> list[Chunk]:
+        """Take a batch; return the chunks that it closed, by start.
+
+        `now_ns` is the clock of a source that observes now; None: what is future is judged by the stream's progress.
+        """
         if not len(batch):
             return []
-        latest_ns = np.maximum.accumulate(np.maximum(batch.observation_time_ns, self._latest_ns))
-        self._latest_ns = int(latest_ns[-1])
-        index = self.grid.index_of(batch.observation_time_ns)
-        # end <= watermark, written without the sum and difference that could leave int64
-        is_late = index < self.grid.index_of(np.maximum(latest_ns - self._allowed_lateness_ns, 0))
-        if is_late.any():
-            self._count_late(self.grid.index_of(latest_ns[is_late]))
-            batch, index = batch.take(~is_late), index[~is_late]
-        self.tally.kept += len(batch)
-        self._file(batch, index)
-        closed_before = max(self._latest_ns - self._allowed_lateness_ns, 0) // self.grid.length_ns
-        return [self._close(i) for i in sorted(self._open) if i < closed_before]
+        self.tally.offered += len(batch)
+        return self._push(batch, self._rules, now_ns)
+
+    def advance_to(self, now_ns: int) -> list[Chunk]:
+        """Close what has ended at least the allowed lateness before `now_ns`, on the clock that rows' times follow."""
+        self._clock_ns = max(self._clock_ns, now_ns)
+        watermark_ns = min(max(now_ns - self._rules.allowed_lateness_ns, 0), self.grid.last_time_ns)
+        self.closed_before = max(self.closed_before, watermark_ns // self.grid.length_ns)
+        return self._close_ended()
 
     def flush(self) -> list[Chunk]:
         """Close every open interval, by start; those that the input did not reach the end of are marked partial."""
-        return [self._close(i) for i in sorted(self._open)]
+        chunks: list[Chunk] = []
+        if self._undecided is not None:
+            if self.latest_ns < 0:  # there is nothing that contradicts them
+                chunks = self._push(None, replace(self._rules, allowed_future_ns=None), None)
+            else:
+                self._count("future", len(self._undecided))
+                self._undecided, self.tally.parked = None, 0
+        return chunks + [self._close(index) for index in sorted(self._open)]
 
-    def _within_range(self, batch: PacketBatch) -> PacketBatch:
-        time_ns = batch.observation_time_ns
-        in_range = (time_ns >= 0) & (time_ns <= self.grid.last_time_ns)
-        if in_range.all():
-            return batch
-        self.tally.malformed["time_out_of_range"] += int((~in_range).sum())
-        return batch.take(in_range)
+    def account(self, tally: Tally) -> None:
+        """Count records that never became rows, by the source's tally of them."""
+        self.tally.add(tally)
+        self.loose.add(tally)
 
-    def _count_late(self, newest_index: NDArray[np.int64]) -> None:
-        self.tally.late += len(newest_index)
-        for index, count in zip(*np.unique(newest_index, return_counts=True), strict=True):
-            self._late[int(index)] = self._late.get(int(index), 0) + int(count)
+    def unsaved(self) -> list[Unsaved]:
+        """What the journal has not got yet, by interval; `mark_saved` says that it has."""
+        return [
+            Unsaved(index, interval.part, interval.unsaved(), interval.level, interval.sampled_out)
+            for index, interval in sorted(self._open.items())
+            if not interval.is_saved
+        ]
 
-    def _file(self, batch: PacketBatch, index: NDArray[np.int64]) -> None:
-        if (np.diff(index) < 0).any():
+    def mark_saved(self, index: int) -> None:
+        """Say that the journal has all rows of an open interval."""
+        self._open[index].mark_saved()
+
+    def resume(self, latest_ns: int, closed_before: int, loose: Tally) -> None:
+        """Go on where a process that died stood; before anything is pushed or restored."""
+        self.latest_ns, self.closed_before = latest_ns, closed_before
+        self.account(loose)
+
+    def restore(self, index: int, part: int, pieces: list[Rows], *, level: int, sampled_out: int) -> int:
+        """Open an interval again with the rows that a journal holds, in order; return how many came back."""
+        if index in self._open:
+            raise ValueError(f"interval {index} is open already")
+        self._kind = kind_of(pieces[0])
+        interval = self._open[index] = OpenInterval(self._kind, part, self._key, level=level)
+        for piece in pieces:
+            interval.add(piece)
+        interval.sampled_out, interval.recovered = sampled_out, interval.row_count
+        interval.mark_saved()
+        self.tally.offered += interval.row_count + sampled_out
+        self.tally.kept += interval.row_count
+        self.tally.sampled_out += sampled_out
+        return interval.row_count
+
+    def close_ended(self) -> list[Chunk]:
+        """Close what should have been closed before the process died."""
+        return self._close_ended()
+
+    def _push(self, batch: Rows | None, rules: AdmissionRules, now_ns: int | None) -> list[Chunk]:
+        parts = [rows for rows in (self._undecided, batch) if rows is not None]
+        self._kind = kind_of(parts[0])
+        rows = concatenate(self._kind, parts)
+        fate, closed, self.latest_ns = judge(time_of(rows), rules, self.latest_ns, self.closed_before, now_ns)
+        undecided = fate == UNDECIDED
+        self._undecided = rows.take(undecided) if undecided.any() else None
+        self.tally.parked = 0 if self._undecided is None else len(self._undecided)
+        chunks: list[Chunk] = []
+        if (closed == closed[0]).all():
+            return self._take(rows, fate, int(closed[0]))
+        for step in np.unique(closed):
+            at = np.flatnonzero(closed == step)
+            chunks += self._take(rows.take(at), fate[at], int(step))
+        return chunks
+
+    def _take(self, rows: Rows, fate: NDArray[np.uint8], closed_before: int) -> list[Chunk]:
+        """Close what a step of the watermark closes, then file the rows that came after it."""
+        self.closed_before = max(self.closed_before, closed_before)
+        chunks = self._close_ended()
+        admitted = fate == ADMITTED
+        if not admitted.all():
+            counts = np.bincount(fate, minlength=UNDECIDED + 1)
+            self._count("late", int(counts[LATE]))
+            self._count("future", int(counts[FUTURE]))
+            if counts[MALFORMED]:
+                for tally in (self.tally, self.loose):
+                    tally.malformed[TIME_OUT_OF_RANGE] += int(counts[MALFORMED])
+                self.loose.offered += int(counts[MALFORMED])
+            rows = rows.take(admitted)
+        if len(rows):
+            self._file(rows)
+            self._make_room()
+        return chunks
+
+    def _count(self, fate: str, count: int) -> None:
+        for tally in (self.tally, self.loose):
+            setattr(tally, fate, getattr(tally, fate) + count)
+        self.loose.offered += count
+
+    def _file(self, rows: Rows) -> None:
+        index = self.grid.index_of(time_of(rows))
+        if (index == index[0]).all():
+            self._add(int(index[0]), rows)
+            return
+        if (index[1:] < index[:-1]).any():
             order = np.argsort(index, kind="stable")
-            batch, index = batch.take(order), index[order]
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1]) if len(index) else np.empty(0, np.int64)
-        for start, end in zip(starts, [*starts[1:], len(index)], strict=False):
-            self._open.setdefault(int(index[start]), []).append(batch.take(slice(int(start), int(end))))
+            rows, index = rows.take(order), index[order]
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1, [len(index)]])
+        for start, end in pairwise(starts):
+            self._add(int(index[start]), rows.take(slice(int(start), int(end))))
+
+    def _add(self, index: int, rows: Rows) -> None:
+        if index not in self._open:
+            part = self._first_part(self.grid.start_ns(index), self.grid.end_ns(index))
+            self._open[index] = OpenInterval(kind_of(rows), part, self._key, level=self._joint_level)
+        gone = self._open[index].add(rows)
+        self.tally.kept += len(rows) - gone
+        self.tally.sampled_out += gone
+
+    def _make_room(self) -> None:
+        """Raise levels as far as the limits need; the result depends on what was offered, not on how often we ask."""
+        assert self._kind is not None
+        most, most_open = self._limits.rows_of_chunk(self._kind), self._limits.rows_of_open(self._kind)
+        intervals = self._open.values()
+        if not any(interval.looks_at_levels or interval.row_count > most for interval in intervals) and (
+            self.open_rows <= most_open
+        ):
+            return
+
+        def offered_at(level: int) -> int:
+            return sum(min(interval.offered_at(max(interval.base, level)), most) for interval in intervals)
+
+        if offered_at(self._joint_level) > most_open:
+            for interval in intervals:
+                interval.look_at_levels()
+            while offered_at(self._joint_level) > most_open:
+                self._joint_level += 1
+        for interval in intervals:
+            level = max(interval.base, self._joint_level)
+            if interval.offered_at(level) > most:
+                interval.look_at_levels()
+                while level < NOTHING and interval.offered_at(level) > most:
+                    level += 1
+            if level > interval.level:
+                interval.look_at_levels()
+            gone = interval.raise_level(level)
+            self.tally.kept -= gone
+            self.tally.sampled_out += gone
+
+    def _close_ended(self) -> list[Chunk]:
+        return [self._close(index) for index in sorted(self._open) if index < self.closed_before]
 
     def _close(self, index: int) -> Chunk:
-        packets = PacketBatch.concatenate(self._open.pop(index))
-        if (np.diff(packets.observation_time_ns) < 0).any():
-            packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
-        late = self._late.pop(index, 0)
-        tally = Tally(offered=len(packets) + late, kept=len(packets), late=late)
+        interval = self._open.pop(index)
+        self._joint_level = 0
+        for other in self._open.values():
+            other.base = other.level
+        rows = interval.rows()
+        time_ns = time_of(rows)
+        if (time_ns[1:] < time_ns[:-1]).any():
+            rows = rows.take(np.argsort(time_ns, kind="stable"))
+        tally = Tally(offered=len(rows) + interval.sampled_out, kept=len(rows), sampled_out=interval.sampled_out)
+        tally.add(self.loose)
+        self.loose = Tally()
         start_ns, end_ns = self.grid.start_ns(index), self.grid.end_ns(index)
-        return Chunk.of(start_ns, end_ns, packets, tally, is_partial=self._latest_ns < end_ns - 1)
-
-
-def digest_of(chunk_id: str, packets: PacketBatch) -> str:
-    """SHA-256 over an interval's id and every column's name, dtype and octets (little endian), in hexadecimal."""
-    digest = hashlib.sha256(chunk_id.encode())
-    for name, (dtype, _, _) in PACKET_FIELDS.items():
-        digest.update(f"\0{name}:{dtype.newbyteorder('<').str}\0".encode())
-        digest.update(np.ascontiguousarray(getattr(packets, name), dtype.newbyteorder("<")).data)
-    return digest.hexdigest()
+        return Chunk.of(
+            start_ns,
+            end_ns,
+            rows,
+            tally,
+            is_partial=max(self.latest_ns, self._clock_ns) < end_ns - 1 or interval.part > 0,
+            part=interval.part,
+            sampling_interval=2**interval.level,
+            recovered=interval.recovered,
+        )

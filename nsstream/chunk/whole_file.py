@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from nsstream.errors import OutputError
+
+PART_SUFFIX: Final = ".part"  # of what is not whole yet
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     Raises OutputError where the file cannot be written: no space, no permission, no such folder.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART_SUFFIX)
     except OSError as err:
         raise OutputError(f"cannot write {path}: {err.strerror}") from err
     part = Path(name)

@@ -84,7 +84,7 @@ def test_an_arrow_file_of_another_format_is_refused_by_name(tmp_path: Path):
         ({}, "format unknown"),
         ({"format": "pictures"}, "format pictures"),
         ({"format": "nsstream-chunk", "format_version": "99"}, "version 99"),
-        ({"format": "nsstream-chunk", "format_version": "1"}, "damaged chunk"),
+        ({"format": "nsstream-chunk", "format_version": "2"}, "damaged chunk"),
     ]:
         table = pa.table({"x": [1]}).replace_schema_metadata(metadata)
         with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

@@ -1,0 +1,98 @@
+"""Chunk: the rows of one interval, closed and immutable, with what became of every record."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from nsstream.chunk.interval import id_of
+from nsstream.chunk.rows import FIELDS, Kind, Rows, kind_of, label_names_of, time_of, with_sorted_labels
+from nsstream.counters import Tally
+from nsstream.errors import StateError
+from nsstream.trace import FlowTable, PacketBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The packets or flows of one interval, in time order (rows of one time in order of arrival); immutable.
+
+    A flow is in the interval of its end. `tally` counts what became of the interval's rows, and of all other records
+    that came since a chunk last closed: late, future, malformed, dropped. `is_partial` says that the input did not
+    reach the end of the interval, or that another part of it stands in a chunk before (`part_id`). `digest` is the
+    SHA-256 of id and columns: same input, same digest. `sampling_interval`: one conversation in so many was kept, each
+    of them whole. `recovered` rows came out of a journal after the writing process had died.
+    """
+
+    id: str
+    start_ns: int
+    end_ns: int
+    table: Rows
+    tally: Tally
+    is_partial: bool
+    digest: str
+    sampling_interval: int = 1
+    recovered: int = 0
+
+    def __post_init__(self) -> None:
+        time_ns = time_of(self.table)
+        if len(time_ns) and not (self.start_ns <= time_ns[0] and time_ns[-1] < self.end_ns):
+            raise ValueError(f"chunk {self.id} holds rows outside [{self.start_ns}, {self.end_ns})")
+        if (time_ns[1:] < time_ns[:-1]).any():
+            raise ValueError(f"chunk {self.id} is not in time order")
+
+    @property
+    def kind(self) -> Kind:
+        """What its rows are."""
+        return kind_of(self.table)
+
+    @property
+    def packets(self) -> PacketBatch:
+        """The rows of a chunk of packets; raises StateError if it holds flows."""
+        if not isinstance(self.table, PacketBatch):
+            raise StateError(f"chunk {self.id} holds flows, and packets are needed")
+        return self.table
+
+    @property
+    def flows(self) -> FlowTable:
+        """The rows of a chunk of flows; raises StateError if it holds packets."""
+        if not isinstance(self.table, FlowTable):
+            raise StateError(f"chunk {self.id} holds packets, and flows are needed")
+        return self.table
+
+    @classmethod
+    def of(
+        cls,
+        start_ns: int,
+        end_ns: int,
+        table: Rows,
+        tally: Tally,
+        *,
+        is_partial: bool,
+        part: int = 0,
+        sampling_interval: int = 1,
+        recovered: int = 0,
+    ) -> Self:
+        """A chunk of these rows, which are in time order; id and digest follow from interval, part and rows."""
+        table = with_sorted_labels(table)
+        chunk_id = part_id(start_ns, end_ns, kind_of(table), part)
+        digest = digest_of(chunk_id, table)
+        return cls(chunk_id, start_ns, end_ns, table, tally, is_partial, digest, sampling_interval, recovered)
+
+
+def part_id(start_ns: int, end_ns: int, kind: Kind, part: int = 0) -> str:
+    """The id of a chunk: its interval's, ``-flows`` where it holds flows, ``-p<part>`` behind a stop in its middle."""
+    return id_of(start_ns, end_ns) + ("-flows" if kind is Kind.FLOWS else "") + (f"-p{part}" if part else "")
+
+
+def digest_of(chunk_id: str, table: Rows) -> str:
+    """SHA-256 over an id and every column's name, dtype and octets (little endian), and label names; hexadecimal."""
+    digest = hashlib.sha256(chunk_id.encode())
+    for name, (dtype, _, _) in FIELDS[kind_of(table)].items():
+        digest.update(f"\0{name}:{dtype.newbyteorder('<').str}\0".encode())
+        digest.update(np.ascontiguousarray(getattr(table, name), dtype.newbyteorder("<")).data)
+    for label in label_names_of(table):
+        digest.update(f"\0{label}".encode())
+    return digest.hexdigest()

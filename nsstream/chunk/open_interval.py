@@ -1,0 +1,130 @@
+"""OpenInterval: the rows of an interval that has not closed yet, and how it is thinned when there is no room.
+
+Rows are kept in order of arrival, in pieces; small ones are joined as they come, so that a source of one row at a time
+costs no more than one of many. Levels (`sampling`) are looked at only once room runs out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.chunk.rows import Kind, Rows, concatenate, time_of
+from nsstream.chunk.sampling import LEVELS, levels_of
+
+_SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
+
+
+class OpenInterval:
+    """Rows of one interval."""
+
+    def __init__(self, kind: Kind, part: int, key: bytes, *, level: int = 0) -> None:
+        self.part = part
+        self.level = level  # one conversation in 2**level is kept
+        self.base = level  # the level that later joint decisions start from (`Chunker`)
+        self.row_count = 0
+        self.sampled_out = 0
+        self.recovered = 0  # rows that came out of the journal
+        self.saved = 0  # rows at the front that are in the journal
+        self._saved_as = (0, 0)  # level and sampled_out as the journal knows them
+        self._kind = kind
+        self._key = key
+        self._pieces: list[Rows] = []
+        self._levels: list[NDArray[np.uint8]] = []  # of each piece, once levels are looked at
+        self._offered_by_level: NDArray[np.int64] | None = None
+        if level:
+            self.look_at_levels()
+
+    def add(self, rows: Rows) -> int:
+        """Take rows, and return how many of them were sampled out."""
+        offered = len(rows)
+        if self._offered_by_level is not None:
+            levels = levels_of(rows, self._key)
+            self._offered_by_level += np.bincount(levels, minlength=LEVELS)
+            if self.level:
+                is_kept = levels >= self.level
+                rows, levels = rows.take(is_kept), levels[is_kept]
+            self._levels.append(levels)
+        self._pieces.append(_owning(rows))
+        self.row_count += len(rows)
+        self.sampled_out += offered - len(rows)
+        self._join_small()
+        return offered - len(rows)
+
+    def look_at_levels(self) -> None:
+        """Count rows by level from here on; what was offered before is what is held, since nothing was left out."""
+        if self._offered_by_level is None:
+            self._levels = [levels_of(piece, self._key) for piece in self._pieces]
+            self._offered_by_level = np.zeros(LEVELS, np.int64)
+            for levels in self._levels:
+                self._offered_by_level += np.bincount(levels, minlength=LEVELS)
+
+    def offered_at(self, level: int) -> int:
+        """Rows offered so far that a chunk at this level keeps; known for `base` and above."""
+        if self._offered_by_level is None:
+            return self.row_count if level == 0 else 0
+        return int(self._offered_by_level[level:].sum())
+
+    @property
+    def looks_at_levels(self) -> bool:
+        """Whether rows are counted by level."""
+        return self._offered_by_level is not None
+
+    def raise_level(self, level: int) -> int:
+        """Leave out the conversations below a level, and return how many rows that were kept before go with them."""
+        if level <= self.level:
+            return 0
+        self.level = level
+        saved, before = 0, 0
+        pieces: list[Rows] = []
+        kept_levels: list[NDArray[np.uint8]] = []
+        for piece, levels in zip(self._pieces, self._levels, strict=True):
+            is_kept = levels >= level
+            saved += int(is_kept[: max(0, self.saved - before)].sum())
+            before += len(piece)
+            if is_kept.any():
+                pieces.append(piece.take(is_kept))
+                kept_levels.append(levels[is_kept])
+        self._pieces, self._levels, self.saved = pieces, kept_levels, saved
+        left = sum(map(len, pieces))
+        gone, self.row_count = self.row_count - left, left
+        self.sampled_out += gone
+        return gone
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the journal knows all there is to know."""
+        return self.saved == self.row_count and self._saved_as == (self.level, self.sampled_out)
+
+    def mark_saved(self) -> None:
+        """Say that it does."""
+        self.saved, self._saved_as = self.row_count, (self.level, self.sampled_out)
+
+    def unsaved(self) -> Rows:
+        """The rows that the journal has not got yet."""
+        wanted, pieces = self.row_count - self.saved, []
+        for piece in reversed(self._pieces):
+            if wanted <= 0:
+                break
+            pieces.append(piece if len(piece) <= wanted else piece.take(slice(len(piece) - wanted, len(piece))))
+            wanted -= len(piece)
+        return concatenate(self._kind, pieces[::-1])
+
+    def rows(self) -> Rows:
+        """All rows in order of arrival."""
+        return concatenate(self._kind, self._pieces)
+
+    def _join_small(self) -> None:
+        pieces = self._pieces
+        while len(pieces) > 1 and len(pieces[-1]) < _SMALL_ROWS and len(pieces[-2]) < 2 * len(pieces[-1]) + 1:
+            pieces[-2:] = [concatenate(self._kind, pieces[-2:])]
+            if self._offered_by_level is not None:
+                self._levels[-2:] = [np.concatenate(self._levels[-2:])]
+
+
+def _owning(rows: Rows) -> Rows:
+    """The rows in memory of their own where they are a small part of a larger block, which they would keep alive."""
+    time_ns = time_of(rows)
+    if time_ns.base is None or time_ns.base.nbytes <= 2 * time_ns.nbytes:
+        return rows
+    return rows.take(np.arange(len(rows)))
