@@ -1,0 +1,153 @@
+"""Sessions: what is known of each exporter and domain, and the templates of all, within bounds.
+
+A session is (exporter address, port of its TCP connection, version, domain): over UDP the port says nothing, since
+exporters change it when they restart. When there are more than `max_sessions`, those that were silent longest are
+forgotten, and likewise the templates that were announced longest ago.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.wire.netflow import messages, state
+from nsstream.wire.netflow.plan import Plan
+from nsstream.wire.netflow.sampling import Context
+
+KEY_BYTES: Final = 24
+_FIRST_ROOM: Final = 64
+
+
+@dataclass(slots=True)
+class Session:
+    """One exporter and domain."""
+
+    key: bytes
+    number: int  # never used again
+    slot: int  # row of the table of state; used again
+    context: Context = field(default_factory=Context)
+    template_ids: set[int] = field(default_factory=set)
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether the exporter's messages come over a connection."""
+        return self.key[18] == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template as it holds now."""
+
+    plan: Plan
+    is_options: bool
+    announced_ns: int  # time of receipt, the last time
+
+
+class Sessions:
+    """All sessions and their templates."""
+
+    def __init__(self, max_sessions: int, max_templates: int, template_lifetime_ns: int) -> None:
+        self._max_sessions = max_sessions
+        self._max_templates = max_templates
+        self._lifetime_ns = template_lifetime_ns
+        self._sessions: OrderedDict[bytes, Session] = OrderedDict()  # silent longest first
+        self._templates: OrderedDict[int, Template] = OrderedDict()  # announced longest ago first
+        self._by_number: dict[int, Session] = {}
+        self._next_number = 1
+        self._free: list[int] = []
+        self.facts = np.empty((0, state.STATE_FACT_COUNT), np.int64)
+        self._grow(_FIRST_ROOM)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def of_messages(
+        self, message_facts: NDArray[np.int64], exporter: NDArray[np.uint8], port: NDArray[np.uint16] | None
+    ) -> list[Session | None]:
+        """The session of each message, new ones made; None where the message could not be read."""
+        n = len(message_facts)
+        keys = np.zeros((n, KEY_BYTES), np.uint8)
+        keys[:, :16] = exporter
+        if port is not None:
+            keys[:, 16:18] = port.astype(">u2").view(np.uint8).reshape(n, 2)
+            keys[:, 18] = 1
+        keys[:, 19] = message_facts[:, messages.VERSION]
+        keys[:, 20:] = message_facts[:, messages.DOMAIN].astype(">u4").view(np.uint8).reshape(n, 4)
+        octets = keys.tobytes()
+        sessions: list[Session | None] = []
+        for i, version in enumerate(message_facts[:, messages.VERSION].tolist()):
+            sessions.append(self._of(octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]) if version else None)
+        return sessions
+
+    def template(self, session: Session, template_id: int, now_ns: int) -> Template | None:
+        """The template of that id, unless it was never announced, or too long ago."""
+        template = self._templates.get(session.number << 16 | template_id)
+        if template is None or (not session.is_tcp and now_ns - template.announced_ns > self._lifetime_ns):
+            return None
+        return template
+
+    def announce(self, session: Session, template_id: int, template: Template) -> None:
+        """Let a template hold from now on, in place of what had its id."""
+        key = session.number << 16 | template_id
+        self._templates[key] = template
+        self._templates.move_to_end(key)
+        session.template_ids.add(template_id)
+        while len(self._templates) > self._max_templates:
+            oldest, _ = self._templates.popitem(last=False)
+            self._by_number[oldest >> 16].template_ids.discard(oldest & 0xFFFF)
+
+    def withdraw(self, session: Session, template_id: int | None, *, is_options: bool) -> None:
+        """Forget a template, or with None all of its kind (RFC 7011 8.1)."""
+        ids = list(session.template_ids) if template_id is None else [template_id]
+        for i in ids:
+            key = session.number << 16 | i
+            if key in self._templates and (template_id is not None or self._templates[key].is_options == is_options):
+                del self._templates[key]
+                session.template_ids.discard(i)
+
+    def trim(self) -> list[int]:
+        """Forget sessions beyond the bound; the numbers of those forgotten. Only between batches: slots are reused."""
+        forgotten = []
+        while len(self._sessions) > self._max_sessions:
+            forgotten.append(self._forget(next(iter(self._sessions))))
+        return forgotten
+
+    def end(self, exporter: bytes, port: int) -> list[int]:
+        """Forget the sessions of a TCP connection that has ended; their numbers."""
+        prefix = exporter + port.to_bytes(2, "big") + b"\1"
+        return [self._forget(key) for key in [key for key in self._sessions if key.startswith(prefix)]]
+
+    def _of(self, key: bytes) -> Session:
+        session = self._sessions.get(key)
+        if session is None:
+            if not self._free:
+                self._grow(len(self.facts))
+            session = Session(key, self._next_number, self._free.pop())
+            self._next_number += 1
+            self._sessions[key] = session
+            self._by_number[session.number] = session
+            self.facts[session.slot] = 0
+            self.facts[session.slot, [state.EXPECTED, state.UPTIME_MS, state.STARTED_MS]] = state.UNKNOWN
+        self._sessions.move_to_end(key)
+        return session
+
+    def _forget(self, key: bytes) -> int:
+        session = self._sessions.pop(key)
+        for template_id in session.template_ids:
+            del self._templates[session.number << 16 | template_id]
+        del self._by_number[session.number]
+        self._free.append(session.slot)
+        return session.number
+
+    def _grow(self, more: int) -> None:
+        before = len(self.facts)
+        self.facts = np.concatenate([self.facts, np.zeros((more, state.STATE_FACT_COUNT), np.int64)])
+        self._free += range(before + more - 1, before - 1, -1)
