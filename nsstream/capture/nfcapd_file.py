@@ -149,7 +149,9 @@ class NfcapdFileSource:
         """Let nfdump write the file anew, in its present layout and without compression; where it is."""
         program = shutil.which(self._nfdump)
         if program is None:
-            raise InputError(f"{self._path}: written by nfdump 1.6 or older, and {self._nfdump} is not installed to convert it")
+            raise InputError(
+                f"{self._path}: written by nfdump 1.6 or older, and {self._nfdump} is not installed to convert it"
+            )
         self._rewritten = tempfile.TemporaryDirectory(prefix="nsstream-nfdump-")
         plain = Path(self._rewritten.name, "plain")
         new = Path(self._rewritten.name, "new")

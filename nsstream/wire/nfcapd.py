@@ -69,7 +69,9 @@ class FileHeader:
         layout = layout_of(octets)
         if layout != LAYOUT:
             raise WireError(f"nfdump file of layout {layout}, which only nfdump itself reads")
-        _, _, version, _, compression, encryption, appendix, _, _, _, blocks = struct.unpack_from("<HHIQBBHIQII", octets)
+        _, _, version, _, compression, encryption, appendix, _, _, _, blocks = struct.unpack_from(
+            "<HHIQBBHIQII", octets
+        )
         if compression >= len(_COMPRESSIONS):
             raise WireError(f"unknown compression {compression} in an nfdump file")
         if encryption:
@@ -157,9 +159,7 @@ class NfcapdReader:
             return False
         return self._block_count >= header.block_count + header.appendix_block_count
 
-    def _read_block(
-        self, octets: bytes, claimed: int, block_type: int, flags: int, tables: list[FlowColumns]
-    ) -> None:
+    def _read_block(self, octets: bytes, claimed: int, block_type: int, flags: int, tables: list[FlowColumns]) -> None:
         claimed = min(claimed, MAX_BLOCK_BYTES // _MIN_RECORD_BYTES)
         if block_type != _RECORD_BLOCK:
             self.tally.offered += claimed
@@ -194,7 +194,7 @@ class NfcapdReader:
         if size < _EXPORTER.size:
             return
         is_ipv4 = family == _AF_INET
-        address = bytes(10) + b"\xff\xff" + ip[:-5:-1] if is_ipv4 else ip[7::-1] + ip[:7:-1]
+        address = bytes(10) + b"\xff\xff" + ip[11:7:-1] if is_ipv4 else ip[7::-1] + ip[:7:-1]
         self._exporters[number] = (address, domain)
 
     def _decompress(self, octets: bytes, *, is_compressed: bool) -> NDArray[np.uint8]:
