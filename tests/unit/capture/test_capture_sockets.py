@@ -126,7 +126,7 @@ def test_port_that_is_taken_is_refused_by_name(bound: socket.socket) -> None:
 
 
 def test_foreign_address_is_refused() -> None:
-    with pytest.raises(InputError, match="TCP port 0 of 192.0.2.1 cannot be listened on"):
+    with pytest.raises(InputError, match=r"TCP port 0 of 192\.0\.2\.1 cannot be listened on"):
         bind_socket("192.0.2.1", 0, socket.SOCK_STREAM)
 
 
