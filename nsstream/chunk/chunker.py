@@ -16,6 +16,7 @@ chunks' tallies, of what is open and of `loose` is `tally`. An interval that was
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -127,7 +128,7 @@ class Chunker:
         self._clock_ns = max(self._clock_ns, now_ns)
         watermark_ns = min(max(now_ns - self._rules.allowed_lateness_ns, 0), self.grid.last_time_ns)
         self.closed_before = max(self.closed_before, watermark_ns // self.grid.length_ns)
-        return self._close_ended()
+        return self.close_ended()
 
     def flush(self) -> list[Chunk]:
         """Close every open interval, by start; those that the input did not reach the end of are marked partial."""
@@ -137,13 +138,21 @@ class Chunker:
                 chunks = self._push(None, replace(self._rules, allowed_future_ns=None), None)
             else:
                 self._count("future", len(self._undecided))
-                self._undecided, self.tally.parked = None, 0
+                self.tally.parked -= len(self._undecided)
+                self._undecided = None
         return chunks + [self._close(index) for index in sorted(self._open)]
 
     def account(self, tally: Tally) -> None:
         """Count records that never became rows, by the source's tally of them."""
         self.tally.add(tally)
         self.loose.add(tally)
+
+    def lose(self, chunk: Chunk) -> None:
+        """Count a chunk that could not be stored as dropped by the disk; the next chunk tells of it."""
+        self.tally.kept -= chunk.tally.kept
+        self.tally.dropped["disk"] += chunk.tally.kept
+        lost = replace(chunk.tally, kept=0, dropped=chunk.tally.dropped + Counter(disk=chunk.tally.kept))
+        self.loose.add(lost)
 
     def unsaved(self) -> list[Unsaved]:
         """What the journal has not got yet, by interval; `mark_saved` says that it has."""
@@ -177,18 +186,14 @@ class Chunker:
         self.tally.sampled_out += sampled_out
         return interval.row_count
 
-    def close_ended(self) -> list[Chunk]:
-        """Close what should have been closed before the process died."""
-        return self._close_ended()
-
     def _push(self, batch: Rows | None, rules: AdmissionRules, now_ns: int | None) -> list[Chunk]:
         parts = [rows for rows in (self._undecided, batch) if rows is not None]
         self._kind = kind_of(parts[0])
         rows = concatenate(self._kind, parts)
         fate, closed, self.latest_ns = judge(time_of(rows), rules, self.latest_ns, self.closed_before, now_ns)
         undecided = fate == UNDECIDED
+        self.tally.parked += int(undecided.sum()) - (0 if self._undecided is None else len(self._undecided))
         self._undecided = rows.take(undecided) if undecided.any() else None
-        self.tally.parked = 0 if self._undecided is None else len(self._undecided)
         chunks: list[Chunk] = []
         if (closed == closed[0]).all():
             return self._take(rows, fate, int(closed[0]))
@@ -200,7 +205,7 @@ class Chunker:
     def _take(self, rows: Rows, fate: NDArray[np.uint8], closed_before: int) -> list[Chunk]:
         """Close what a step of the watermark closes, then file the rows that came after it."""
         self.closed_before = max(self.closed_before, closed_before)
-        chunks = self._close_ended()
+        chunks = self.close_ended()
         admitted = fate == ADMITTED
         if not admitted.all():
             counts = np.bincount(fate, minlength=UNDECIDED + 1)
@@ -271,7 +276,8 @@ class Chunker:
             self.tally.kept -= gone
             self.tally.sampled_out += gone
 
-    def _close_ended(self) -> list[Chunk]:
+    def close_ended(self) -> list[Chunk]:
+        """Close what the watermark has passed: needed only after `restore`, all else does it."""
         return [self._close(index) for index in sorted(self._open) if index < self.closed_before]
 
     def _close(self, index: int) -> Chunk:

@@ -1,0 +1,332 @@
+"""Journal: the rows of open intervals on the disk, so that a process killed at any moment loses what it took since.
+
+Theory: each open interval has a file, an Arrow IPC stream; `sync` appends what is new of each as one record batch, and
+syncs all of them; then it replaces `commit.json`, which says how far the journal holds, where the watermark stood and
+what was counted. Batches carry the number of the commit that they belong to and a checksum.
+
+Rules: (1) what stands behind the commit was never promised, and is not recovered: a batch that the kill tore, or that
+its commit did not follow; (2) a file is removed only once the chunk of its interval is durable, and a file whose chunk
+is there is a left-over: so no row comes twice; (3) a process that goes on writes to new files behind the old ones;
+(4) where the disk is full, `sync` takes back what it began to write and raises OutputError: nothing is lost by that
+unless the process dies, too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from nsstream.chunk.chunk import Chunk, part_id
+from nsstream.chunk.chunk_file import batch_of_rows, rows_of_batch
+from nsstream.chunk.chunker import Chunker, Unsaved
+from nsstream.chunk.interval import Grid
+from nsstream.chunk.rows import Kind, Rows, kind_of, label_names_of
+from nsstream.chunk.whole_file import PART_SUFFIX, whole_file
+from nsstream.counters import Tally
+from nsstream.errors import OutputError, StateError
+
+FORMAT: Final = "nsstream-journal"
+FORMAT_VERSION: Final = 1
+SUFFIX: Final = ".arrows"
+COMMIT: Final = "commit.json"
+_NAME: Final = re.compile(r"(?P<id>.+)\.(?P<run>\d{6})" + re.escape(SUFFIX))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRows:
+    """What a journal holds of one interval."""
+
+    index: int
+    part: int
+    kind: Kind
+    pieces: list[Rows]
+    level: int
+    sampled_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a journal holds, and what it lacks."""
+
+    length_ns: int | None = None  # None: there was no journal
+    latest_ns: int = -1
+    closed_before: int = 0
+    loose: Tally = field(default_factory=Tally)
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    intervals: Sequence[OpenRows] = ()
+    row_count: int = 0
+    torn_octets: int = 0  # behind the last whole batch of a file
+    uncommitted_rows: int = 0  # whole, but the commit did not follow
+
+
+class Journal:
+    """The journal of one folder, which is made if it is missing; raises OutputError if it cannot be."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise OutputError(f"cannot make the journal folder {directory}: {err.strerror}") from err
+        self._files: dict[str, _Segment] = {}
+        self._commit_number = 0
+        self._run = 0
+
+    def recover(self, is_stored: Callable[[str], bool]) -> Recovered:
+        """Read what a process before left, and go on behind it.
+
+        `is_stored` says of a chunk's id whether it is durable. Raises StateError where there is a commit that
+        cannot be read: the state is then not what any process of ours left.
+        """
+        for left in self.directory.glob(f".*{PART_SUFFIX}"):
+            left.unlink(missing_ok=True)
+        runs = [int(match["run"]) for match in map(_NAME.fullmatch, self._names()) if match]
+        self._run = max(runs, default=-1) + 1
+        commit = self._read_commit()
+        if commit is None:
+            self._remove_all()
+            return Recovered()
+        self._commit_number = int(commit["number"])
+        loose = Tally.from_dict(commit["loose"])
+        for chunk_id, counts in commit["closing"].items():
+            if not is_stored(chunk_id):
+                loose.add(Tally.from_dict(counts))
+        length_ns = int(commit["length_ns"])
+        intervals, torn, uncommitted = [], 0, 0
+        for chunk_id in self.ids():
+            if is_stored(chunk_id):
+                self.remove([chunk_id])
+                continue
+            found, torn_here, uncommitted_here = self._read_interval(chunk_id, length_ns)
+            torn, uncommitted = torn + torn_here, uncommitted + uncommitted_here
+            if found:
+                intervals.append(found)
+            else:
+                self.remove([chunk_id])
+        return Recovered(
+            length_ns,
+            int(commit["latest_ns"]),
+            int(commit["closed_before"]),
+            loose,
+            commit["progress"],
+            intervals,
+            sum(len(piece) for interval in intervals for piece in interval.pieces),
+            torn,
+            uncommitted,
+        )
+
+    def ids(self) -> list[str]:
+        """The chunks whose intervals are journaled."""
+        return sorted({match["id"] for match in map(_NAME.fullmatch, self._names()) if match})
+
+    def sync(self, chunker: Chunker, closing: Sequence[Chunk] = (), progress: Mapping[str, Any] | None = None) -> int:
+        """Make durable all that the chunker has admitted, and return the rows that are new to the disk.
+
+        Args:
+            chunker: its open intervals are saved.
+            closing: chunks that it gave and that are not durable yet; write them next, then `remove` their ids.
+            progress: what a source needs to go on behind the last row, as JSON.
+
+        Raises OutputError where the disk is full or fails; all that was durable stays so.
+        """
+        number, length_ns = self._commit_number + 1, chunker.grid.length_ns
+        row_count = 0
+        touched: list[tuple[int, _Segment]] = []
+        for unsaved in chunker.unsaved():
+            touched.append((unsaved.index, self._append(unsaved, number, chunker.grid)))
+            row_count += len(unsaved.rows)
+        for index, segment in touched:
+            segment.sync()
+            chunker.mark_saved(index)
+        commit = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "number": number,
+            "length_ns": length_ns,
+            "latest_ns": chunker.latest_ns,
+            "closed_before": chunker.closed_before,
+            "loose": chunker.loose.as_dict(),
+            "closing": {chunk.id: _without_rows(chunk.tally).as_dict() for chunk in closing},
+            "progress": dict(progress or {}),
+        }
+        with whole_file(self.directory / COMMIT) as file:
+            file.write(json.dumps(commit).encode())
+        self._commit_number = number
+        return row_count
+
+    def remove(self, chunk_ids: Sequence[str]) -> None:
+        """Forget intervals whose chunks are durable (or lost for good)."""
+        for chunk_id in chunk_ids:
+            if segment := self._files.pop(chunk_id, None):
+                segment.close()
+            for path in self._segments_of(chunk_id):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files; what is in them stays."""
+        for segment in self._files.values():
+            segment.close()
+        self._files.clear()
+
+    def _append(self, unsaved: Unsaved, number: int, grid: Grid) -> _Segment:
+        kind = kind_of(unsaved.rows)
+        chunk_id = part_id(grid.start_ns(unsaved.index), grid.end_ns(unsaved.index), kind, unsaved.part)
+        batch = batch_of_rows(unsaved.rows)
+        if chunk_id not in self._files:
+            schema = batch.schema.with_metadata(
+                {"format": FORMAT, "format_version": str(FORMAT_VERSION), "kind": str(kind), "id": chunk_id}
+            )
+            self._files[chunk_id] = _Segment(self.directory / f"{chunk_id}.{self._run:06d}{SUFFIX}", schema)
+        segment = self._files[chunk_id]
+        try:
+            segment.append(
+                batch,
+                {
+                    "commit": number,
+                    "level": unsaved.level,
+                    "sampled_out": unsaved.sampled_out,
+                    "index": unsaved.index,
+                    "part": unsaved.part,
+                    "label_names": label_names_of(unsaved.rows),
+                    "crc32": _checksum_of(batch),
+                },
+            )
+        except OSError as err:
+            if segment.is_broken:
+                self._files.pop(chunk_id).close()
+                self._run += 1
+            raise OutputError(f"cannot write the journal {segment.path}: {err.strerror or err}") from err
+        return segment
+
+    def _read_interval(self, chunk_id: str, length_ns: int) -> tuple[OpenRows | None, int, int]:
+        pieces: list[Rows] = []
+        last: dict[str, Any] = {}
+        kind = Kind.PACKETS
+        torn, uncommitted = 0, 0
+        for path in self._segments_of(chunk_id):
+            octets = path.read_bytes()
+            whole = 0  # octets of whole messages
+            source = pa.BufferReader(octets)
+            try:
+                reader = pa.ipc.open_stream(source)
+                kind = Kind((reader.schema.metadata or {}).get(b"kind", b"").decode())
+                whole = source.tell()
+                while True:
+                    batch, metadata = reader.read_next_batch_with_custom_metadata()
+                    told = json.loads(metadata[b"told"])
+                    batch.validate()
+                    if told["crc32"] != _checksum_of(batch):
+                        break
+                    if told["commit"] > self._commit_number:
+                        uncommitted += len(batch)
+                    else:
+                        pieces.append(rows_of_batch(batch, kind, tuple(told["label_names"])))
+                        last = told
+                    whole = source.tell()
+            except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+                torn += len(octets) - whole
+        if not last:
+            return None, torn, uncommitted
+        grid = Grid(length_ns)
+        index, part = int(last["index"]), int(last["part"])
+        if part_id(grid.start_ns(index), grid.end_ns(index), kind, part) != chunk_id:
+            raise StateError(f"{self.directory}: the journal of {chunk_id} is not of chunks of {length_ns} ns")
+        return OpenRows(index, part, kind, pieces, int(last["level"]), int(last["sampled_out"])), torn, uncommitted
+
+    def _read_commit(self) -> dict[str, Any] | None:
+        path = self.directory / COMMIT
+        try:
+            commit = json.loads(path.read_bytes())
+            if (commit["format"], commit["format_version"]) != (FORMAT, FORMAT_VERSION):
+                raise StateError(f"{path} is {commit['format']} version {commit['format_version']}, not ours")
+            return commit  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise StateError(f"{path} cannot be read: {err}; remove the folder to go on without its rows") from err
+
+    def _names(self) -> list[str]:
+        return [path.name for path in self.directory.iterdir()]
+
+    def _segments_of(self, chunk_id: str) -> list[Path]:
+        matches = (_NAME.fullmatch(name) for name in self._names())
+        return sorted(self.directory / match[0] for match in matches if match and match["id"] == chunk_id)
+
+    def _remove_all(self) -> None:
+        self.remove(self.ids())
+
+
+class _Segment:
+    """One file of the journal: a stream that is appended to, message by whole message."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.is_broken = False  # what was begun could not be taken back
+        self._buffer = io.BytesIO()
+        self._writer = pa.ipc.new_stream(self._buffer, schema)
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except OSError as err:
+            raise OutputError(f"cannot write the journal {path}: {err.strerror}") from err
+        self._size = 0
+
+    def append(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> None:
+        self._writer.write_batch(batch, custom_metadata={"told": json.dumps(told)})
+        octets = self._buffer.getvalue()  # the first time with the schema
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        try:
+            left = memoryview(octets)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError:
+            try:
+                os.ftruncate(self._descriptor, self._size)
+            except OSError:
+                self.is_broken = True
+            if not self._size:
+                self.is_broken = True  # the schema went with it
+            raise
+        self._size += len(octets)
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as err:
+            raise OutputError(f"cannot write the journal {self.path}: {err.strerror}") from err
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _checksum_of(batch: pa.RecordBatch) -> int:
+    checksum = 0
+    for column in batch.columns:
+        octets = column.buffers()[1]
+        width = column.type.byte_width
+        if octets is not None:
+            view = memoryview(octets)[column.offset * width : (column.offset + len(column)) * width]
+            checksum = zlib.crc32(view, checksum)
+    return checksum
+
+
+def _without_rows(tally: Tally) -> Tally:
+    """The counts of a tally that are of no row of an interval."""
+    parts = sum(tally.malformed.values()) + sum(tally.unsupported.values()) + sum(tally.dropped.values())
+    return Tally(
+        offered=tally.late + tally.future + parts,
+        late=tally.late,
+        future=tally.future,
+        malformed=tally.malformed.copy(),
+        unsupported=tally.unsupported.copy(),
+        dropped=tally.dropped.copy(),
+    )

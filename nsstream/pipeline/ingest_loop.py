@@ -1,0 +1,196 @@
+"""IngestLoop: a source at one end, chunks on the disk at the other, for as long as the source has something.
+
+One thread reads the source into a bounded `Channel`, the caller's thread empties it into an `Intake`: so a slow disk
+never stops a live source from being read; what the channel has no room for is dropped and counted. Stop order: source,
+channel, chunker (what is open is closed, marked partial), journal.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from nsstream.capture.source import Source
+from nsstream.chunk import Rows
+from nsstream.clock import Clock
+from nsstream.counters import Tally
+from nsstream.pipeline.channel import Channel, Delivery, WhenFull
+from nsstream.pipeline.intake import Intake
+
+POLL_S: Final = 0.1
+STOP_GRACE_S: Final = 5.0  # what a source may need to come back from `read_batch`
+REPORT_EVERY_NS: Final = 250_000_000
+NOT_HANDED_OVER: Final = "not_handed_over"
+AnySource = Source[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestStatus:
+    """Where an ingest stands."""
+
+    elapsed_s: float
+    tally: Tally
+    latest_ns: int  # of the rows admitted, -1 before any
+    open_rows: int
+    waiting_rows: int  # in the channel
+    chunk_count: int
+    expired_count: int
+    recovered_rows: int
+    unprotected_rows: int  # not in the journal, since the disk refuses
+    is_done: bool = False
+
+
+class IngestLoop:
+    """Runs a source into an intake.
+
+    Args:
+        source: not open yet; it is opened and closed here.
+        intake: opened; stays the caller's to close.
+        when_full: whether the source waits for the disk, or rows are dropped.
+        capacity_rows: of the channel.
+        clock: for reports.
+        listen: told how it goes, a few times a second.
+    """
+
+    def __init__(
+        self,
+        source: AnySource,
+        intake: Intake,
+        *,
+        when_full: WhenFull,
+        capacity_rows: int,
+        clock: Clock,
+        listen: Callable[[IngestStatus], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._intake = intake
+        self._channel = Channel(capacity_rows, when_full)
+        self._clock = clock
+        self._listen = listen or (lambda status: None)
+        self._stop = threading.Event()
+        self._began_ns = self._reported_ns = clock.monotonic_ns()
+
+    def stop(self) -> None:
+        """Ask for a clean end: what was read becomes chunks. From any thread, or a signal handler."""
+        self._stop.set()
+
+    def run(self) -> Tally:
+        """Ingest until the source ends or `stop` is called; give the account of all records.
+
+        Raises what the source raises, once what was read before is on the disk.
+        """
+        reader = threading.Thread(target=self._read, name="ingest-source", daemon=True)
+        reader.start()
+        error: BaseException | None = None
+        try:
+            error = self._empty_channel()
+        finally:
+            self._stop.set()
+            self._channel.abandon()
+            reader.join(STOP_GRACE_S)
+            self._source.close()
+            self._intake.flush()
+        self._report(is_done=True)
+        self._intake.tally.check()
+        if error is not None:
+            raise error
+        return self._intake.tally
+
+    def _empty_channel(self) -> BaseException | None:
+        stopped_ns: int | None = None
+        while True:
+            delivery = self._channel.get(POLL_S)
+            if delivery is not None:
+                self._intake.take(delivery.rows, delivery.told, parked=delivery.parked, total=delivery.total)
+                if delivery.is_end:
+                    return delivery.error
+            self._intake.tick()
+            self._report()
+            if self._stop.is_set() and delivery is None:
+                now_ns = self._clock.monotonic_ns()
+                stopped_ns = now_ns if stopped_ns is None else stopped_ns
+                if now_ns - stopped_ns > STOP_GRACE_S * 1e9:  # the source does not come back: a FIFO nobody writes to
+                    return None
+
+    def _report(self, *, is_done: bool = False) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if not is_done and now_ns - self._reported_ns < REPORT_EVERY_NS:
+            return
+        self._reported_ns = now_ns
+        intake = self._intake
+        self._listen(
+            IngestStatus(
+                elapsed_s=(now_ns - self._began_ns) * 1e-9,
+                tally=intake.tally,
+                latest_ns=intake.latest_ns,
+                open_rows=intake.open_rows,
+                waiting_rows=self._channel.row_count,
+                chunk_count=intake.chunk_count,
+                expired_count=intake.expired_count,
+                recovered_rows=intake.recovered.row_count,
+                unprotected_rows=intake.unprotected_rows,
+                is_done=is_done,
+            )
+        )
+
+    def _read(self) -> None:
+        """Read the source to its end, in a thread of its own."""
+        done = self._intake.source_total  # what a process before has taken of the same file
+        seen = Tally.from_dict(dict(done)) if done else Tally()
+        to_skip = seen.kept
+        error: BaseException | None = None
+        try:
+            self._source.open()
+            while not self._stop.is_set():
+                rows: Rows | None = self._source.read_batch()
+                if rows is None:
+                    break
+                if to_skip:
+                    passed = min(to_skip, len(rows))
+                    to_skip -= passed
+                    if passed == len(rows):
+                        continue
+                    rows = rows.take(slice(passed, len(rows)))
+                total = copy_of(self._source.tally)
+                told, seen = difference(total, seen), total
+                if len(rows) or told.offered:
+                    self._channel.put(Delivery(rows, told, parked=total.parked, total=total))
+        except BaseException as err:  # the boundary of the thread: it is raised again by `run`
+            error = err
+        total = copy_of(self._source.tally)
+        told = difference(total, seen)
+        if told.kept and not to_skip:  # rows that the source counted and then raised in place of giving them
+            told.malformed[NOT_HANDED_OVER] += told.kept
+            told.kept = 0
+        if told.offered and not told.kept:
+            self._channel.put(Delivery(None, told, parked=total.parked, total=total))
+        self._channel.finish(total, error)
+
+
+def copy_of(tally: Tally) -> Tally:
+    """A tally of its own."""
+    return Tally.from_dict(tally.as_dict())
+
+
+def difference(now: Tally, before: Tally) -> Tally:
+    """What was counted since; what is parked is in neither, since it is offered for good once it is decided."""
+
+    def less(a: Counter[str], b: Counter[str]) -> Counter[str]:
+        return Counter({key: count for key in a if (count := a[key] - b[key]) > 0})
+
+    told = replace(
+        Tally(),
+        kept=max(0, now.kept - before.kept),
+        late=max(0, now.late - before.late),
+        future=max(0, now.future - before.future),
+        sampled_out=max(0, now.sampled_out - before.sampled_out),
+        malformed=less(now.malformed, before.malformed),
+        unsupported=less(now.unsupported, before.unsupported),
+        dropped=less(now.dropped, before.dropped),
+    )
+    parts = sum(map(sum, (c.values() for c in (told.malformed, told.unsupported, told.dropped))))
+    told.offered = told.kept + told.late + told.future + told.sampled_out + parts
+    return told

@@ -1,0 +1,278 @@
+"""Intake: rows go in, chunks stand on the disk: chunker, journal, store and retention under one account.
+
+One thread calls it; time comes from a clock that it is given. What a full disk does: the journal falls behind, which is
+counted (`unprotected_rows`) and lost only if the process dies, too; a chunk that cannot be written even after
+retention made what room it may is dropped and counted as ``disk``. The state directory is locked against a second
+intake.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Kind, Rows
+from nsstream.chunk.interval import SECOND_NS, Grid
+from nsstream.chunk.journal import Journal, Recovered
+from nsstream.chunk.retention import Expiry, Retention, expire
+from nsstream.chunk.rows import kind_of
+from nsstream.chunk.sampling import KEY_BYTES
+from nsstream.chunk.whole_file import whole_file
+from nsstream.clock import Clock
+from nsstream.counters import Tally
+from nsstream.errors import OutputError, StateError
+
+_log = logging.getLogger(__name__)
+KEY_FILE: Final = "sampling.key"  # in the state directory, in hexadecimal
+LOCK_FILE: Final = "ingest.lock"
+EXPIRE_EVERY_NS: Final = 60 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeConfig:
+    """How rows become chunks."""
+
+    length_s: int = 60
+    allowed_lateness_s: float = 5.0  # how long the watermark waits for stragglers
+    allowed_future_s: float | None = 3600.0  # how far ahead of the clock or of the stream a row may be
+    witnesses: int = 8  # rows that must agree on a leap further than that
+    limits: ChunkLimits = field(default_factory=ChunkLimits)
+    sync_s: float = 1.0  # between commits of the journal: what kill -9 may cost
+    is_live: bool = False  # rows are of now: the clock says what is future, and closes intervals while nothing comes
+    retention: Retention = field(default_factory=Retention)
+
+    def __post_init__(self) -> None:
+        Grid(self.length_s * SECOND_NS)
+        if self.allowed_lateness_s < 0 or (self.allowed_future_s is not None and self.allowed_future_s < 0):
+            raise ValueError("allowed_lateness_s and allowed_future_s must be >= 0")
+        if self.sync_s <= 0:
+            raise ValueError(f"sync_s must be > 0, got {self.sync_s!r}")
+
+
+class Intake:
+    """The way into one state directory, which is made if it is missing.
+
+    Args:
+        state: holds ``chunks/``, ``journal/`` and the key that says which conversations stay.
+        source_id: names where rows come from; a process that goes on with the same one continues the same grid.
+        config: how rows become chunks.
+        clock: for the age of chunks, for commits, and for what is future where the source is live.
+        on_chunk: told of every chunk that is stored.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        source_id: str,
+        config: IntakeConfig,
+        *,
+        clock: Clock,
+        on_chunk: Callable[[Chunk], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._source_id = source_id
+        self._clock = clock
+        self._on_chunk = on_chunk or (lambda chunk: None)
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise OutputError(f"cannot make the state directory {state}: {err.strerror}") from err
+        self._lock = _lock(state / LOCK_FILE)
+        self._key = _key_in(state)
+        self.store = ChunkStore(state / "chunks")
+        self.store.sweep()
+        self._journal = Journal(state / "journal")
+        self._kind = Kind.PACKETS
+        self._chunker = self._new_chunker(config.length_s * SECOND_NS)
+        self._parked = 0
+        self._source_total: dict[str, object] = {}
+        self._synced_ns = self._moved_ns = self._expired_ns = clock.monotonic_ns()
+        self.chunk_count = 0  # stored by this intake
+        self.unprotected_rows = 0  # admitted, and not in the journal since the disk refused
+        self.expired_count = 0
+        self.recovered = self._recover()
+
+    @property
+    def tally(self) -> Tally:
+        """What became of every record so far, of source, channel and chunker; adds up at every moment."""
+        tally = replace(self._chunker.tally)
+        tally.offered += self._parked
+        tally.parked += self._parked
+        return tally
+
+    @property
+    def open_rows(self) -> int:
+        """Rows of open intervals."""
+        return self._chunker.open_rows
+
+    @property
+    def latest_ns(self) -> int:
+        """The latest time admitted, -1 before any."""
+        return self._chunker.latest_ns
+
+    @property
+    def source_total(self) -> Mapping[str, Any]:
+        """The source's tally where the process before stood, as plain values; empty where there is nothing to skip."""
+        is_same = self.recovered.progress.get("source") == self._source_id
+        return self.recovered.progress.get("total", {}) if is_same else {}
+
+    def take(self, rows: Rows | None, told: Tally, *, parked: int = 0, total: Tally | None = None) -> None:
+        """Take rows, and what became of all records since the last call; ``told.kept`` are the rows."""
+        row_count = 0 if rows is None else len(rows)
+        if told.kept != row_count:
+            raise ValueError(f"{row_count} rows came, and {told.kept} were told of")
+        self._parked = parked
+        if total is not None:
+            self._source_total = total.as_dict()
+        self._chunker.account(replace(told, kept=0, offered=told.offered - row_count))
+        if rows is None or not row_count:
+            return
+        self._kind = kind_of(rows)
+        latest_ns = self._chunker.latest_ns
+        chunks = self._chunker.push(rows, now_ns=self._clock.wall_ns() if self._config.is_live else None)
+        if self._chunker.latest_ns > latest_ns:
+            self._moved_ns = self._clock.monotonic_ns()
+        self._put_away(chunks)
+
+    def tick(self) -> None:
+        """Do what is due by the clock; call it often."""
+        now_ns = self._clock.monotonic_ns()
+        if self._config.is_live and self._chunker.open_count:
+            # The stream's own time, as if it had gone on with the clock since its last row.
+            self._put_away(self._chunker.advance_to(self._chunker.latest_ns + now_ns - self._moved_ns))
+        if now_ns - self._synced_ns >= self._config.sync_s * SECOND_NS:
+            self.sync()
+        if now_ns - self._expired_ns >= EXPIRE_EVERY_NS:
+            self._expire()
+
+    def sync(self, closing: Sequence[Chunk] = ()) -> bool:
+        """Commit the journal; whether the disk took it."""
+        self._synced_ns = self._clock.monotonic_ns()
+        progress = {"source": self._source_id, "total": self._source_total}
+        try:
+            self._journal.sync(self._chunker, closing, progress)
+        except OutputError as err:
+            self.unprotected_rows = sum(len(unsaved.rows) for unsaved in self._chunker.unsaved())
+            _log.warning("journal_behind rows=%d error=%s", self.unprotected_rows, err)
+            return False
+        self.unprotected_rows = 0
+        return True
+
+    def flush(self) -> None:
+        """Close every interval, and commit."""
+        self._put_away(self._chunker.flush())
+        self.sync()
+
+    def close(self) -> None:
+        """Let go of the state; what was not flushed stays in the journal."""
+        self._journal.close()
+        self._lock.close()
+
+    def _put_away(self, chunks: list[Chunk]) -> None:
+        if not chunks:
+            return
+        self.sync(closing=chunks)
+        for chunk in chunks:
+            if self._write(chunk):
+                self.chunk_count += 1
+                self._on_chunk(chunk)
+            else:
+                self._chunker.lose(chunk)
+            self._journal.remove([chunk.id])
+        if self._config.retention != Retention():
+            self._expire()
+
+    def _write(self, chunk: Chunk) -> bool:
+        try:
+            self.store.write(chunk)
+        except OutputError:
+            if self._expire().expired:
+                try:
+                    self.store.write(chunk)
+                except OutputError as err:
+                    _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
+                    return False
+                return True
+            _log.warning("chunk_dropped id=%s rows=%d error=the disk refused it", chunk.id, len(chunk.table))
+            return False
+        _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
+        return True
+
+    def _expire(self) -> Expiry:
+        self._expired_ns = self._clock.monotonic_ns()
+        if self._config.retention == Retention():
+            return Expiry()
+        done = expire(self.store, self._config.retention, self._clock.wall_ns())
+        self.expired_count += len(done.expired)
+        for judged in done.expired:
+            _log.info("chunk_expired id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
+        for judged in done.spared:
+            _log.info("chunk_spared id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
+        return done
+
+    def _new_chunker(self, length_ns: int) -> Chunker:
+        config = self._config
+        return Chunker(
+            length_ns,
+            allowed_lateness_ns=round(config.allowed_lateness_s * SECOND_NS),
+            allowed_future_ns=None if config.allowed_future_s is None else round(config.allowed_future_s * SECOND_NS),
+            witnesses=config.witnesses,
+            limits=config.limits,
+            sampling_key=self._key,
+            first_part=lambda start_ns, end_ns: self.store.next_part(start_ns, end_ns, self._kind),
+        )
+
+    def _recover(self) -> Recovered:
+        """Take up the intervals that a process before left open: in the same grid, or closed where ours is another."""
+        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists())
+        if found.length_ns is None:
+            return found
+        is_same = found.progress.get("source") == self._source_id
+        goes_on = is_same and found.length_ns == self._chunker.grid.length_ns
+        chunker = self._chunker if goes_on else self._new_chunker(found.length_ns)
+        chunker.resume(found.latest_ns, found.closed_before, found.loose)
+        for rows in found.intervals:
+            self._kind = rows.kind
+            chunker.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+        if found.row_count:
+            _log.info("journal_recovered rows=%d torn_octets=%d", found.row_count, found.torn_octets)
+        if is_same:
+            self._source_total = found.progress.get("total", {})
+        ours, self._chunker = self._chunker, chunker
+        self._put_away(chunker.close_ended() if goes_on else chunker.flush())
+        if not goes_on:
+            self._chunker = ours
+            ours.account(chunker.loose)
+        return found
+
+
+def _lock(path: Path) -> Any:
+    try:
+        file = path.open("ab")
+    except OSError as err:
+        raise OutputError(f"cannot use the state directory {path.parent}: {err.strerror}") from err
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        file.close()
+        raise StateError(f"{path.parent} is in use by another ingest; stop it, or use another --state") from err
+    return file
+
+
+def _key_in(state: Path) -> bytes:
+    path = state / KEY_FILE
+    if not path.exists():
+        with whole_file(path, mode=0o600) as file:
+            file.write(os.urandom(KEY_BYTES).hex().encode() + b"\n")
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as err:
+        raise StateError(f"{path} is not a sampling key: {err}") from err
+    if len(key) != KEY_BYTES:
+        raise StateError(f"{path} holds {len(key)} octets, not {KEY_BYTES}")
+    return key

@@ -1,0 +1,105 @@
+"""kill -9 at fifty random moments: nothing that was committed is lost, nothing comes twice, no chunk is half."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from ingest_nursery import CONFIG
+
+from nsstream.chunk import ChunkStore
+from nsstream.chunk.chunk import digest_of
+from nsstream.clock import ManualClock
+from nsstream.pipeline.intake import Intake
+
+KILLS = 50
+UNREPORTED = 5 * 150  # rows between two reports
+NURSERY = Path(__file__).with_name("ingest_nursery.py")
+
+
+def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    state = tmp_path / "state"
+    command = [sys.executable, str(NURSERY), str(tmp_path / "warm-up")]
+    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    synced: dict[int, tuple[int, int]] = {}  # run -> first row, last row that was committed
+    first = 0
+    try:
+        assert nursery.stdout.readline() == "ready\n"
+        for run in range(KILLS):
+            nursery.stdin.write(f"{state} {run} {first} {rng.integers(1 << 30)}\n")
+            nursery.stdin.flush()
+            pid = int(nursery.stdout.readline().removeprefix("born "))
+            killer = threading.Timer(float(rng.uniform(0.0, 0.12)), os.kill, (pid, signal.SIGKILL))
+            if run % 2:  # while it takes up what is left; the others once they have committed something
+                killer.start()
+            while not (line := nursery.stdout.readline()).startswith("gone"):
+                if not run % 2 and run not in synced:
+                    killer.start()
+                synced[run] = first, int(line.split()[2])
+            assert line == "gone -9\n"
+            killer.join()
+            # Behind all that the killed run may have committed and had no time to report: time does not go back.
+            first = (synced[run][1] if run in synced else first) + UNREPORTED
+    finally:
+        nursery.stdin.close()
+        nursery.wait(timeout=30)
+        nursery.stdout.close()
+    assert len(synced) >= KILLS // 2
+
+    intake = Intake(state, "nursery", CONFIG, clock=ManualClock())
+    intake.flush()
+    intake.close()
+    assert [path.name for path in (state / "journal").iterdir()] == ["commit.json"]
+    store = ChunkStore(state / "chunks")
+    assert {path.suffix for path in store.directory.iterdir()} == {".arrow"}
+    found: dict[int, list[int]] = {}
+    recovered = 0
+    for info in store.list():
+        chunk = store.read(info.id)
+        assert digest_of(chunk.id, chunk.table) == chunk.digest
+        chunk.tally.check()
+        assert chunk.tally.kept == len(chunk.packets)
+        recovered += chunk.recovered
+        for run in np.unique(chunk.packets.tcp_acknowledgement_number):
+            rows = chunk.packets.tcp_sequence_number[chunk.packets.tcp_acknowledgement_number == run]
+            found.setdefault(int(run), []).extend(rows.tolist())
+    assert recovered > 0
+    for run, rows in found.items():
+        assert len(rows) == len(set(rows)), f"run {run} holds rows twice"
+    for run, (begin, last) in synced.items():
+        assert set(range(begin, last + 1)) <= set(found[run]), f"run {run} lost committed rows"
+
+
+def test_a_state_in_use_is_refused_and_free_again_once_its_process_is_dead(tmp_path: Path):
+    command = [sys.executable, str(NURSERY), str(tmp_path / "warm-up")]
+    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    try:
+        nursery.stdout.readline()
+        nursery.stdin.write(f"{tmp_path / 'state'} 1 0 1\n")
+        nursery.stdin.flush()
+        pid = int(nursery.stdout.readline().removeprefix("born "))
+        assert nursery.stdout.readline().startswith("synced")
+        refused = ""
+        try:
+            Intake(tmp_path / "state", "other", CONFIG, clock=ManualClock())
+        except Exception as err:
+            refused = str(err)
+        os.kill(pid, signal.SIGKILL)
+        assert "is in use by another ingest" in refused
+        deadline = time.monotonic() + 30
+        while not nursery.stdout.readline().startswith("gone"):
+            assert time.monotonic() < deadline
+    finally:
+        nursery.stdin.close()
+        nursery.wait(timeout=30)
+        nursery.stdout.close()
+    Intake(tmp_path / "state", "other", CONFIG, clock=ManualClock()).close()
