@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.errors import WireError
+from nsstream.wire.octets import u8, u16_little
 
 
 def lz4_decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
@@ -26,13 +27,13 @@ def lz4_decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
 @njit(cache=True)
 def _length(octets: NDArray[np.uint8], at: int, nibble: int) -> tuple[int, int]:
     """A length of 15 goes on in octets of 255 and ends in a smaller one; a negative one is corrupt."""
-    length = np.int64(nibble)
+    length = nibble
     if nibble == 15:
-        more = np.int64(255)
+        more = 255
         while more == 255:
             if at >= len(octets):
                 return -1, at
-            more = np.int64(octets[at])
+            more = u8(octets, at)
             length += more
             at += 1
     return length, at
@@ -44,7 +45,7 @@ def _decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
     n, room = len(octets), len(out)
     at = written = 0
     while at < n:
-        token = np.int64(octets[at])
+        token = u8(octets, at)
         literals, at = _length(octets, at + 1, token >> 4)
         if literals < 0 or at + literals > n or written + literals > room:
             return -1
@@ -56,7 +57,7 @@ def _decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
             return written
         if at + 2 > n:
             return -1
-        distance = np.int64(octets[at]) | (np.int64(octets[at + 1]) << 8)
+        distance = u16_little(octets, at)
         length, at = _length(octets, at + 2, token & 15)
         if length < 0 or distance == 0 or distance > written or written + length + 4 > room:
             return -1

@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.errors import WireError
+from nsstream.wire.octets import u8, u16_little
 
 
 def lzo1x_decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
@@ -32,7 +33,7 @@ def _extended_length(octets: NDArray[np.uint8], at: int, base: int) -> tuple[int
         at += 1
     if at >= len(octets):
         return -1, at
-    return length + np.int64(octets[at]), at + 1
+    return length + u8(octets, at), at + 1
 
 
 @njit(cache=True)
@@ -45,15 +46,15 @@ def _decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
     n, room = len(octets), len(out)
     at = written = state = 0
     if n > 0 and octets[0] > 17:  # the stream may start with a run of literals
-        literals = np.int64(octets[0]) - 17
+        literals = u8(octets, 0) - 17
         if 1 + literals > n or literals > room:
             return -1
         out[:literals] = octets[1 : 1 + literals]
         at, written, state = 1 + literals, literals, min(literals, 4)
     while at < n:
-        code = np.int64(octets[at])
+        code = u8(octets, at)
         at += 1
-        length, distance, literals = np.int64(0), np.int64(0), np.int64(0)
+        length = distance = literals = 0
         if code < 16 and state == 0:
             literals = code + 3
             if code == 0:
@@ -63,7 +64,7 @@ def _decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
             if code < 16 or code >= 64:
                 if at >= n:
                     return -1
-                high = np.int64(octets[at])
+                high = u8(octets, at)
                 at += 1
                 next_state = literals = code & 3
                 if code >= 64:
@@ -73,13 +74,13 @@ def _decompress(octets: NDArray[np.uint8], out: NDArray[np.uint8]) -> int:
                     length = 3 if state == 4 else 2
                     distance = (high << 2) + (code >> 2) + (2049 if state == 4 else 1)
             else:
-                bits = np.int64(31) if code >= 32 else np.int64(7)
+                bits = 31 if code >= 32 else 7
                 length = 2 + (code & bits)
                 if length == 2:
                     length, at = _extended_length(octets, at, 2 + bits)
                 if at + 2 > n or length < 0:
                     return -1
-                low = np.int64(octets[at]) | (np.int64(octets[at + 1]) << 8)
+                low = u16_little(octets, at)
                 at += 2
                 next_state = literals = low & 3
                 distance = (low >> 2) + 1

@@ -1,7 +1,7 @@
 """NfcapdReader: the octets of a file of nfdump 1.7 (layout 2) in, flow columns out. Sans-IO.
 
-Rules: (1) octets come in by `feed`, which gives the columns of each block that became whole with them, so any split of a
-file gives the same flows in all; (2) `finish` must be called at the end and counts what is left over; (3) every flow
+Rules: (1) octets come in by `feed`, which gives the columns of each block that became whole with them, so any split of
+a file gives the same flows in all; (2) `finish` must be called at the end and counts what is left over; (3) every flow
 record is in `tally`: one in a block that cannot be read is counted as the block's header claims it, within reason.
 
 Raises WireError, with the offset in the file, for octets that are no such file, and nothing else whatever they are.
@@ -109,7 +109,7 @@ class NfcapdReader:
         at = 0
         tables: list[FlowColumns] = []
         if self.header is None and len(self._pending) >= 4:
-            if layout_of(self._pending[:4]) == LAYOUT and len(self._pending) < HEADER_BYTES:
+            if layout_of(bytes(self._pending[:4])) == LAYOUT and len(self._pending) < HEADER_BYTES:
                 return []
             self.header = FileHeader.parse(bytes(self._pending[:HEADER_BYTES]))
             at = HEADER_BYTES
@@ -145,7 +145,7 @@ class NfcapdReader:
         if self._pending:
             claimed = 0
             if len(self._pending) >= _BLOCK_HEADER.size:
-                claimed, size, _, _ = _BLOCK_HEADER.unpack_from(self._pending)
+                claimed = _BLOCK_HEADER.unpack_from(self._pending)[0]
                 claimed = min(claimed, MAX_BLOCK_BYTES // _MIN_RECORD_BYTES)
             self._count_malformed(CUT_RECORD, max(1, claimed))
             self._pending.clear()

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.wire.octets import u32_little
+from nsstream.wire.octets import u8, u16_little, u32_little
 
 RECORD_HEADER_BYTES: Final = 12
 
@@ -57,12 +57,6 @@ for _slot, (_type, _room) in _ELEMENTS.items():
     _SLOT_OF_TYPE[_type] = _slot
     _ROOM_OF_TYPE[_type] = _room
 _LONG_ROOM: Final = 16
-
-
-@njit(cache=True, inline="always")
-def u16_little(octets: NDArray[np.uint8], at: int) -> int:
-    """16 bits, little endian."""
-    return int(np.int64(octets[at]) | (np.int64(octets[at + 1]) << 8))
 
 
 @njit(cache=True)
@@ -128,7 +122,7 @@ def gather(octets: NDArray[np.uint8], at: NDArray[np.int64], offset: int, width:
         if at[row]:
             here = at[row] + offset
             if width == 1:
-                value = np.int64(octets[here])
+                value = u8(octets, here)
             elif width == 2:
                 value = u16_little(octets, here)
             elif width == 4:

@@ -35,6 +35,12 @@ def u32(octets: NDArray[np.uint8], at: int) -> int:
 
 
 @njit(cache=True, inline="always")
+def u16_little(octets: NDArray[np.uint8], at: int) -> int:
+    """16 bits, little endian."""
+    return int(np.int64(octets[at]) | (np.int64(octets[at + 1]) << 8))
+
+
+@njit(cache=True, inline="always")
 def u32_little(octets: NDArray[np.uint8], at: int) -> int:
     """32 bits, little endian."""
     return int(
