@@ -1,0 +1,152 @@
+"""SpoolLedger: which files of a spool were read, and how far, so that a restart reads no packet twice.
+
+A file is its device and inode, and what it was when it was read: size, time of change, a digest of its first octets.
+The same inode with more octets behind the same first ones has grown; with other first octets it is another file, for
+file systems give inode numbers out again.
+
+Promises: every change is one transaction of SQLite and on the disk when the call returns; entries of files that are
+gone for a day are removed. Raises InputError where the ledger cannot be read or written, or is something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nsstream.counters import Tally
+from nsstream.errors import InputError
+
+HEAD_BYTES: Final = 4096
+KEPT_WHEN_GONE_NS: Final = 86_400 * 1_000_000_000
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS file (
+    device TEXT NOT NULL, inode TEXT NOT NULL, directory TEXT NOT NULL, name TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, head_bytes INTEGER NOT NULL, head_digest TEXT NOT NULL,
+    tally TEXT NOT NULL, is_done INTEGER NOT NULL, recorded_ns INTEGER NOT NULL,
+    PRIMARY KEY (device, inode)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFile:
+    """A file as it was found."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> SpoolFile:
+        """What `os.stat` says."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How far a file was read: `tally` is of all records so far, whose kept ones were given."""
+
+    name: str
+    file: SpoolFile
+    head_bytes: int
+    head_digest: str
+    is_done: bool
+    tally: Tally = field(default_factory=Tally)
+
+
+def head_of(path: Path, octet_count: int) -> str:
+    """Digest of the first octets of a file; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return digest_of(file.read(octet_count))
+
+
+def digest_of(octets: bytes) -> str:
+    """As an entry's `head_digest`."""
+    return hashlib.blake2b(octets, digest_size=16).hexdigest()
+
+
+class SpoolLedger:
+    """The ledger of one directory; several may share a file."""
+
+    def __init__(self, path: Path | None, directory: Path) -> None:
+        """Open or make the ledger; None keeps it in memory."""
+        self._name = "the spool's ledger" if path is None else str(path)
+        self._directory = str(directory)
+        with self._errors():
+            self._base = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
+        try:
+            with self._errors():
+                self._base.execute("PRAGMA synchronous = FULL")
+                self._base.execute(_SCHEMA)
+        except InputError:
+            self._base.close()
+            raise
+
+    def find(self, path: Path, file: SpoolFile) -> Entry | None:
+        """What is known of this file: its last entry, or None if it was never begun.
+
+        Raises OSError if it cannot be read.
+        """
+        entry = self._get("device = ? AND inode = ?", str(file.device), str(file.inode))
+        if entry is None or file.size < entry.file.size:
+            return None
+        if (file.size, file.mtime_ns) == (entry.file.size, entry.file.mtime_ns):
+            return entry
+        return entry if head_of(path, entry.head_bytes) == entry.head_digest else None
+
+    def find_name(self, name: str) -> Entry | None:
+        """The last entry under that name."""
+        return self._get("directory = ? AND name = ? ORDER BY recorded_ns DESC", self._directory, name)
+
+    def knows_inode(self, device: int, inode: int) -> bool:
+        """Whether any file with that inode was begun."""
+        return self._get("device = ? AND inode = ?", str(device), str(inode)) is not None
+
+    def put(self, entry: Entry, now_ns: int) -> None:
+        """Write down how far a file was read."""
+        file, tally = entry.file, json.dumps(entry.tally.as_dict())
+        who = (str(file.device), str(file.inode), self._directory, entry.name)
+        row = (*who, file.size, file.mtime_ns, entry.head_bytes, entry.head_digest, tally, entry.is_done, now_ns)
+        with self._errors():
+            self._base.execute(f"INSERT OR REPLACE INTO file VALUES ({', '.join('?' * len(row))})", row)
+
+    def forget_gone(self, there: Collection[tuple[int, int]], now_ns: int) -> None:
+        """Remove old entries of this directory whose device and inode are not among those that are there."""
+        query = "SELECT device, inode FROM file WHERE directory = ? AND recorded_ns < ?"
+        with self._errors():
+            rows = self._base.execute(query, (self._directory, now_ns - KEPT_WHEN_GONE_NS)).fetchall()
+            gone = [row for row in rows if (int(row[0]), int(row[1])) not in there]
+            if gone:
+                with self._base:
+                    self._base.execute("BEGIN")
+                    self._base.executemany("DELETE FROM file WHERE device = ? AND inode = ?", gone)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def _get(self, condition: str, *values: str) -> Entry | None:
+        columns = "name, device, inode, size, mtime_ns, head_bytes, head_digest, is_done, tally"
+        with self._errors():
+            row = self._base.execute(f"SELECT {columns} FROM file WHERE {condition} LIMIT 1", values).fetchone()
+            if row is None:
+                return None
+            name, device, inode, size, mtime_ns, head_bytes, head_digest, is_done, tally = row
+            file = SpoolFile(int(device), int(inode), int(size), int(mtime_ns))
+            return Entry(name, file, head_bytes, head_digest, bool(is_done), Tally.from_dict(json.loads(tally)))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as err:
+            raise InputError(f"{self._name}: cannot be used as a spool's ledger: {err}") from err
