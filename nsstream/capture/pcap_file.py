@@ -15,6 +15,7 @@ from nsstream.errors import InputError, WireError
 from nsstream.trace import PacketBatch
 from nsstream.wire import PcapReader, link_type_name
 from nsstream.wire.link import SUPPORTED_LINK_TYPES
+from nsstream.wire.stream import DEFAULT_BUFFER_BYTES
 
 CUT_RECORD: Final = "cut_record"
 
@@ -26,7 +27,7 @@ class PcapFileSource:
     is reached, or with `allow_cut` read as far as it goes, the cut record counted as malformed.
     """
 
-    def __init__(self, path: Path | str, *, allow_cut: bool = False, buffer_bytes: int = 1 << 20) -> None:
+    def __init__(self, path: Path | str, *, allow_cut: bool = False, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
         self.tally = Tally()
         self._path = Path(path)
         self._allow_cut = allow_cut

@@ -12,7 +12,7 @@ frame's.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from nsstream.wire import fates
 from nsstream.wire.ipv6 import walk_extension_headers
-from nsstream.wire.link import find_network_header
-from nsstream.wire.octets import u8, u16, u32
+from nsstream.wire.link import ETHERNET, find_network_header
+from nsstream.wire.octets import ipv4_mapped_word, memory_word, u8, u16, u32
 from nsstream.wire.records import NO_TIME, RecordIndex
 
 Columns = dict[str, NDArray[np.generic]]
@@ -69,6 +69,7 @@ def dissect(octets: NDArray[np.uint8], index: RecordIndex, record_count: int) ->
     """
     columns = {name: np.empty((record_count, *cell), dtype) for name, (dtype, cell) in COLUMNS.items()}
     counts = np.zeros(len(fates.REASONS), np.int64)
+    stores: list[Any] = [column.view(np.int64) if column.ndim == 2 else column for column in columns.values()]
     kept = _dissect(
         octets,
         index.time_ns,
@@ -78,7 +79,7 @@ def dissect(octets: NDArray[np.uint8], index: RecordIndex, record_count: int) ->
         index.link_type,
         record_count,
         counts,
-        *columns.values(),
+        *stores,
     )
     return {name: column[:kept] for name, column in columns.items()}, counts
 
@@ -95,8 +96,8 @@ def _dissect(
     counts: NDArray[np.int64],
     observation_time_ns: NDArray[np.int64],
     ip_version: NDArray[np.uint8],
-    source_address: NDArray[np.uint8],
-    destination_address: NDArray[np.uint8],
+    source_words: NDArray[np.int64],
+    destination_words: NDArray[np.int64],
     protocol_identifier: NDArray[np.uint8],
     source_transport_port: NDArray[np.uint16],
     destination_transport_port: NDArray[np.uint16],
@@ -127,11 +128,20 @@ def _dissect(
         # What is missing was on the wire, or never was.
         missing = fates.CUT_BY_SNAPLEN if end < wire_end else fates.SHORT_FRAME
 
-        # Link layer.
-        fate, at, version, vlan = find_network_header(octets, start[record], end, link_type[record])
-        if fate != fates.KEPT:
-            counts[missing if fate == fates.SHORT_FRAME else fate] += 1
-            continue
+        # Link layer; what most frames are goes without a call.
+        at = int(start[record]) + 14
+        ethertype = 0
+        if link_type[record] == ETHERNET and at <= end:
+            ethertype = u16(octets, at - 2)
+        if ethertype == 0x0800:
+            version, vlan = 4, 0
+        elif ethertype == 0x86DD:
+            version, vlan = 6, 0
+        else:
+            fate, at, version, vlan = find_network_header(octets, start[record], end, link_type[record])
+            if fate != fates.KEPT:
+                counts[missing if fate == fates.SHORT_FRAME else fate] += 1
+                continue
 
         # IP header, the fixed part; nothing is stored before the last check has passed.
         if at >= end:
@@ -235,20 +245,22 @@ def _dissect(
 
         # Store.
         if nibble == 4:
-            ip_class_of_service[row] = octets[at + 1]
-            ip_ttl[row] = octets[at + 8]
+            ip_class_of_service[row] = u8(octets, at + 1)
+            ip_ttl[row] = u8(octets, at + 8)
             flow_label_ipv6[row] = 0
-            _store_ipv4_mapped(source_address, row, u32(octets, at + 12))
-            _store_ipv4_mapped(destination_address, row, u32(octets, at + 16))
+            source_words[row, 0] = 0
+            source_words[row, 1] = ipv4_mapped_word(octets, at + 12)
+            destination_words[row, 0] = 0
+            destination_words[row, 1] = ipv4_mapped_word(octets, at + 16)
         else:
             first_word = u32(octets, at)
             ip_class_of_service[row] = (first_word >> 20) & 0xFF
-            ip_ttl[row] = octets[at + 7]
+            ip_ttl[row] = u8(octets, at + 7)
             flow_label_ipv6[row] = first_word & 0xFFFFF
-            for k in range(16):
-                source_address[row, k] = octets[at + 8 + k]
-            for k in range(16):
-                destination_address[row, k] = octets[at + 24 + k]
+            source_words[row, 0] = memory_word(octets, at + 8)
+            source_words[row, 1] = memory_word(octets, at + 16)
+            destination_words[row, 0] = memory_word(octets, at + 24)
+            destination_words[row, 1] = memory_word(octets, at + 32)
         observation_time_ns[row] = time_ns[record]
         ip_version[row] = nibble
         protocol_identifier[row] = protocol
@@ -270,15 +282,3 @@ def _dissect(
         row += 1
     counts[fates.KEPT] += row
     return row
-
-
-@njit(cache=True, inline="always")
-def _store_ipv4_mapped(addresses: NDArray[np.uint8], row: int, address: int) -> None:
-    for k in range(10):
-        addresses[row, k] = 0
-    addresses[row, 10] = 0xFF
-    addresses[row, 11] = 0xFF
-    addresses[row, 12] = address >> 24
-    addresses[row, 13] = (address >> 16) & 0xFF
-    addresses[row, 14] = (address >> 8) & 0xFF
-    addresses[row, 15] = address & 0xFF

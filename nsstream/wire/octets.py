@@ -6,48 +6,53 @@ make them floats). Bounds are the caller's: nothing here checks that the octets 
 
 from __future__ import annotations
 
+import sys
+from typing import Final
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+_IS_LITTLE_ENDIAN: Final = sys.byteorder == "little"
 
 
 @njit(cache=True, inline="always")
 def u8(octets: NDArray[np.uint8], at: int) -> int:
     """One octet."""
-    return int(np.int64(octets[at]))
+    return int(np.int64(octets[np.uintp(at)]))
 
 
 @njit(cache=True, inline="always")
 def u16(octets: NDArray[np.uint8], at: int) -> int:
     """16 bits in network order."""
-    return int((np.int64(octets[at]) << 8) | np.int64(octets[at + 1]))
+    return int((np.int64(octets[np.uintp(at)]) << 8) | np.int64(octets[np.uintp(at + 1)]))
 
 
 @njit(cache=True, inline="always")
 def u32(octets: NDArray[np.uint8], at: int) -> int:
     """32 bits in network order."""
     return int(
-        (np.int64(octets[at]) << 24)
-        | (np.int64(octets[at + 1]) << 16)
-        | (np.int64(octets[at + 2]) << 8)
-        | np.int64(octets[at + 3])
+        (np.int64(octets[np.uintp(at)]) << 24)
+        | (np.int64(octets[np.uintp(at + 1)]) << 16)
+        | (np.int64(octets[np.uintp(at + 2)]) << 8)
+        | np.int64(octets[np.uintp(at + 3)])
     )
 
 
 @njit(cache=True, inline="always")
 def u16_little(octets: NDArray[np.uint8], at: int) -> int:
     """16 bits, little endian."""
-    return int(np.int64(octets[at]) | (np.int64(octets[at + 1]) << 8))
+    return int(np.int64(octets[np.uintp(at)]) | (np.int64(octets[np.uintp(at + 1)]) << 8))
 
 
 @njit(cache=True, inline="always")
 def u32_little(octets: NDArray[np.uint8], at: int) -> int:
     """32 bits, little endian."""
     return int(
-        np.int64(octets[at])
-        | (np.int64(octets[at + 1]) << 8)
-        | (np.int64(octets[at + 2]) << 16)
-        | (np.int64(octets[at + 3]) << 24)
+        np.int64(octets[np.uintp(at)])
+        | (np.int64(octets[np.uintp(at + 1)]) << 8)
+        | (np.int64(octets[np.uintp(at + 2)]) << 16)
+        | (np.int64(octets[np.uintp(at + 3)]) << 24)
     )
 
 
@@ -57,3 +62,19 @@ def u32_in_order(octets: NDArray[np.uint8], at: int, is_big_endian: bool) -> int
     if is_big_endian:
         return u32(octets, at)
     return u32_little(octets, at)
+
+
+@njit(cache=True, inline="always")
+def memory_word(octets: NDArray[np.uint8], at: int) -> int:
+    """64 bits that stand in this machine's memory as the octets do; the int64 may be negative."""
+    if _IS_LITTLE_ENDIAN:
+        return int(u32_little(octets, at) | (u32_little(octets, at + 4) << 32))
+    return int((u32(octets, at) << 32) | u32(octets, at + 4))
+
+
+@njit(cache=True, inline="always")
+def ipv4_mapped_word(octets: NDArray[np.uint8], at: int) -> int:
+    """The second 64 bits of an IPv4 address as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), as `memory_word` gives them."""
+    if _IS_LITTLE_ENDIAN:
+        return int(0xFFFF0000 | (u32_little(octets, at) << 32))
+    return int((0xFFFF << 32) | u32(octets, at))

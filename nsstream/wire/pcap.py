@@ -73,7 +73,7 @@ def scan_records(
         start: index of the first record's header.
         end: index behind the last octet that there is.
         header: of the file.
-        index: filled; must have room for ``(end - start) // 16`` records.
+        index: filled; where it is full, the scan ends.
 
     Returns:
         the number of records, the index behind the last whole one, and whether what follows there is corrupt: it claims
@@ -110,7 +110,7 @@ def _scan_records(
     link_type: NDArray[np.int64],
 ) -> tuple[int, int, bool]:
     count = 0
-    while at + RECORD_HEADER_BYTES <= end:
+    while at + RECORD_HEADER_BYTES <= end and count < len(time_ns):
         captured = u32_in_order(octets, at + 8, is_big_endian)
         if captured > MAX_SNAPLEN:
             return count, at, True

@@ -65,7 +65,8 @@ class PcapngScanner:
     def __init__(self) -> None:
         self.link_types: set[int] = set()  # of every interface so far
         self._is_big_endian = False
-        self._interfaces = np.empty((0, 5), np.int64)
+        self._interface_count = 0
+        self._interfaces = np.empty((8, 5), np.int64)  # the first `_interface_count` rows are of this section
         self._dropped_by_interface: dict[int, int] = {}
         self._dropped_before = 0
 
@@ -76,6 +77,8 @@ class PcapngScanner:
 
     def scan(self, octets: NDArray[np.uint8], end: int, index: RecordIndex) -> tuple[int, int, str]:
         """Find the records of the whole blocks in ``octets[:end]``, which starts at a block.
+
+        Where the index is full, the scan ends.
 
         Returns:
             the number of records, the index behind the last whole block, and what is corrupt there ("" if nothing).
@@ -88,7 +91,7 @@ class PcapngScanner:
                 at,
                 end,
                 self._is_big_endian,
-                self._interfaces,
+                self._interfaces[: self._interface_count],
                 count,
                 index.time_ns,
                 index.start,
@@ -142,14 +145,14 @@ class PcapngScanner:
         if major != 1:
             raise WireError(f"pcapng version must be 1, got {major}.{minor}")
         self._is_big_endian = order == ">"
-        self._interfaces = np.empty((0, 5), np.int64)
+        self._interface_count = 0
         self._dropped_before = self.dropped_by_tool
         self._dropped_by_interface = {}
 
     def _add_interface(self, block: bytes, order: str) -> None:
         if len(block) < 20:
             raise WireError("an interface description is shorter than 20 octets")
-        if len(self._interfaces) == MAX_INTERFACES:
+        if self._interface_count == MAX_INTERFACES:
             raise WireError(f"a section describes more than {MAX_INTERFACES} interfaces")
         link_type, _, snaplen = struct.unpack_from(order + "HHI", block, 8)
         options = _options(block[16:-4], order)
@@ -160,8 +163,10 @@ class PcapngScanner:
             (offset_s,) = struct.unpack(order + "q", options[_IF_TSOFFSET])
             if abs(offset_s) > _MAX_SECONDS:
                 mode, offset_s = _NO_RESOLUTION, 0
-        row = np.array([[link_type, snaplen, mode, factor, offset_s]], np.int64)
-        self._interfaces = np.concatenate([self._interfaces, row])
+        if self._interface_count == len(self._interfaces):
+            self._interfaces = np.concatenate([self._interfaces, np.empty_like(self._interfaces)])
+        self._interfaces[self._interface_count] = link_type, snaplen, mode, factor, offset_s
+        self._interface_count += 1
         self.link_types.add(link_type)
 
     def _read_statistics(self, block: bytes, order: str) -> None:
@@ -169,7 +174,7 @@ class PcapngScanner:
             raise WireError("an interface statistics block is shorter than 24 octets")
         (interface,) = struct.unpack_from(order + "I", block, 8)
         dropped = _options(block[20:-4], order).get(_ISB_IFDROP, b"")
-        if len(dropped) == 8 and interface < len(self._interfaces):
+        if len(dropped) == 8 and interface < self._interface_count:
             # Counters run from the start of the capture: the last block of an interface says it all.
             counted = struct.unpack(order + "Q", dropped)[0]
             self._dropped_by_interface[interface] = max(counted, self._dropped_by_interface.get(interface, 0))
@@ -214,7 +219,7 @@ def _scan_packets(
     original_length: NDArray[np.int64],
     link_type: NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    while at + 12 <= end:
+    while at + 12 <= end and count < len(time_ns):
         block_type = u32_in_order(octets, at, is_big_endian)
         if block_type in (SECTION_HEADER, _INTERFACE_DESCRIPTION, _INTERFACE_STATISTICS):
             return count, at, _AT_OTHER_BLOCK

@@ -15,18 +15,20 @@ import struct
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nsstream.counters import Tally
 from nsstream.errors import WireError
 from nsstream.wire.dissect import Columns, dissect
-from nsstream.wire.fates import KEPT, add_fates
+from nsstream.wire.fates import add_fates
 from nsstream.wire.link import SUPPORTED_LINK_TYPES, link_type_name
 from nsstream.wire.pcap import HEADER_BYTES, PcapHeader, scan_records
 from nsstream.wire.pcapng import SECTION_HEADER, PcapngScanner
 from nsstream.wire.records import RecordIndex
 
-# Small enough that buffer, index and columns stay in the cache of a core, large enough that the calls cost nothing.
-DEFAULT_BUFFER_BYTES: Final = 1 << 20
+# Small enough that buffer, index and columns stay near a core, large enough that the calls cost nothing.
+DEFAULT_BUFFER_BYTES: Final = 1 << 21
+_MAX_INDEXED: Final = 1 << 17  # records that are indexed at once: what DEFAULT_BUFFER_BYTES can hold
 _MIN_RECORD_BYTES: Final = 16  # of pcap and of pcapng
 
 
@@ -38,7 +40,8 @@ class PcapReader:
             raise ValueError(f"buffer_bytes must be at least 64, got {buffer_bytes}")
         self.tally = Tally()
         self._buffer = np.empty(buffer_bytes, np.uint8)
-        self._index = RecordIndex.with_room_for(buffer_bytes // _MIN_RECORD_BYTES + 1)
+        self._usual_bytes = buffer_bytes
+        self._index = RecordIndex.with_room_for(min(buffer_bytes // _MIN_RECORD_BYTES, _MAX_INDEXED) + 1)
         self._filled = 0  # octets of the buffer that wait to be read
         self._offset = 0  # of the buffer's first octet in the stream
         self._header: PcapHeader | PcapngScanner | None = None
@@ -54,7 +57,7 @@ class PcapReader:
     def get_buffer(self) -> memoryview:
         """Memory to write the next octets of the stream to, at least one; then call `buffer_updated`."""
         if self._filled == len(self._buffer):
-            self._grow_to(2 * len(self._buffer))
+            self._resize_to(2 * len(self._buffer))
         return self._buffer.data[self._filled :]
 
     def buffer_updated(self, octet_count: int) -> Columns:
@@ -64,28 +67,31 @@ class PcapReader:
             raise WireError(self._complaint)
         if self._header is None:
             self._read_file_header()
-        record_count, at, complaint = 0, 0, ""
-        if isinstance(self._header, PcapHeader):
-            record_count, at, is_corrupt = scan_records(self._buffer, 0, self._filled, self._header, self._index)
-            complaint = "a record claims more than 262144 captured octets" if is_corrupt else ""
-        elif isinstance(self._header, PcapngScanner):
-            record_count, at, complaint = self._header.scan(self._buffer, self._filled, self._index)
-            self.tally.drop("tool", self._header.dropped_by_tool - self.tally.dropped["tool"])
-        columns, fate_counts = dissect(self._buffer, self._index, record_count)
-        add_fates(self.tally, fate_counts)
+        pieces = []
+        at = 0
+        while True:
+            octets = self._buffer[at : self._filled]
+            record_count, size, complaint = self._scan(octets)
+            columns, fate_counts = dissect(octets, self._index, record_count)
+            add_fates(self.tally, fate_counts)
+            pieces.append(columns)
+            at += size
+            if record_count < len(self._index):
+                break
         if complaint:
             self._complaint = (
                 f"corrupt at octet {self._offset + at}, after {self.tally.read} whole records: {complaint}"
             )
-            if not fate_counts[KEPT]:
+            if not any(len(piece["ip_ttl"]) for piece in pieces):
                 raise WireError(self._complaint)
         self._consume(at)
-        return columns
+        self._shrink()
+        return pieces[0] if len(pieces) == 1 else {k: np.concatenate([p[k] for p in pieces]) for k in columns}
 
     def feed(self, octets: bytes | memoryview) -> Columns:
         """Read the next octets of the stream; the columns may have no rows."""
         if self._filled + len(octets) > len(self._buffer):
-            self._grow_to(self._filled + len(octets))
+            self._resize_to(self._filled + len(octets))
         self._buffer[self._filled : self._filled + len(octets)] = np.frombuffer(octets, np.uint8)
         return self.buffer_updated(len(octets))
 
@@ -104,6 +110,17 @@ class PcapReader:
             self.tally.offered += 1
             self.tally.malformed["cut_record"] += 1
             self._consume(self._filled)
+
+    def _scan(self, octets: NDArray[np.uint8]) -> tuple[int, int, str]:
+        """Index whole records, as many as the index holds: their count and size, and what is corrupt behind them."""
+        if isinstance(self._header, PcapHeader):
+            record_count, size, is_corrupt = scan_records(octets, 0, len(octets), self._header, self._index)
+            return record_count, size, "a record claims more than 262144 captured octets" if is_corrupt else ""
+        if isinstance(self._header, PcapngScanner):
+            record_count, size, complaint = self._header.scan(octets, len(octets), self._index)
+            self.tally.drop("tool", self._header.dropped_by_tool - self.tally.dropped["tool"])
+            return record_count, size, complaint
+        return 0, 0, ""
 
     def _read_file_header(self) -> None:
         if self._filled < 4:
@@ -134,8 +151,12 @@ class PcapReader:
         self._filled = rest
         self._offset += octet_count
 
-    def _grow_to(self, size: int) -> None:
+    def _resize_to(self, size: int) -> None:
         buffer = np.empty(size, np.uint8)
         buffer[: self._filled] = self._buffer[: self._filled]
         self._buffer = buffer
-        self._index = RecordIndex.with_room_for(size // _MIN_RECORD_BYTES + 1)
+
+    def _shrink(self) -> None:
+        """Give back what one large block took, once it has been read."""
+        if len(self._buffer) > self._usual_bytes and self._filled <= self._usual_bytes // 2:
+            self._resize_to(self._usual_bytes)
