@@ -1,4 +1,4 @@
-"""Compressed files, recognised by their first octets and never by their suffix: gzip, xz, Zstandard.
+"""Compressed files, recognised by their first octets and never by their suffix: gzip, xz, Zstandard, zip of one file.
 
 Promises: `open_decompressed` gives a reader of the octets inside, or of the file itself where it is not compressed. It
 raises EOFError where the compressed stream is cut, after all that could be decompressed was given, and another of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zipfile
 import zlib
 from io import BufferedReader
 from pathlib import Path
@@ -19,7 +20,8 @@ import zstandard
 GZIP_MAGIC: Final = b"\x1f\x8b"
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-STREAM_ERRORS: Final = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+ZIP_MAGIC: Final = b"PK\x03\x04"
+STREAM_ERRORS: Final = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile)
 
 _ZSTD_INPUT_BYTES: Final = 4096  # at most 32,768 times as much comes out: 128 MiB
 
@@ -47,13 +49,35 @@ def open_decompressed(path: Path) -> Reader:
         return cast(Reader, _Owning(lzma.LZMAFile(file), file))
     if head.startswith(ZSTD_MAGIC):
         return _ZstdReader(file)
+    if head.startswith(ZIP_MAGIC) and file.seekable():
+        return _open_zipped(file)
     return file
+
+
+def _open_zipped(file: BufferedReader) -> Reader:
+    """The only file in an archive.
+
+    Raises OSError where there are more or none, where it is encrypted, or where the archive is broken.
+    """
+    try:
+        archive = zipfile.ZipFile(file)
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if len(members) != 1:
+            raise OSError(f"a zip archive of {len(members)} files: unpack it")
+        member = archive.open(members[0])
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as err:
+        file.close()
+        raise OSError(f"a zip archive that cannot be read: {err}") from err
+    except OSError:
+        file.close()
+        raise
+    return cast(Reader, _Owning(cast(zipfile.ZipExtFile, member), file))
 
 
 class _Owning:
     """A decompressor that closes the file under it, too."""
 
-    def __init__(self, decompressor: gzip.GzipFile | lzma.LZMAFile, file: BufferedReader) -> None:
+    def __init__(self, decompressor: gzip.GzipFile | lzma.LZMAFile | zipfile.ZipExtFile, file: BufferedReader) -> None:
         self._decompressor = decompressor
         self._file = file
 
