@@ -21,12 +21,18 @@ def list_chunks(state: StateArgument) -> None:
     """List the chunks of a state directory."""
     from nsstream.chunk import ChunkStore
 
-    infos = ChunkStore(_chunks_of(state)).list()
+    store = ChunkStore(_chunks_of(state))
+    infos = store.list()
     widest = max((len(info.id) for info in infos), default=2)
-    print(f"{'id':<{widest}}  {'start':<20}  {'packets':>12}  {'late':>8}  partial")
+    print(
+        f"{'id':<{widest}}  {'start':<20}  {'kind':<7}  {'rows':>12}  {'late':>8}  {'lost':>8}  {'kept of':>8}  marks"
+    )
     for info in infos:
-        counts = f"{info.packet_count:>12,}  {info.tally.late:>8,}"
-        print(f"{info.id:<{widest}}  {_utc(info.start_ns)}  {counts}  {'yes' if info.is_partial else 'no'}")
+        lost = sum(info.tally.dropped.values()) + info.tally.future
+        counts = f"{info.row_count:>12,}  {info.tally.late:>8,}  {lost:>8,}  {_rate(info.sampling_interval):>8}"
+        marks = {"partial": info.is_partial, "pinned": store.is_pinned(info.id), "recovered": info.recovered > 0}
+        told = ", ".join(mark for mark, is_so in marks.items() if is_so)
+        print(f"{info.id:<{widest}}  {_utc(info.start_ns)}  {info.kind:<7}  {counts}  {told}".rstrip())
 
 
 @chunk_app.command("show")
@@ -42,13 +48,51 @@ def show_chunk(state: StateArgument, chunk_id: Annotated[str, typer.Argument(hel
         "file": info.path,
         "start": _utc(info.start_ns),
         "end": _utc(info.end_ns),
-        "packets": f"{info.packet_count:,}",
+        "kind": str(info.kind),
+        "rows": f"{info.row_count:,}",
+        "kept": f"{_rate(info.sampling_interval)} conversations",
         "partial": "yes" if info.is_partial else "no",
+        "recovered": f"{info.recovered:,}" if info.recovered else "",
         "digest": info.digest,
     }
-    fates = {name: fate for name, fate in info.tally.as_dict().items() if fate}
-    for name, value in {**rows, **fates}.items():
-        Console().print(f"{name:<9} {value}", highlight=False, soft_wrap=True)
+    fates = {f"  {name}": fate for name, fate in info.tally.as_dict().items() if fate}
+    for name, value in {**rows, "records": "", **fates}.items():
+        if value or name == "records":
+            Console().print(f"{name:<13} {value}".rstrip(), highlight=False, soft_wrap=True)
+
+
+@chunk_app.command("export")
+def export_chunk(
+    state: StateArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")],
+    chunk_ids: Annotated[list[str] | None, typer.Argument(help="As in chunk list; none: all, by start.")] = None,
+    format: Annotated[  # noqa: A002 - the word of the command line
+        str, typer.Option("--format", help="parquet, csv, or pcap (packets, headers only).")
+    ] = "parquet",
+) -> None:
+    """Export chunks to a file that other tools read."""
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nsstream.chunk import ChunkStore
+    from nsstream.chunk.export import ExportFormat, export_chunks
+    from nsstream.errors import InputError
+
+    if format not in list(ExportFormat):
+        raise InputError(f"--format must be one of {', '.join(ExportFormat)}, got {format!r}")
+    store = ChunkStore(_chunks_of(state))
+    infos = [store.info(chunk_id) for chunk_id in chunk_ids] if chunk_ids else store.list()
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("export", total=sum(info.row_count for info in infos))
+        row_count = export_chunks(
+            [partial(store.read, info.path) for info in infos],
+            output,
+            ExportFormat(format),
+            report=lambda done: bars.update(task, completed=done),
+        )
+    Console().print(f"exported  {output}  ({row_count:,} rows)", highlight=False, soft_wrap=True)
 
 
 def train(
@@ -120,6 +164,10 @@ def _chunks_of(state: Path) -> Path:
     if not folder.is_dir():
         raise StateError(f"there is no state directory {state}")
     return folder
+
+
+def _rate(sampling_interval: int) -> str:
+    return "all" if sampling_interval == 1 else f"1 in {sampling_interval}"
 
 
 def _utc(time_ns: int) -> str:

@@ -197,7 +197,6 @@ class Journal:
                     "index": unsaved.index,
                     "part": unsaved.part,
                     "label_names": label_names_of(unsaved.rows),
-                    "crc32": _checksum_of(batch),
                 },
             )
         except OSError as err:
@@ -222,16 +221,17 @@ class Journal:
                 whole = source.tell()
                 while True:
                     batch, metadata = reader.read_next_batch_with_custom_metadata()
-                    told = json.loads(metadata[b"told"])
                     batch.validate()
-                    if told["crc32"] != _checksum_of(batch):
+                    if int(metadata[b"crc32"]) != _checksum_of(metadata[b"told"], batch):
                         break
+                    told = json.loads(metadata[b"told"])
                     if told["commit"] > self._commit_number:
                         uncommitted += len(batch)
                     else:
                         pieces.append(rows_of_batch(batch, kind, tuple(told["label_names"])))
                         last = told
                     whole = source.tell()
+                torn += len(octets) - whole
             except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
                 torn += len(octets) - whole
         if not last:
@@ -280,7 +280,8 @@ class _Segment:
         self._size = 0
 
     def append(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> None:
-        self._writer.write_batch(batch, custom_metadata={"told": json.dumps(told)})
+        text = json.dumps(told).encode()
+        self._writer.write_batch(batch, custom_metadata={"told": text, "crc32": str(_checksum_of(text, batch))})
         octets = self._buffer.getvalue()  # the first time with the schema
         self._buffer.seek(0)
         self._buffer.truncate()
@@ -308,8 +309,8 @@ class _Segment:
         os.close(self._descriptor)
 
 
-def _checksum_of(batch: pa.RecordBatch) -> int:
-    checksum = 0
+def _checksum_of(told: bytes, batch: pa.RecordBatch) -> int:
+    checksum = zlib.crc32(told)
     for column in batch.columns:
         octets = column.buffers()[1]
         width = column.type.byte_width

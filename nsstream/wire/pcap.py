@@ -128,13 +128,19 @@ def _scan_records(
     return count, at, False
 
 
-def write_records(times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets: NDArray[np.uint8]) -> bytes:
-    """Frame whole packets as records to follow `pcap_header`.
+def write_records(
+    times_ns: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    octets: NDArray[np.uint8],
+    original_length: NDArray[np.int64] | None = None,
+) -> bytes:
+    """Frame packets as records to follow `pcap_header`.
 
     Args:
         times_ns: (m,) int64 since the Unix epoch, 0 <= t < 2**32 seconds (the field is 32 bits wide).
         offset: (m + 1,) int64; packet i is ``octets[offset[i]:offset[i + 1]]``, at most `MAX_SNAPLEN` long.
         octets: uint8, all packets one after another.
+        original_length: (m,) int64, octets on the wire, at least those of the packet; None: the packets are whole.
 
     Raises ValueError if the arguments break these bounds.
     """
@@ -146,6 +152,9 @@ def write_records(times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets
     lengths = np.diff(offset)
     if offset[0] < 0 or offset[-1] > len(octets) or lengths.min() < 0 or lengths.max() > MAX_SNAPLEN:
         raise ValueError(f"packets must lie in the {len(octets)} octets and be 0 to {MAX_SNAPLEN} long")
+    originals = lengths if original_length is None else np.ascontiguousarray(original_length, np.int64)
+    if originals.shape != lengths.shape or (originals < lengths).any() or originals.max() >= 1 << 32:
+        raise ValueError("original_length must be that of each packet, or more, and fit 32 bits")
     if times_ns.min() < 0 or times_ns.max() >= (1 << 32) * 1_000_000_000:
         raise ValueError("times_ns must be between 1970 and 2106: a pcap record has 32 bits for the seconds")
     out = np.empty(RECORD_HEADER_BYTES * m + int(offset[-1] - offset[0]), np.uint8)
@@ -153,6 +162,7 @@ def write_records(times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets
         np.ascontiguousarray(times_ns, np.int64),
         np.ascontiguousarray(offset, np.int64),
         np.ascontiguousarray(octets, np.uint8),
+        originals,
         out,
     )
     return out.tobytes()
@@ -160,7 +170,11 @@ def write_records(times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets
 
 @njit(cache=True)
 def _fill_records(
-    times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets: NDArray[np.uint8], out: NDArray[np.uint8]
+    times_ns: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    octets: NDArray[np.uint8],
+    original_length: NDArray[np.int64],
+    out: NDArray[np.uint8],
 ) -> None:
     at = 0
     for i in range(len(times_ns)):
@@ -170,7 +184,7 @@ def _fill_records(
         _put_u32(out, at, seconds)
         _put_u32(out, at + 4, times_ns[i] - seconds * 1_000_000_000)
         _put_u32(out, at + 8, length)
-        _put_u32(out, at + 12, length)
+        _put_u32(out, at + 12, original_length[i])
         at += RECORD_HEADER_BYTES
         for k in range(length):
             out[at + k] = octets[start + k]

@@ -1,0 +1,225 @@
+"""ingest: a source into the rolling chunks of a state directory, until it ends or is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nsstream.pipeline.ingest_loop import IngestStatus
+
+PLAIN_INTERVAL_S: Final = 10.0
+_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def ingest(
+    source: Annotated[str, typer.Argument(help="A capture file, or what else captures: see the manual of sources.")],
+    state: Annotated[Path, typer.Option(help="State directory; a second run on it goes on where the first stopped.")],
+    chunk: Annotated[str, typer.Option(help="Length of a chunk: whole seconds, such as 60s or 1h.")] = "60s",
+    lateness: Annotated[str, typer.Option(help="How long a chunk waits for stragglers.")] = "5s",
+    future: Annotated[str, typer.Option(help="How far ahead of the clock, or of the rest, a row may be.")] = "1h",
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of one chunk; beyond, conversations are sampled.")] = 4
+    << 20,
+    max_memory: Annotated[str, typer.Option(help="Of the rows of all open chunks: 768M, 4G.")] = "768M",
+    queue_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait for the disk.")] = 1 << 18,
+    keep_for: Annotated[str | None, typer.Option(help="Age at which stored chunks expire, such as 7d.")] = None,
+    keep_size: Annotated[
+        str | None, typer.Option(help="Total size above which the oldest expire, such as 50G.")
+    ] = None,
+    live: Annotated[
+        bool | None, typer.Option("--live/--no-live", help="Whether rows are of now; by default all but files are.")
+    ] = None,
+) -> None:
+    """Ingest a source into chunks; Ctrl-C ends it cleanly."""
+    from rich.console import Console
+
+    from nsstream.chunk import ChunkLimits
+    from nsstream.chunk.retention import Retention
+    from nsstream.clock import SystemClock
+    from nsstream.pipeline.channel import WhenFull
+    from nsstream.pipeline.ingest_loop import IngestLoop
+    from nsstream.pipeline.intake import Intake, IntakeConfig
+
+    open_octets = parse_octets(max_memory, "--max-memory")
+    is_file, is_pipe = _is_file(source), _is_pipe(source)
+    is_live = not is_file if live is None else live
+    config = IntakeConfig(
+        length_s=_whole_seconds(chunk),
+        allowed_lateness_s=_seconds(lateness),
+        allowed_future_s=_seconds(future),
+        limits=ChunkLimits(max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets),
+        is_live=is_live,
+        retention=Retention(
+            None if keep_for is None else round(_seconds(keep_for) * 1e9),
+            None if keep_size is None else parse_octets(keep_size, "--keep-size"),
+        ),
+    )
+    clock = SystemClock()
+    opened = _source_of(source)
+    intake = Intake(state, _identity_of(source), config, clock=clock)
+    try:
+        with _View(Console(stderr=True)) as view:
+            loop = IngestLoop(
+                opened,
+                intake,
+                when_full=WhenFull.DROP_NEWEST if is_live and not is_pipe else WhenFull.BLOCK,
+                capacity_rows=queue_rows,
+                clock=clock,
+                listen=view,
+            )
+            with _signals(loop.stop):
+                tally = loop.run()
+        _print_account(Console(), intake.chunk_count, tally.as_dict(), intake.recovered.row_count)
+    finally:
+        intake.close()
+
+
+def parse_octets(text: str, option: str) -> int:
+    """Octets of a size such as ``512M``, ``1.5G`` or ``1000``; raises InputError otherwise."""
+    from nsstream.errors import InputError
+
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS and text else (text, "")
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        raise InputError(f"{option} {text!r} is not a size; write it as 512M, 1.5G or 2T")
+    return max(1, round(float(number) * _UNITS[unit]))
+
+
+def _seconds(text: str) -> float:
+    from nsstream.pipeline.plan import parse_duration_s
+
+    return parse_duration_s(text)
+
+
+def _whole_seconds(text: str) -> int:
+    from nsstream.errors import InputError
+
+    seconds = _seconds(text)
+    if seconds < 1 or seconds != int(seconds):
+        raise InputError(f"--chunk must be whole seconds, got {text}")
+    return int(seconds)
+
+
+def _is_file(source: str) -> bool:
+    return Path(source).is_file()
+
+
+def _is_pipe(source: str) -> bool:
+    return source == "-" or (Path(source).exists() and stat.S_ISFIFO(Path(source).stat().st_mode))
+
+
+def _identity_of(source: str) -> str:
+    """What makes a source the same after a restart: of a file its inode, of all else its name."""
+    if not _is_file(source):
+        return source
+    status = Path(source).stat()
+    return f"file {status.st_dev}:{status.st_ino}"
+
+
+def _source_of(source: str) -> Any:
+    try:
+        from nsstream.capture.registry import open_source  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        from nsstream.capture import PcapFileSource
+
+        return PcapFileSource(source)
+    return open_source(source)
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a clean end, the second one interrupts."""
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _View:
+    """Reports as one live line on a terminal, elsewhere as a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Any = None
+        self._last: tuple[float, int] | None = None
+        self._printed_s = 0.0
+
+    def __enter__(self) -> _View:
+        if self._console.is_terminal:
+            self._status = self._console.status("starting")
+            self._status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def __call__(self, status: IngestStatus) -> None:
+        if not self._status and not status.is_done and status.elapsed_s - self._printed_s < PLAIN_INTERVAL_S:
+            return
+        elapsed_s, offered = self._last or (0.0, 0)
+        rate = (status.tally.offered - offered) / max(status.elapsed_s - elapsed_s, 1e-9)
+        self._last = status.elapsed_s, status.tally.offered
+        self._printed_s = status.elapsed_s
+        words = describe(status, rate)
+        if self._status:
+            self._status.update(words)
+        else:
+            self._console.print(f"{status.elapsed_s:6.1f} s  {words}", highlight=False, soft_wrap=True)
+
+
+def describe(status: IngestStatus, rows_per_s: float) -> str:
+    """Where an ingest stands, in one line."""
+    tally = status.tally
+    parts = [f"{tally.kept:,} rows kept", f"{rows_per_s:,.0f} rows/s", f"{status.chunk_count} chunks"]
+    if status.latest_ns >= 0:
+        parts.append(f"at {datetime.fromtimestamp(status.latest_ns // 10**9, tz=UTC):%Y-%m-%d %H:%M:%S}Z")
+    parts.append(f"{status.open_rows:,} open")
+    if status.waiting_rows:
+        parts.append(f"{status.waiting_rows:,} waiting")
+    lost = {"late": tally.late, "future": tally.future, "sampled out": tally.sampled_out}
+    lost |= {f"dropped by {place}": count for place, count in sorted(tally.dropped.items())}
+    lost |= {"unprotected": status.unprotected_rows, "recovered": status.recovered_rows}
+    parts += [f"{count:,} {name}" for name, count in lost.items() if count]
+    if status.expired_count:
+        parts.append(f"{status.expired_count} chunks expired")
+    parts.append(f"{_resident_octets() >> 20} MB")
+    return ", ".join(parts)
+
+
+def _resident_octets() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096
+
+
+def _print_account(console: Console, chunk_count: int, fates: dict[str, object], recovered: int) -> None:
+    rows: dict[str, object] = {"chunks": chunk_count}
+    if recovered:
+        rows["recovered"] = f"{recovered:,}"
+    for name, fate in fates.items():
+        if isinstance(fate, dict):
+            rows |= {f"{name} {reason}": f"{count:,}" for reason, count in fate.items()}
+        elif fate or name in ("offered", "kept"):
+            rows[name.replace("_", " ")] = f"{fate:,}"
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True)
