@@ -49,6 +49,15 @@ UINT8: Final = (
 )
 ADDRESSES: Final = ("source_address", "destination_address", "ip_next_hop_address", "exporter_address")
 
+# Rows of the matrices, for the loops.
+PACKETS, OCTETS, REVERSE_PACKETS, REVERSE_OCTETS = range(len(UINT64))
+INGRESS, EGRESS, SOURCE_AS, DESTINATION_AS, SAMPLING_INTERVAL, DOMAIN = range(len(UINT32))
+SOURCE_PORT, DESTINATION_PORT, ICMP, TCP_BITS, REVERSE_TCP_BITS, VLAN, LABEL = range(len(UINT16))
+VERSION, PROTOCOL, CLASS_OF_SERVICE, END_REASON, DIRECTION, SOURCE_PREFIX, DESTINATION_PREFIX, QUALITY = range(
+    len(UINT8)
+)
+SOURCE, DESTINATION, NEXT_HOP, EXPORTER = range(len(ADDRESSES))
+
 
 @dataclass(frozen=True, slots=True)
 class FlowColumns:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nsstream.wire.netflow import fates, messages, plan
 from nsstream.wire.netflow.template import VARIABLE
-from nsstream.wire.octets import u8, u16, u32
+from nsstream.wire.octets import u8, u16
 
 BLOCK: Final = 64  # records
 
@@ -94,30 +94,47 @@ def read_fixed(
     values: NDArray[np.int64],
 ) -> None:
     """Read `count` records of a fixed plan, the first at `start`, into ``values[role, :count]``."""
+    n = np.uint64(count)
+    step = np.uint64(record_length)
     for f in range(first, last):
-        role = fields[f, plan.ROLE]
+        role = np.uint64(fields[f, plan.ROLE])
         length = fields[f, plan.LENGTH]
-        at = start + fields[f, plan.AT]
+        at = np.uint64(start + fields[f, plan.AT])
         if length == 4:
-            for r in range(count):
-                values[role, r] = u32(octets, at)
-                at += record_length
+            for r in range(n):
+                values[role, r] = _four(octets, at)
+                at += step
         elif length == 2:
-            for r in range(count):
-                values[role, r] = u16(octets, at)
-                at += record_length
+            for r in range(n):
+                values[role, r] = _two(octets, at)
+                at += step
         elif length == 1:
-            for r in range(count):
-                values[role, r] = u8(octets, at)
-                at += record_length
+            for r in range(n):
+                values[role, r] = octets[at]
+                at += step
         elif length == 8:
-            for r in range(count):
-                values[role, r] = (u32(octets, at) << 32) | u32(octets, at + 4)
-                at += record_length
+            for r in range(n):
+                values[role, r] = np.int64((_four(octets, at) << np.uint64(32)) | _four(octets, at + np.uint64(4)))
+                at += step
         else:
-            for r in range(count):
-                values[role, r] = unsigned(octets, at, length)
-                at += record_length
+            for k in range(count):
+                values[role, k] = unsigned(octets, start + fields[f, plan.AT] + k * record_length, length)
+
+
+# An index of an unsigned type spares the loops the question whether it counts from the end (twice as fast, measured).
+@njit(cache=True, inline="always")
+def _two(octets: NDArray[np.uint8], at: np.uint64) -> np.uint64:
+    return (np.uint64(octets[at]) << np.uint64(8)) | np.uint64(octets[at + np.uint64(1)])
+
+
+@njit(cache=True, inline="always")
+def _four(octets: NDArray[np.uint8], at: np.uint64) -> np.uint64:
+    return (
+        (np.uint64(octets[at]) << np.uint64(24))
+        | (np.uint64(octets[at + np.uint64(1)]) << np.uint64(16))
+        | (np.uint64(octets[at + np.uint64(2)]) << np.uint64(8))
+        | np.uint64(octets[at + np.uint64(3)])
+    )
 
 
 @njit(cache=True)

@@ -10,10 +10,15 @@ from typing import Final
 
 from numba import njit
 
+from nsstream.trace import TimeQuality
 from nsstream.wire.netflow.roles import TimeKind
 
 MISSING: Final = -(1 << 62)  # no such time in the record
 ABSURD: Final = MISSING - 1  # a time that no clock can have meant
+
+GUESSED_UPTIME: Final = int(TimeQuality.GUESSED_UPTIME)
+_EXPORT_TIME: Final = int(TimeQuality.EXPORT_TIME)
+_CLAMPED: Final = int(TimeQuality.CLAMPED)
 
 _SECOND_NS: Final = 1_000_000_000
 _MILLISECOND_NS: Final = 1_000_000
@@ -21,6 +26,7 @@ _LATEST_S: Final = 9_000_000_000  # 2255: beyond, nanoseconds leave 63 bits
 _NTP_TO_UNIX_S: Final = 2_208_988_800  # RFC 868: from 1900 to 1970
 _ERA_S: Final = 1 << 32  # RFC 5905 6: era 1 starts in 2036
 UPTIME_MASK: Final = 0xFFFFFFFF  # 32 bits of milliseconds: it wraps every 49.7 days
+_MAX_DURATION_NS: Final = (UPTIME_MASK + 1) * _MILLISECOND_NS  # of a flow
 UPTIME_AHEAD_MS: Final = 3_600_000  # how far a time may lie ahead of the uptime in its header and not mean a wrap
 
 _NONE: Final = int(TimeKind.NONE)
@@ -88,3 +94,35 @@ def duration_to_ns(kind: int, value: int) -> int:
     if kind == _DURATION_MICROSECONDS:
         return value * 1000 if value <= UPTIME_MASK * 1000 else MISSING
     return value * _MILLISECOND_NS if value <= UPTIME_MASK else MISSING
+
+
+@njit(cache=True)
+def flow_times(
+    start: int, end: int, duration: int, flags: int, export_ns: int, receive_ns: int, max_error_ns: int
+) -> tuple[int, int, int]:
+    """Start, end and `TimeQuality` of a flow, by what its record has of them; each may be MISSING or ABSURD."""
+    if start == ABSURD or end == ABSURD:
+        flags |= _CLAMPED
+        start = MISSING if start == ABSURD else start
+        end = MISSING if end == ABSURD else end
+        if start == MISSING and end == MISSING:
+            return receive_ns, receive_ns, flags
+    if end == MISSING:
+        if start == MISSING:
+            flags |= _EXPORT_TIME
+            end = export_ns
+        else:
+            end = start + max(duration, 0)
+    if start == MISSING:
+        start = end - max(duration, 0)
+    if start > end:
+        start = end
+        flags |= _CLAMPED
+    if end - start > _MAX_DURATION_NS:
+        start = end - _MAX_DURATION_NS
+        flags |= _CLAMPED
+    if abs(end - receive_ns) > max_error_ns:
+        start += receive_ns - end
+        end = receive_ns
+        flags |= _CLAMPED
+    return start, end, flags
