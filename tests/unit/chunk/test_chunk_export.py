@@ -88,7 +88,7 @@ def test_a_pcap_of_headers_is_read_by_tshark_without_a_wrong_header_checksum(tmp
     output = tmp_path / "headers.pcap"
     chunk = chunk_of(lawful_packets(300, 1))
     assert export_chunks([lambda: chunk], output, ExportFormat.PCAP) == 300
-    fields = ["-T", "fields", "-e", "frame.len", "-e", "ip.checksum.status", "-e", "ip.version", "-e", "ipv6.version"]
+    fields = ["-T", "fields", "-e", "frame.len", "-e", "ip.checksum.status"]
     done = subprocess.run(
         ["tshark", "-n", "-r", str(output), "-o", "ip.check_checksum:TRUE", *fields], capture_output=True, text=True
     )
@@ -96,7 +96,9 @@ def test_a_pcap_of_headers_is_read_by_tshark_without_a_wrong_header_checksum(tmp
     assert len(lines) == 300
     link = 14 + 4 * (chunk.packets.vlan_id > 0)
     assert [int(line[0]) for line in lines] == (link + chunk.packets.ip_total_length).tolist()
-    statuses = [line[1].split(",")[0] for line in lines if line[2]]
+    statuses = [
+        line[1].split(",")[0] for line, version in zip(lines, chunk.packets.ip_version, strict=True) if version == 4
+    ]
     assert "0" not in statuses  # bad
     assert statuses.count("1") > 0.9 * len(statuses)  # good; tshark says nothing of a length that offload left at 0
     batch, _ = read_trace(output)
