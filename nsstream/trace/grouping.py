@@ -11,12 +11,14 @@ Rules
   left open came late and is not a retransmission. A SYN with a number of its own
   begins a new connection on the old five-tuple: all that was known of the old one is forgotten.
 
-The hash table compares whole keys, so equal hashes cost time and never correctness; ids do not depend on the hash.
+The hash table (`identify`) compares whole keys, so equal hashes cost time and never correctness; ids do not depend on
+the hash. It is keyed anew for each call, so that nobody can choose addresses and ports that make it slow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
@@ -24,6 +26,8 @@ from numpy.typing import NDArray
 
 from nsstream.trace.conversations import ConversationTable, TcpEvent
 from nsstream.trace.fields import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP
+from nsstream.trace.identify import arrange, identify
+from nsstream.trace.keyed_hash import random_key
 from nsstream.trace.packets import PacketBatch
 
 _FRESH = int(TcpEvent.FRESH)
@@ -32,7 +36,7 @@ _IDLE_ACK = int(TcpEvent.IDLE_ACK)
 _KEEP_ALIVE = int(TcpEvent.KEEP_ALIVE)
 _KEEP_ALIVE_ACK = int(TcpEvent.KEEP_ALIVE_ACK)
 _WINDOW_UPDATE = int(TcpEvent.WINDOW_UPDATE)
-_KEY_OCTETS = 38  # low end (16 + 2), high end (16 + 2), protocol, is_fragment
+_KEY_OCTETS: Final = 38  # low end (16 + 2), high end (16 + 2), protocol, is_fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,59 +51,68 @@ def group_conversations(
 ) -> tuple[ConversationTable, OpenConversations]:
     """Group one chunk's packets (n rows, any order) into conversations, and say which are open at its end."""
     before = before or OpenConversations()
-    packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
-    keys, is_high = _fold_keys(packets)
-    ids, first = _identify(keys)
-    n = len(first)
-    order = np.argsort(ids, kind="stable")
-    counts = np.bincount(ids, minlength=n)
-    offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    times = packets.observation_time_ns
+    is_in_order = bool((times[1:] >= times[:-1]).all())
+    by_time = np.arange(len(times)) if is_in_order else np.argsort(times, kind="stable")
+    ids, is_high, first = identify(
+        by_time,
+        np.ascontiguousarray(packets.source_address).view(np.int64),
+        np.ascontiguousarray(packets.destination_address).view(np.int64),
+        packets.source_transport_port, packets.destination_transport_port,
+        packets.protocol_identifier, packets.fragment_offset, *random_key(),
+    )  # fmt: skip
+    opening = packets.take(first)
+    keys, opening_is_high = _fold_keys(opening)
+    offset = np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=len(first)))]).astype(np.int64)
 
-    folded = [k.tobytes() for k in keys[first]]
+    octets = keys.tobytes()
+    folded = [octets[at : at + _KEY_OCTETS] for at in range(0, len(octets), _KEY_OCTETS)]
     known = np.array([before.initiator_is_high.get(k, -1) for k in folded], dtype=np.int8)
-    initiator_is_high = np.where(known >= 0, known, _guess_initiator(packets, first, is_high)).astype(np.uint8)
-    direction = (is_high != initiator_is_high[ids]).astype(np.uint8)[order]
+    initiator_is_high = np.where(known >= 0, known, _guess_initiator(opening, opening_is_high)).astype(np.uint8)
+    order, direction, first_of_direction = arrange(by_time, ids, is_high, initiator_is_high, offset)
 
-    rows = packets.take(order)
-    is_tcp = (rows.protocol_identifier == TCP) & (rows.fragment_offset == 0)
-    is_icmp = ((rows.protocol_identifier == ICMP) | (rows.protocol_identifier == ICMPV6)) & (rows.fragment_offset == 0)
-    icmp = rows.icmp_type.astype(np.uint16) << 8 | rows.icmp_code
-    control = np.where(is_tcp, rows.tcp_control_bits & 0xFF, np.where(is_icmp, icmp, 0)).astype(np.uint16)
+    def arranged(column: NDArray[Any]) -> NDArray[Any]:
+        return np.take(column, order)
+
+    is_tcp = arranged(packets.protocol_identifier == TCP) & (arranged(packets.fragment_offset) == 0)
+    total_length, header_length = arranged(packets.ip_total_length), arranged(packets.ip_header_length)
+    tcp_header_length = np.where(is_tcp, arranged(packets.tcp_header_length), 0).astype(np.uint8)
+    flags = arranged(packets.tcp_control_bits)
     event, is_open = _tcp_events(
-        offset, direction, is_tcp, rows.tcp_control_bits, rows.tcp_sequence_number, rows.tcp_acknowledgement_number,
-        rows.tcp_window_size,
-        rows.ip_total_length.astype(np.int64) - rows.ip_header_length - rows.tcp_header_length,
+        offset, direction, is_tcp, flags, arranged(packets.tcp_sequence_number),
+        arranged(packets.tcp_acknowledgement_number), arranged(packets.tcp_window_size),
+        total_length.astype(np.int64) - header_length - tcp_header_length,
     )  # fmt: skip
 
-    low_address, low_port = keys[first, :16], _port(keys[first, 16:18])
-    high_address, high_port = keys[first, 18:34], _port(keys[first, 34:36])
+    low_address, low_port = keys[:, :16], _port(keys[:, 16:18])
+    high_address, high_port = keys[:, 18:34], _port(keys[:, 34:36])
     flipped = initiator_is_high.astype(bool)
-    forward, back = (_first_of_direction(offset, direction, d) for d in (0, 1))
+    forward, back = first_of_direction[:, 0], first_of_direction[:, 1]
     table = ConversationTable(
         initiator_address=np.where(flipped[:, None], high_address, low_address),
         responder_address=np.where(flipped[:, None], low_address, high_address),
-        ip_version=packets.ip_version[first],
-        protocol_identifier=packets.protocol_identifier[first],
+        ip_version=opening.ip_version,
+        protocol_identifier=opening.protocol_identifier,
         initiator_port=np.where(flipped, high_port, low_port),
         responder_port=np.where(flipped, low_port, high_port),
-        initiator_ttl=_at(rows.ip_ttl, forward),
-        responder_ttl=_at(rows.ip_ttl, back),
-        initiator_class_of_service=_at(rows.ip_class_of_service, forward),
-        responder_class_of_service=_at(rows.ip_class_of_service, back),
-        vlan_id=packets.vlan_id[first],
-        is_fragment=(packets.fragment_offset[first] > 0).astype(np.uint8),
+        initiator_ttl=_at(packets.ip_ttl, forward),
+        responder_ttl=_at(packets.ip_ttl, back),
+        initiator_class_of_service=_at(packets.ip_class_of_service, forward),
+        responder_class_of_service=_at(packets.ip_class_of_service, back),
+        vlan_id=opening.vlan_id,
+        is_fragment=(opening.fragment_offset > 0).astype(np.uint8),
         continues_from_before=(known >= 0).astype(np.uint8),
         is_open_at_end=is_open,
         packet_offset=offset,
-        observation_time_ns=rows.observation_time_ns,
+        observation_time_ns=arranged(times),
         direction=direction,
-        ip_total_length=rows.ip_total_length,
-        ip_header_length=rows.ip_header_length,
-        control=control,
-        tcp_header_length=np.where(is_tcp, rows.tcp_header_length, 0).astype(np.uint8),
+        ip_total_length=total_length,
+        ip_header_length=header_length,
+        control=_control(packets, order, is_tcp, flags),
+        tcp_header_length=tcp_header_length,
         tcp_event=event,
     )
-    left_open = {k: int(h) for k, h, o in zip(folded, initiator_is_high, is_open, strict=True) if o}
+    left_open = {k: h for k, h, o in zip(folded, initiator_is_high.tolist(), is_open.tolist(), strict=True) if o}
     return table, OpenConversations(left_open)
 
 
@@ -144,56 +157,24 @@ def _source_is_high(source: NDArray[np.uint8], destination: NDArray[np.uint8]) -
     return out
 
 
-@njit(cache=True)
-def _identify(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number equal keys alike, in order of first appearance: ids (n,), first row of each id (k,)."""
-    n, width = keys.shape
-    size = 16
-    while size < 2 * n:
-        size *= 2
-    slots = np.full(size, -1, np.int64)
-    ids, first = np.empty(n, np.int64), np.empty(n, np.int64)
-    k = 0
-    for i in range(n):
-        h = np.uint64(14695981039346656037)
-        for j in range(width):
-            h = (h ^ np.uint64(keys[i, j])) * np.uint64(1099511628211)
-        at = np.int64((h ^ (h >> np.uint64(29))) & np.uint64(size - 1))
-        while True:
-            known = slots[at]
-            if known < 0:
-                slots[at], first[k], ids[i] = k, i, k
-                k += 1
-                break
-            same = True
-            for j in range(width):
-                if keys[first[known], j] != keys[i, j]:
-                    same = False
-                    break
-            if same:
-                ids[i] = known
-                break
-            at = (at + 1) & (size - 1)
-    return ids, first[:k].copy()
+def _control(
+    packets: PacketBatch, order: NDArray[np.int64], is_tcp: NDArray[np.bool_], flags: NDArray[np.uint16]
+) -> NDArray[np.uint16]:
+    """What the column of that name says of each packet, in this order: control bits, or type and code of ICMP."""
+    is_icmp = (packets.protocol_identifier == ICMP) | (packets.protocol_identifier == ICMPV6)
+    is_icmp &= packets.fragment_offset == 0
+    code = np.where(is_icmp, packets.icmp_type.astype(np.uint16) << 8 | packets.icmp_code, 0).astype(np.uint16)
+    return np.where(is_tcp, flags & 0xFF, np.take(code, order)).astype(np.uint16)
 
 
-def _guess_initiator(p: PacketBatch, first: NDArray[np.int64], is_high: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """1 where the key's high end began, judged by the first packet alone."""
-    flags = p.tcp_control_bits[first]
-    source, destination = p.source_transport_port[first], p.destination_transport_port[first]
+def _guess_initiator(p: PacketBatch, is_high: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """1 where the key's high end began, judged by the conversations' first packets alone."""
+    flags = p.tcp_control_bits
+    source, destination = p.source_transport_port, p.destination_transport_port
     is_answer = (flags & (SYN | ACK)) == (SYN | ACK)
     from_service = (flags & SYN == 0) & (source < 1024) & (destination >= 1024)
-    guess: NDArray[np.uint8] = (is_high[first] ^ (is_answer | from_service)).astype(np.uint8)
+    guess: NDArray[np.uint8] = (is_high ^ (is_answer | from_service)).astype(np.uint8)
     return guess
-
-
-def _first_of_direction(offset: NDArray[np.int64], direction: NDArray[np.uint8], d: int) -> NDArray[np.int64]:
-    """Row of the first packet of each conversation in direction d, -1 where there is none."""
-    rows = np.flatnonzero(direction == d)
-    out = np.full(len(offset) - 1, -1, np.int64)
-    owner = np.searchsorted(offset, rows, side="right") - 1
-    out[owner[::-1]] = rows[::-1]
-    return out
 
 
 @njit(cache=True)

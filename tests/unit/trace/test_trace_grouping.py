@@ -170,3 +170,14 @@ def test_control_is_flags_for_tcp_type_and_code_for_icmp_and_zero_for_all_else()
     assert table.ip_version.tolist() == [4, 4, 6, 4]
     assert table.protocol_identifier.tolist() == [TCP, ICMP, ICMPV6, UDP]
     assert table.tcp_header_length.tolist() == [20, 0, 0, 0]
+
+
+def test_more_conversations_than_the_table_begins_with_are_told_apart():
+    n = 5000
+    columns = {name: column.copy() for name, column in batch_of([packet(0)] * n).columns().items()}
+    columns["source_transport_port"][:] = np.arange(n) % 2500
+    table = group_conversations(PacketBatch.from_columns(columns))[0]
+    assert table.packet_count.tolist() == [2] * 2500
+    ports = np.stack([table.initiator_port, table.responder_port], axis=1)
+    theirs = np.where(ports[:, 0] == SERVER[1], ports[:, 1], ports[:, 0])
+    assert sorted(theirs.tolist()) == list(range(2500))
