@@ -1,7 +1,7 @@
 """Lines of a table to columns of text: pyarrow's CSV parser, Python's where quotes are astray, or JSON.
 
 Promises: every line is a row or counted by reason, ``wrong_columns`` or ``bad_json``; nothing raises, whatever the
-lines are. Cells are octets, so that no encoding is wrong.
+lines are. What is not UTF-8 becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def csv_cells(
 ) -> tuple[int, dict[str, Cells]]:
     """How many rows there are, and the columns of them that are wanted.
 
-    A line without the right count of cells is counted as malformed. Every column has as many cells as there are rows. Of
-    columns that are called the same, the first counts.
+    A line without the right count of cells is counted as malformed. Every column has as many cells as there are rows.
+    Of columns that are called the same, the first counts.
     """
+    try:
+        lines.decode()
+    except UnicodeDecodeError:  # pyarrow hands refused lines over as text
+        lines = lines.decode(errors="replace").encode()
     line_count = lines.count(b"\n")
     places = {name: header.index(name) for name in header if name in wanted}
     refused = 0

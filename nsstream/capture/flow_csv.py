@@ -1,9 +1,9 @@
 """FlowCsvSource: one text table of flows as a source: CSV, Zeek's logs, JSON lines; compressed or not.
 
 Promises: every line of the table is a row or counted by reason in `tally`; no line, however long or odd, raises or
-takes more than bounded memory; a file that cannot be used is refused with one sentence that names it and says what to do.
-Which columns mean what is a preset's matter (`flow_presets`), found by the header line where that is unambiguous, or a
-mapping's of the user's own (`flow_mapping`).
+takes more than bounded memory; a file that cannot be used is refused with one sentence that names it and says what to
+do. Which columns mean what is a preset's matter (`flow_presets`), found by the header line where that is unambiguous,
+or a mapping's of the user's own (`flow_mapping`).
 """
 
 from __future__ import annotations
@@ -193,7 +193,11 @@ class FlowCsvSource:
 
     def _header_line(self) -> tuple[bytes, tuple[str, ...]]:
         """The line that names the columns, which is taken away, and them; of JSON lines the first, which stays."""
+        assert self._blocks is not None
         for _ in range(_MAX_HEADER_LINES):
+            self._waiting = self._waiting or self._blocks.read()
+            if not self._waiting:
+                break
             line, _, rest = self._waiting.partition(b"\n")
             if line.startswith(_ZEEK_FIELDS):
                 self._waiting = rest
@@ -205,8 +209,6 @@ class FlowCsvSource:
             if not line.startswith(b"#"):
                 delimiter = self._asked.delimiter if self._asked is not None else ","
                 return line, _split(line, delimiter)
-            if not self._waiting:
-                break
         raise InputError(f"{self._path}: no header line among its first lines")
 
     def _accept(self, mapping: TableMapping, header: tuple[str, ...]) -> None:
