@@ -75,6 +75,7 @@ def ingest(
                 when_full=WhenFull.DROP_NEWEST if is_live and not is_pipe else WhenFull.BLOCK,
                 capacity_rows=queue_rows,
                 clock=clock,
+                skips_known=is_file,
                 listen=view,
             )
             with _signals(loop.stop):

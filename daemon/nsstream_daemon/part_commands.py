@@ -84,7 +84,8 @@ def export_chunk(
         raise InputError(f"--format must be one of {', '.join(ExportFormat)}, got {format!r}")
     store = ChunkStore(_chunks_of(state))
     infos = [store.info(chunk_id) for chunk_id in chunk_ids] if chunk_ids else store.list()
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("export", total=sum(info.row_count for info in infos))
         row_count = export_chunks(
             [partial(store.read, info.path) for info in infos],

@@ -52,6 +52,8 @@ class IngestLoop:
         when_full: whether the source waits for the disk, or rows are dropped.
         capacity_rows: of the channel.
         clock: for reports.
+        skips_known: the source gives from its start again what it gave to a process before, as a file does: pass over
+            what that process has taken.
         listen: told how it goes, a few times a second.
     """
 
@@ -63,12 +65,14 @@ class IngestLoop:
         when_full: WhenFull,
         capacity_rows: int,
         clock: Clock,
+        skips_known: bool = False,
         listen: Callable[[IngestStatus], None] | None = None,
     ) -> None:
         self._source = source
         self._intake = intake
         self._channel = Channel(capacity_rows, when_full)
         self._clock = clock
+        self._known = intake.source_total if skips_known else {}
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
@@ -138,8 +142,7 @@ class IngestLoop:
 
     def _read(self) -> None:
         """Read the source to its end, in a thread of its own."""
-        done = self._intake.source_total  # what a process before has taken of the same file
-        seen = Tally.from_dict(dict(done)) if done else Tally()
+        seen = Tally.from_dict(dict(self._known)) if self._known else Tally()
         to_skip = seen.kept
         error: BaseException | None = None
         try:

@@ -92,6 +92,7 @@ def ingest(state: Path, source: object, config: IntakeConfig = CONFIG, source_id
             when_full=WhenFull.BLOCK,
             capacity_rows=1000,
             clock=ManualClock(),
+            skips_known=isinstance(source, PcapFileSource),
         )
         return loop.run()
 

@@ -1,0 +1,106 @@
+"""nsstream ingest as a user runs it: files, a pipe, signals, a second run, exports."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nsstream.capture import read_trace
+from nsstream.chunk import ChunkStore
+
+START_S = 1_700_000_040
+DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
+
+
+def nsstream(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nsstream_daemon", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def capture_of(times_s: list[float]) -> bytes:
+    records = [struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)]
+    for time_s in times_s:
+        header = struct.pack("<IIII", START_S + int(time_s), int(time_s % 1 * 1e6), len(DATAGRAM), len(DATAGRAM))
+        records.append(header + DATAGRAM)
+    return b"".join(records)
+
+
+def rows_in(state: Path) -> int:
+    return sum(info.row_count for info in ChunkStore(state / "chunks").list())
+
+
+def test_a_file_is_ingested_listed_shown_and_exported(tmp_path: Path):
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+    trace.write_bytes(capture_of([at / 2 for at in range(400)]))
+    done = nsstream("ingest", trace, "--state", state, "--chunk", "60s")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "400 rows kept" in done.stderr
+    assert ["offered", "400"] in [line.split() for line in done.stdout.splitlines()]
+    listed = nsstream("chunk", "list", state).stdout.splitlines()
+    assert [line.split()[4] for line in listed[1:]] == ["120", "120", "120", "40"]
+    chunk_id = listed[1].split()[0]
+    assert "rows          120" in nsstream("chunk", "show", state, chunk_id).stdout
+    for kind, ids in (("pcap", []), ("csv", [chunk_id]), ("parquet", [])):
+        output = tmp_path / f"out.{kind}"
+        done = nsstream("chunk", "export", state, *ids, "--format", kind, "-o", output)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert len(read_trace(tmp_path / "out.pcap")[0]) == 400
+    again = nsstream("chunk", "export", state, "--format", "csv", "-o", tmp_path / "out.csv")
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"nsstream: {tmp_path / 'out.csv'} exists already; give another name\n",
+    )
+    again = nsstream("ingest", trace, "--state", state)
+    assert (again.returncode, rows_in(state)) == (0, 400)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_ingest_of_a_pipe_cleanly_and_a_second_run_goes_on(tmp_path: Path, number: signal.Signals):
+    pipe, state = tmp_path / "pipe", tmp_path / "state"
+    for run in range(2):
+        if not run:
+            os.mkfifo(pipe)
+        command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(pipe), "--state", str(state), "--no-live"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        writer = os.open(pipe, os.O_WRONLY)
+        try:
+            os.write(writer, capture_of([run * 20 + at / 10 for at in range(100)]))
+            commit = state / "journal" / "commit.json"
+            deadline = time.monotonic() + 60
+            last_ns = (START_S + run * 20 + 9) * 10**9
+            while not (commit.exists() and json.loads(commit.read_text())["latest_ns"] > last_ns):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+        finally:
+            os.close(writer)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+        assert ["kept", "100"] in [line.split() for line in out.splitlines()]
+    infos = ChunkStore(state / "chunks").list()
+    assert [info.row_count for info in infos] == [100, 100]
+    assert [info.is_partial for info in infos] == [True, True]
+    assert [info.id[20:] for info in infos] == ["", "-p1"]
+
+
+def test_options_that_make_no_sense_are_told_in_one_sentence(tmp_path: Path):
+    trace = tmp_path / "x.pcap"
+    trace.write_bytes(capture_of([1]))
+    for options, words in (
+        (["--chunk", "1.5s"], "--chunk must be whole seconds"),
+        (["--max-memory", "much"], "is not a size"),
+        (["--keep-for", "long"], "is not a duration"),
+    ):
+        done = nsstream("ingest", trace, "--state", tmp_path / "state", *options)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+    done = nsstream("ingest", tmp_path / "nothing.pcap", "--state", tmp_path / "state")
+    assert (done.returncode, "nothing.pcap" in done.stderr) == (1, True)
