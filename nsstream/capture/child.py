@@ -21,7 +21,7 @@ from nsstream.counters import Tally
 from nsstream.errors import InputError
 from nsstream.trace import PacketBatch
 
-DEFAULT_SNAPLEN: Final = 256  # link layer with tags, IPv6 with extension headers, transport header: no payload is kept
+DEFAULT_SNAPLEN: Final = 192  # link layer with tags, IPv6 with extension headers, transport header: no payload is kept
 DEFAULT_BUFFER_KIB: Final = 32 * 1024  # tcpdump's own 2 MiB lost 37 % of a burst of 1 million packets
 
 _START_S: Final = 2.0  # how long `open` waits for the first octet or a refusal
@@ -29,20 +29,44 @@ _GRACE_S: Final = 3.0  # from SIGTERM to SIGKILL
 
 
 def tcpdump_command(
-    interface: str, *, filter_text: str = "", snaplen: int = DEFAULT_SNAPLEN, buffer_kib: int = DEFAULT_BUFFER_KIB
+    interface: str, *, capture_filter: str = "", snaplen: int = DEFAULT_SNAPLEN, buffer_kib: int = DEFAULT_BUFFER_KIB
 ) -> list[str]:
     """The arguments of a tcpdump that writes the packets of an interface to its standard output as they come."""
     command = ["tcpdump", "-i", interface, "-n", "-U", "-s", str(snaplen), "-B", str(buffer_kib), "-w", "-"]
-    return [*command, "--", filter_text] if filter_text else command
+    return [*command, "--", capture_filter] if capture_filter else command
 
 
 def dumpcap_command(
-    interface: str, *, filter_text: str = "", snaplen: int = DEFAULT_SNAPLEN, buffer_kib: int = DEFAULT_BUFFER_KIB
+    interface: str, *, capture_filter: str = "", snaplen: int = DEFAULT_SNAPLEN, buffer_kib: int = DEFAULT_BUFFER_KIB
 ) -> list[str]:
     """The arguments of a dumpcap that writes the packets of an interface to its standard output as they come."""
     buffer_mib = max(1, buffer_kib // 1024)
     command = ["dumpcap", "-q", "-i", interface, "-s", str(snaplen), "-B", str(buffer_mib), "-w", "-"]
-    return [*command, "-f", filter_text] if filter_text else command
+    return [*command, "-f", capture_filter] if capture_filter else command
+
+
+def tcpdump_source(
+    interface: str,
+    *,
+    capture_filter: str = "",
+    snaplen: int = DEFAULT_SNAPLEN,
+    buffer_kib: int = DEFAULT_BUFFER_KIB,
+) -> ChildSource:
+    """What tcpdump captures on an interface."""
+    command = tcpdump_command(interface, capture_filter=capture_filter, snaplen=snaplen, buffer_kib=buffer_kib)
+    return ChildSource(command)
+
+
+def dumpcap_source(
+    interface: str,
+    *,
+    capture_filter: str = "",
+    snaplen: int = DEFAULT_SNAPLEN,
+    buffer_kib: int = DEFAULT_BUFFER_KIB,
+) -> ChildSource:
+    """What dumpcap captures on an interface."""
+    command = dumpcap_command(interface, capture_filter=capture_filter, snaplen=snaplen, buffer_kib=buffer_kib)
+    return ChildSource(command)
 
 
 class ChildSource:

@@ -77,7 +77,7 @@ def read_until(source: Source[PacketBatch], count: int) -> list[PacketBatch]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_packet_comes_and_the_sum_agrees(command: Callable[..., list[str]], namespace: str) -> None:
-    source = ChildSource(inside(namespace, command("lo", filter_text=FILTER, snaplen=96)))
+    source = ChildSource(inside(namespace, command("lo", capture_filter=FILTER, snaplen=96)))
     source.open()
     try:
         send(namespace, 0)
@@ -105,7 +105,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_missing_interface_and_bad_filter_are_refused_in_one_sentence(
     command: Callable[..., list[str]], namespace: str
 ) -> None:
-    for words, complaint in ((command("nsx-none"), "nsx-none"), (command("lo", filter_text="no filter"), "no filter")):
+    for words, complaint in ((command("nsx-none"), "nsx-none"), (command("lo", capture_filter="no filter"), "no filter")):
         source = ChildSource(inside(namespace, words))
         with pytest.raises(InputError) as caught:
             source.open()
@@ -116,7 +116,7 @@ def test_missing_interface_and_bad_filter_are_refused_in_one_sentence(
 
 
 def test_tool_that_ends_by_itself_ends_the_source(namespace: str) -> None:
-    command = tcpdump_command("lo", filter_text=FILTER)
+    command = tcpdump_command("lo", capture_filter=FILTER)
     source = ChildSource(inside(namespace, [*command[:1], "-c", "10", *command[1:]]))
     source.open()
     send(namespace, 0, 10)
@@ -163,7 +163,7 @@ def test_tool_that_writes_to_a_fifo_is_read(command: Callable[..., list[str]], n
     source = PipeSource(fifo)
     source.open()
     assert len(source.read_batch() or []) == 0
-    words = [str(fifo) if word == "-" else word for word in command("lo", filter_text=FILTER)]
+    words = [str(fifo) if word == "-" else word for word in command("lo", capture_filter=FILTER)]
     with running(namespace, words):
         send(namespace, 0)
         assert numbers_of(read_until(source, DATAGRAMS)) == list(range(DATAGRAMS))

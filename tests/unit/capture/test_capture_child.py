@@ -196,9 +196,9 @@ def test_child_is_not_in_our_group(capture: Path, tmp_path: Path) -> None:
 
 
 def test_commands_are_what_the_tools_take() -> None:
-    assert tcpdump_command("eth0", filter_text="-v or udp", snaplen=96)[-2:] == ["--", "-v or udp"]
+    assert tcpdump_command("eth0", capture_filter="-v or udp", snaplen=96)[-2:] == ["--", "-v or udp"]
     assert "96" in tcpdump_command("eth0", snaplen=96)
-    assert dumpcap_command("eth0", filter_text="udp")[-2:] == ["-f", "udp"]
+    assert dumpcap_command("eth0", capture_filter="udp")[-2:] == ["-f", "udp"]
     with pytest.raises(ValueError, match="must name a tool"):
         ChildSource([])
 
