@@ -13,7 +13,6 @@ from nsstream.capture.netflow_tcp import NetflowTcpSource
 from nsstream.capture.netflow_udp import IPFIX_PORT, NETFLOW_PORT, NetflowUdpSource
 from nsstream.errors import InputError
 
-
 _BRACKETED: Final = re.compile(r"\[([^\]]+)\](?::(.*))?", re.DOTALL)
 _PLAIN: Final = re.compile(r"([^:]*)(?::([^:]*))?")  # an IPv6 address without brackets has no port
 
