@@ -46,7 +46,7 @@ def times_ns(cells: Cells, column: TimeColumn, time_zone: str) -> tuple[NDArray[
         times, is_time = _decimals(cells, SCALE_OF_UNIT[column.unit], is_whole=False)
         return times, is_time & (times >= 0)
     times, is_time = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    if column.unit == "s_us":
+    if column.unit == "digits":
         parse_split_times(*cells.octets(), times, is_time)
         return times, is_time
     has_zone = np.zeros(n, np.bool_)

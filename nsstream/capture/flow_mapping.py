@@ -58,8 +58,8 @@ class TimeColumn(_Part):
     """A point in time."""
 
     column: Column
-    # iso: 2017-04-11 15:31:29.795 and its like, or seconds; s_us: ten digits of seconds, then microseconds unpadded
-    unit: Literal["s", "ms", "us", "ns", "iso", "s_us"] = "iso"
+    # iso: 2017-04-11 15:31:29.795 and its like, or seconds; digits: ten of seconds, then those of their fraction
+    unit: Literal["s", "ms", "us", "ns", "iso", "digits"] = "iso"
 
 
 class DurationColumn(_Part):

@@ -157,8 +157,8 @@ _ALL: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "luflow",
         "description": "LUFlow: AS numbers in the place of addresses",
-        "start": {"column": "time_start", "unit": "s_us"},
-        "end": {"column": "time_end", "unit": "s_us"},
+        "start": {"column": "time_start", "unit": "digits"},
+        "end": {"column": "time_end", "unit": "digits"},
         "source_address": {"column": "src_ip", "form": "as_number"},
         "destination_address": {"column": "dest_ip", "form": "as_number"},
         "protocol": "proto",

@@ -236,7 +236,9 @@ def _put_flags(
         if column is None or column.column not in cells:
             continue
         forward, reverse, is_read = tcp_flags(cells[column.column], column)
-        fates.refuse("bad_flags", ~is_read & is_tcp)
-        columns[name] = np.where(is_tcp, forward, 0)
-        if column.form != "flags":
+        fates.refuse("bad_flags", ~is_read)
+        if column.form == "flags":
+            columns[name] = forward  # as exported: some say the flags of what GRE or UDP carries
+        else:
+            columns[name] = np.where(is_tcp, forward, 0)
             columns["reverse_tcp_control_bits"] = np.where(is_tcp, reverse, 0)

@@ -147,14 +147,16 @@ def parse_decimals(
 def parse_split_times(
     octets: NDArray[np.uint8], offsets: NDArray[np.int32], times_ns: NDArray[np.int64], is_time: NDArray[np.bool_]
 ) -> None:
-    """Read each cell as ten digits of seconds and, behind them, up to six of microseconds without leading zeros."""
+    """Read each cell as ten digits of seconds and, behind them, those of their fraction, trailing zeros left away."""
     for row in range(len(times_ns)):
         at, end = trim(octets, offsets[row], offsets[row + 1])
         seconds, at = read_digits(octets, at, end, 10)
-        is_time[row] = end - offsets[row] >= 10
-        micros, at = read_digits(octets, at, end, 6)
-        is_time[row] &= at == end
-        times_ns[row] = seconds * _NS_PER_S + micros * 1000
+        is_time[row] = end - at >= 0 and at > offsets[row] + 9
+        fraction_ns, stop = read_digits(octets, at, end, 9)
+        is_time[row] &= stop == end
+        for _ in range(stop - at, 9):
+            fraction_ns *= 10
+        times_ns[row] = seconds * _NS_PER_S + fraction_ns
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""The rules of `capture.source`, held to every source of flows that reads a file. A new one adds one line to SOURCES."""
+"""The rules of `capture.source`, held to every source of flows that reads a file: one line of SOURCES each."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def zeek_log(directory: Path) -> TableSource:
     path.write_text(
         ZEEK_HEADER
         + "".join(
-            f"{ms / 1000:.6f}\tC{ms}\t192.0.2.1\t1025\t198.51.100.2\t443\ttcp\t-\t0.005\t-\t-\tS1\tF\tF\t0\tShA\t3\t300\t0\t0\t-\n"
+            f"{ms / 1000:.6f}\tC{ms}\t192.0.2.1\t1025\t198.51.100.2\t443\ttcp\t-\t0.005\t"
+            "-\t-\tS1\tF\tF\t0\tShA\t3\t300\t0\t0\t-\n"
             for ms in MILLISECONDS
         )
     )
@@ -66,8 +67,8 @@ def zeek_json(directory: Path) -> TableSource:
     path = directory / "conn.json"
     path.write_text(
         "".join(
-            f'{{"ts":{ms / 1000:.6f},"id.orig_h":"192.0.2.1","id.orig_p":1025,"id.resp_h":"198.51.100.2","id.resp_p":443,'
-            '"proto":"tcp","duration":0.005,"orig_pkts":3,"orig_ip_bytes":300}\n'
+            f'{{"ts":{ms / 1000:.6f},"id.orig_h":"192.0.2.1","id.orig_p":1025,"id.resp_h":"198.51.100.2",'
+            '"id.resp_p":443,"proto":"tcp","duration":0.005,"orig_pkts":3,"orig_ip_bytes":300}\n'
             for ms in MILLISECONDS
         )
     )

@@ -81,7 +81,7 @@ LUFLOW: Told = (
     "luflow",
     lambda r: int(r["num_pkts_in"]) + int(r["num_pkts_out"]),
     lambda r: int(r["bytes_in"]) + int(r["bytes_out"]),
-    lambda r: int(r["time_start"][:10]) * 10**9 + int(r["time_start"][10:] or 0) * 1000,
+    lambda r: int(r["time_start"].ljust(19, "0")),
     lambda r: r["label"],
 )
 TABLES: dict[str, Told] = {
