@@ -169,13 +169,10 @@ def test_binetflow_totals_are_shared_out_and_stay_whole(tmp_path: Path) -> None:
 
 
 def test_luflow_times_without_trailing_zeros_and_as_numbers(tmp_path: Path) -> None:
-    flows, _ = read_text(
-        tmp_path, TABLES["luflow"] + TABLES["luflow"].splitlines()[1].replace("1594168", "159416") + "\n"
-    )
+    flows, _ = read_text(tmp_path, TABLES["luflow"])
     first, second = row(flows, 0), row(flows, 1)
     assert first["flow_start_ns"] == 1_594_168_228_968_770_000
     assert second["flow_start_ns"] == 1_594_168_230_100_000_000
-    assert len(flows) == 3
     assert counts_of(first) == (7, 270, 6, 191)
     assert (first["bgp_source_as_number"], first["bgp_destination_as_number"]) == (47_331, 786)
     assert (first["source_address"], first["destination_address"]) == ("240.0.184.227", "240.0.3.18")
