@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -23,7 +22,9 @@ _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def ingest(
-    source: Annotated[str, typer.Argument(help="A capture file, or what else captures: see the manual of sources.")],
+    source: Annotated[
+        str, typer.Argument(help="A capture file or FIFO, - for standard input, or NAME:TARGET of a source.")
+    ],
     state: Annotated[Path, typer.Option(help="State directory; a second run on it goes on where the first stopped.")],
     chunk: Annotated[str, typer.Option(help="Length of a chunk: whole seconds, such as 60s or 1h.")] = "60s",
     lateness: Annotated[str, typer.Option(help="How long a chunk waits for stragglers.")] = "5s",
@@ -37,12 +38,21 @@ def ingest(
         str | None, typer.Option(help="Total size above which the oldest expire, such as 50G.")
     ] = None,
     live: Annotated[
-        bool | None, typer.Option("--live/--no-live", help="Whether rows are of now; by default all but files are.")
+        bool | None,
+        typer.Option(
+            "--live/--no-live",
+            help="Whether rows come as they happen: then idle chunks close on the clock, and what the disk is too slow "
+            "for is dropped; by default that is so but for files, folders and pipes.",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, of the source's own; may be repeated.")
     ] = None,
 ) -> None:
     """Ingest a source into chunks; Ctrl-C ends it cleanly."""
     from rich.console import Console
 
+    from nsstream.capture.registry import open_source
     from nsstream.chunk import ChunkLimits
     from nsstream.chunk.retention import Retention
     from nsstream.clock import SystemClock
@@ -51,8 +61,8 @@ def ingest(
     from nsstream.pipeline.intake import Intake, IntakeConfig
 
     open_octets = parse_octets(max_memory, "--max-memory")
-    is_file, is_pipe = _is_file(source), _is_pipe(source)
-    is_live = not is_file if live is None else live
+    place = _place_of(source)
+    is_live = place is None if live is None else live
     config = IntakeConfig(
         length_s=_whole_seconds(chunk),
         allowed_lateness_s=_seconds(lateness),
@@ -65,17 +75,17 @@ def ingest(
         ),
     )
     clock = SystemClock()
-    opened = _source_of(source)
-    intake = Intake(state, _identity_of(source), config, clock=clock)
+    opened = open_source(source, **_options_of(option or []))
+    intake = Intake(state, _identity_of(source, place), config, clock=clock)
     try:
         with _View(Console(stderr=True)) as view:
             loop = IngestLoop(
                 opened,
                 intake,
-                when_full=WhenFull.DROP_NEWEST if is_live and not is_pipe else WhenFull.BLOCK,
+                when_full=WhenFull.DROP_NEWEST if is_live else WhenFull.BLOCK,
                 capacity_rows=queue_rows,
                 clock=clock,
-                skips_known=is_file,
+                skips_known=place is not None and place.is_file(),
                 listen=view,
             )
             with _signals(loop.stop):
@@ -110,30 +120,38 @@ def _whole_seconds(text: str) -> int:
     return int(seconds)
 
 
-def _is_file(source: str) -> bool:
-    return Path(source).is_file()
+def _place_of(source: str) -> Path | None:
+    """The file, folder or pipe that a source reads, None where it reads none."""
+    if source == "-":
+        return Path("/dev/stdin")
+    for text in (source, source.partition(":")[2]):
+        if text and Path(text).exists():
+            return Path(text)
+    return None
 
 
-def _is_pipe(source: str) -> bool:
-    return source == "-" or (Path(source).exists() and stat.S_ISFIFO(Path(source).stat().st_mode))
-
-
-def _identity_of(source: str) -> str:
+def _identity_of(source: str, place: Path | None) -> str:
     """What makes a source the same after a restart: of a file its inode, of all else its name."""
-    if not _is_file(source):
+    if place is None or not place.is_file():
         return source
-    status = Path(source).stat()
+    status = place.stat()
     return f"file {status.st_dev}:{status.st_ino}"
 
 
-def _source_of(source: str) -> Any:
-    try:
-        from nsstream.capture.registry import open_source  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        from nsstream.capture import PcapFileSource
+def _options_of(texts: list[str]) -> dict[str, Any]:
+    """Options by name; numbers, true and false are what they look like."""
+    from nsstream.errors import InputError
 
-        return PcapFileSource(source)
-    return open_source(source)
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--option {text!r} is not NAME=VALUE")
+        options[name] = {"true": True, "false": False}.get(value, value)
+        for number in (float, int):
+            with suppress(ValueError):
+                options[name] = number(value)
+    return options
 
 
 @contextmanager

@@ -97,6 +97,8 @@ def test_options_that_make_no_sense_are_told_in_one_sentence(tmp_path: Path):
         (["--chunk", "1.5s"], "--chunk must be whole seconds"),
         (["--max-memory", "much"], "is not a size"),
         (["--keep-for", "long"], "is not a duration"),
+        (["-O", "snaplen"], "is not NAME=VALUE"),
+        (["-O", "nonsense=1"], "nonsense"),
     ):
         done = nsstream("ingest", trace, "--state", tmp_path / "state", *options)
         assert done.returncode == 1

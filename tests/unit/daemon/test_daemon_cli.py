@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "twin", "score", "train", "draw", "replay", "bench", "chunk", "send"]
+COMMANDS = ["demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"]
 HEAVY = ["torch", "numba", "scipy", "sklearn", "pyarrow", "zmq"]
 
 
@@ -20,7 +20,9 @@ def test_help_names_every_command():
 
 
 @pytest.mark.parametrize(
-    "command", [[c] for c in COMMANDS] + [["chunk", "list"], ["chunk", "show"], ["send", "start"], ["send", "stop"]]
+    "command",
+    [[c] for c in COMMANDS]
+    + [["chunk", "list"], ["chunk", "show"], ["chunk", "export"], ["send", "start"], ["send", "stop"]],
 )
 def test_every_command_has_help(command: list[str]):
     result = nsstream(*command, "--help")
