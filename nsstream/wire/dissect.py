@@ -69,7 +69,7 @@ def dissect(octets: NDArray[np.uint8], index: RecordIndex, record_count: int) ->
     """
     columns = {name: np.empty((record_count, *cell), dtype) for name, (dtype, cell) in COLUMNS.items()}
     counts = np.zeros(len(fates.REASONS), np.int64)
-    stores: list[Any] = [column.view(np.int64) if column.ndim == 2 else column for column in columns.values()]
+    stores: list[Any] = [column.view(np.uint64) if column.ndim == 2 else column for column in columns.values()]
     kept = _dissect(
         octets,
         index.time_ns,
@@ -81,7 +81,9 @@ def dissect(octets: NDArray[np.uint8], index: RecordIndex, record_count: int) ->
         counts,
         *stores,
     )
-    return {name: column[:kept] for name, column in columns.items()}, counts
+    if kept < record_count:
+        columns = {name: column[:kept] for name, column in columns.items()}
+    return columns, counts
 
 
 @njit(cache=True)
@@ -96,8 +98,8 @@ def _dissect(
     counts: NDArray[np.int64],
     observation_time_ns: NDArray[np.int64],
     ip_version: NDArray[np.uint8],
-    source_words: NDArray[np.int64],
-    destination_words: NDArray[np.int64],
+    source_words: NDArray[np.uint64],
+    destination_words: NDArray[np.uint64],
     protocol_identifier: NDArray[np.uint8],
     source_transport_port: NDArray[np.uint16],
     destination_transport_port: NDArray[np.uint16],

@@ -61,8 +61,11 @@ REASONS: Final = (
 
 def add_fates(tally: Tally, counts: NDArray[np.int64]) -> None:
     """Add counts by fate code to a tally; every record counted was offered."""
-    tally.offered += int(counts.sum())
-    tally.kept += int(counts[KEPT])
-    for code in np.flatnonzero(counts[1:]) + 1:
-        reasons = tally.malformed if code < FIRST_UNSUPPORTED else tally.unsupported
-        reasons[REASONS[code]] += int(counts[code])
+    kept, *others = counts.tolist()
+    tally.offered += kept
+    tally.kept += kept
+    for code, count in enumerate(others, 1):
+        if count:
+            reasons = tally.malformed if code < FIRST_UNSUPPORTED else tally.unsupported
+            reasons[REASONS[code]] += count
+            tally.offered += count

@@ -1,7 +1,9 @@
 """Integers out of octets, for numba loops: network order, little endian, or the byte order of a file.
 
-Promises: every result is a non-negative int64, so that no caller mixes signed and unsigned 64-bit numbers (numba would
-make them floats). Bounds are the caller's: nothing here checks that the octets are there.
+Promises: every result but that of the last two is a non-negative int64, so that no caller mixes signed and unsigned
+64-bit numbers (numba would make them floats). Bounds are the caller's: nothing here checks that the octets are there.
+Indices are made unsigned, so that numba does not look for negative ones, and LLVM makes one load of what stands
+together.
 """
 
 from __future__ import annotations
@@ -65,16 +67,16 @@ def u32_in_order(octets: NDArray[np.uint8], at: int, is_big_endian: bool) -> int
 
 
 @njit(cache=True, inline="always")
-def memory_word(octets: NDArray[np.uint8], at: int) -> int:
-    """64 bits that stand in this machine's memory as the octets do; the int64 may be negative."""
+def memory_word(octets: NDArray[np.uint8], at: int) -> np.uint64:
+    """64 bits that stand in this machine's memory as the octets do."""
     if _IS_LITTLE_ENDIAN:
-        return int(u32_little(octets, at) | (u32_little(octets, at + 4) << 32))
-    return int((u32(octets, at) << 32) | u32(octets, at + 4))
+        return np.uint64(u32_little(octets, at) | (u32_little(octets, at + 4) << 32))
+    return np.uint64((u32(octets, at) << 32) | u32(octets, at + 4))
 
 
 @njit(cache=True, inline="always")
-def ipv4_mapped_word(octets: NDArray[np.uint8], at: int) -> int:
+def ipv4_mapped_word(octets: NDArray[np.uint8], at: int) -> np.uint64:
     """The second 64 bits of an IPv4 address as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), as `memory_word` gives them."""
     if _IS_LITTLE_ENDIAN:
-        return int(0xFFFF0000 | (u32_little(octets, at) << 32))
-    return int((0xFFFF << 32) | u32(octets, at))
+        return np.uint64(0xFFFF0000 | (u32_little(octets, at) << 32))
+    return np.uint64((0xFFFF << 32) | u32(octets, at))
