@@ -1,7 +1,21 @@
-"""Sources: where packets come from. Each yields `PacketBatch` columns and keeps a `Tally`."""
+"""Sources: where packets and flows come from. Each yields columns and keeps a `Tally`."""
 
+from nsstream.capture.flow_csv import FlowCsvSource
+from nsstream.capture.flow_mapping import TableMapping, load_mapping
+from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.metered import MeteredSource
+from nsstream.capture.nfcapd_file import NfcapdFileSource
 from nsstream.capture.pcap_file import PcapFileSource, read_trace
 from nsstream.capture.source import Source
 
-__all__ = ["MeteredSource", "PcapFileSource", "Source", "read_trace"]
+__all__ = [
+    "PRESETS",
+    "FlowCsvSource",
+    "MeteredSource",
+    "NfcapdFileSource",
+    "PcapFileSource",
+    "Source",
+    "TableMapping",
+    "load_mapping",
+    "read_trace",
+]
