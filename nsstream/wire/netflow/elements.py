@@ -71,6 +71,7 @@ COUNT_PAIRS: Final[tuple[tuple[Element, Element], ...]] = (
     ((0, 86), (0, 85)),
     ((0, 172), (0, 171)),
 )
+POST_COUNTS: Final = COUNT_PAIRS[2]
 OTHER_OCTET_COUNTS: Final = _iana(1, 231, 23, 85, 171, 352, 353)  # last: with layer 2 headers
 REVERSE_PAIRS: Final[tuple[tuple[Element, Element], ...]] = (
     ((REVERSE, 2), (REVERSE, 1)),

@@ -134,16 +134,20 @@ class _Choice:
 
 
 def _choose_counts(chosen: _Choice) -> None:
-    """Packets and octets of one origin where there are such; what counts zero packets has a second choice."""
+    """Packets and octets of one origin where there are such.
+
+    Where the first choice counts no packet, those that left the middlebox do. Totals do not: a flow whose delta is zero
+    has been reported already.
+    """
     whole = [pair for pair in elements.COUNT_PAIRS if all(chosen.find(e) is not None for e in pair)]
     packets_only = [pair for pair in elements.COUNT_PAIRS if chosen.find(pair[0]) is not None and pair not in whole]
     pairs = whole + packets_only
     if pairs:
         chosen.take(Role.PACKETS, [pairs[0][0]])
         chosen.take(Role.OCTETS, [pairs[0][1]] if whole else elements.OTHER_OCTET_COUNTS)
-    if len(whole) > 1:
-        chosen.take(Role.OTHER_PACKETS, [whole[1][0]])
-        chosen.take(Role.OTHER_OCTETS, [whole[1][1]])
+    if elements.POST_COUNTS in whole[1:]:
+        chosen.take(Role.OTHER_PACKETS, [elements.POST_COUNTS[0]])
+        chosen.take(Role.OTHER_OCTETS, [elements.POST_COUNTS[1]])
     for packets, octets in elements.REVERSE_PAIRS:
         if chosen.take(Role.REVERSE_PACKETS, [packets]):
             chosen.take(Role.REVERSE_OCTETS, [octets])

@@ -102,10 +102,10 @@ def _interval(options: NDArray[np.int64]) -> int:
     interval = int(options[OptionRole.INTERVAL])
     taken, left = int(options[OptionRole.SAMPLED_PACKETS]), int(options[OptionRole.SKIPPED_PACKETS])
     size, population = int(options[OptionRole.SAMPLE_SIZE]), int(options[OptionRole.POPULATION])
+    if interval <= 0 and size > 0 and population > 0:  # before the next: Cisco's say both, only this one in full
+        interval = round(population / size)
     if interval <= 0 and taken > 0 and left >= 0:
         interval = round((taken + left) / taken)
-    if interval <= 0 and size > 0 and population > 0:
-        interval = round(population / size)
     if interval <= 0 and options[OptionRole.PROBABILITY]:
         probability = struct.unpack("!d", struct.pack("!q", int(options[OptionRole.PROBABILITY])))[0]
         interval = round(1 / probability) if 1 / _LARGEST <= probability <= 1 else 0

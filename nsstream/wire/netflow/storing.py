@@ -20,6 +20,8 @@ _V4_MAPPED: Final = 0xFFFF << 32
 _ICMP: Final = 1
 _ICMPV6: Final = 58
 _LAST_END_REASON: Final = 5
+_LOW_PAIRS: Final = 0x0000FFFF0000FFFF
+_LOW_OCTETS: Final = 0x00FF00FF00FF00FF
 _NOT_TOLD: Final = 255
 
 # As plain integers, for the loops.
@@ -155,16 +157,10 @@ def _store(values: NDArray[np.int64], n: int, column: NDArray[np.generic], row: 
         column[row + r] = values[r]
 
 
-@njit(cache=True, inline="always")
-def network_order(value: int) -> int:
-    """The value whose octets in this machine's memory (little endian) are those of `value` in network order."""
-    return int(
-        ((value >> 56) & 0xFF)
-        | ((value >> 40) & 0xFF00)
-        | ((value >> 24) & 0xFF0000)
-        | ((value >> 8) & 0xFF000000)
-        | ((value & 0xFF000000) << 8)
-        | ((value & 0xFF0000) << 24)
-        | ((value & 0xFF00) << 40)
-        | ((value & 0xFF) << 56)
-    )
+@njit(cache=True)
+def network_order(value: np.int64) -> np.uint64:
+    """The integer whose octets in this machine's memory (little endian) are those of `value` in network order."""
+    bits = np.uint64(value)
+    halves = (bits >> np.uint64(32)) | (bits << np.uint64(32))
+    pairs = ((halves >> np.uint64(16)) & np.uint64(_LOW_PAIRS)) | ((halves & np.uint64(_LOW_PAIRS)) << np.uint64(16))
+    return ((pairs >> np.uint64(8)) & np.uint64(_LOW_OCTETS)) | ((pairs & np.uint64(_LOW_OCTETS)) << np.uint64(8))

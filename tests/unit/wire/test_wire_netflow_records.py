@@ -260,6 +260,10 @@ class TestCounts:
         row = one(fields, {2: 0, 1: 0, 24: 8, 23: 800})
         assert (row["packet_delta_count"], row["octet_delta_count"]) == (8, 800)
 
+    def test_total_of_a_flow_whose_delta_is_zero_is_not_counted_again(self) -> None:
+        fields: tuple[Field, ...] = (*self.ENDS, (86, 4), (85, 4), (2, 4), (1, 4))  # as Barracuda's firewalls do
+        assert refused(fields, {86: 9, 85: 900, 2: 0, 1: 0}) == {"no_packets": 1}
+
     def test_octets_with_layer_2_headers_are_better_than_none(self) -> None:
         assert one((*self.ENDS, (2, 4), (352, 4)), {352: 64})["octet_delta_count"] == 64
 
