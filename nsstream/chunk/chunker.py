@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -36,24 +36,13 @@ from nsstream.chunk.admission import (
 )
 from nsstream.chunk.chunk import Chunk
 from nsstream.chunk.interval import Grid
-from nsstream.chunk.open_interval import OpenInterval
+from nsstream.chunk.open_interval import OpenInterval, Unsaved
 from nsstream.chunk.rows import Kind, Rows, concatenate, kind_of, time_of
 from nsstream.chunk.sampling import KEY_BYTES, NOTHING, UNLIMITED, ChunkLimits
 from nsstream.counters import Tally
 
 DEFAULT_LATENESS_NS: Final = 5_000_000_000
 TIME_OUT_OF_RANGE: Final = "time_out_of_range"
-
-
-@dataclass(frozen=True, slots=True)
-class Unsaved:
-    """What the journal has not got yet of one open interval."""
-
-    index: int
-    part: int
-    rows: Rows
-    level: int
-    sampled_out: int
 
 
 class Chunker:
@@ -120,6 +109,8 @@ class Chunker:
         """
         if not len(batch):
             return []
+        if self._kind not in (None, kind_of(batch)):
+            raise TypeError(f"a chunker of {self._kind} was given {kind_of(batch)}")
         self.tally.offered += len(batch)
         return self._push(batch, self._rules, now_ns)
 

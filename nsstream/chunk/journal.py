@@ -13,11 +13,8 @@ unless the process dies, too.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +24,10 @@ import pyarrow as pa
 
 from nsstream.chunk.chunk import Chunk, part_id
 from nsstream.chunk.chunk_file import batch_of_rows, rows_of_batch
-from nsstream.chunk.chunker import Chunker, Unsaved
+from nsstream.chunk.chunker import Chunker
 from nsstream.chunk.interval import Grid
+from nsstream.chunk.journal_segment import Segment, checksum_of
+from nsstream.chunk.open_interval import Unsaved
 from nsstream.chunk.rows import Kind, Rows, kind_of, label_names_of
 from nsstream.chunk.whole_file import PART_SUFFIX, whole_file
 from nsstream.counters import Tally
@@ -77,7 +76,7 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make the journal folder {directory}: {err.strerror}") from err
-        self._files: dict[str, _Segment] = {}
+        self._files: dict[str, Segment] = {}
         self._commit_number = 0
         self._run = 0
 
@@ -140,13 +139,10 @@ class Journal:
         """
         number, length_ns = self._commit_number + 1, chunker.grid.length_ns
         row_count = 0
-        touched: list[tuple[int, _Segment]] = []
         for unsaved in chunker.unsaved():
-            touched.append((unsaved.index, self._append(unsaved, number, chunker.grid)))
+            self._append(unsaved, number, chunker.grid)
+            chunker.mark_saved(unsaved.index)
             row_count += len(unsaved.rows)
-        for index, segment in touched:
-            segment.sync()
-            chunker.mark_saved(index)
         commit = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -166,18 +162,11 @@ class Journal:
     def remove(self, chunk_ids: Sequence[str]) -> None:
         """Forget intervals whose chunks are durable (or lost for good)."""
         for chunk_id in chunk_ids:
-            if segment := self._files.pop(chunk_id, None):
-                segment.close()
+            self._files.pop(chunk_id, None)
             for path in self._segments_of(chunk_id):
                 path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Close the files; what is in them stays."""
-        for segment in self._files.values():
-            segment.close()
-        self._files.clear()
-
-    def _append(self, unsaved: Unsaved, number: int, grid: Grid) -> _Segment:
+    def _append(self, unsaved: Unsaved, number: int, grid: Grid) -> None:
         kind = kind_of(unsaved.rows)
         chunk_id = part_id(grid.start_ns(unsaved.index), grid.end_ns(unsaved.index), kind, unsaved.part)
         batch = batch_of_rows(unsaved.rows)
@@ -185,7 +174,7 @@ class Journal:
             schema = batch.schema.with_metadata(
                 {"format": FORMAT, "format_version": str(FORMAT_VERSION), "kind": str(kind), "id": chunk_id}
             )
-            self._files[chunk_id] = _Segment(self.directory / f"{chunk_id}.{self._run:06d}{SUFFIX}", schema)
+            self._files[chunk_id] = Segment(self.directory / f"{chunk_id}.{self._run:06d}{SUFFIX}", schema)
         segment = self._files[chunk_id]
         try:
             segment.append(
@@ -201,10 +190,9 @@ class Journal:
             )
         except OSError as err:
             if segment.is_broken:
-                self._files.pop(chunk_id).close()
+                del self._files[chunk_id]
                 self._run += 1
             raise OutputError(f"cannot write the journal {segment.path}: {err.strerror or err}") from err
-        return segment
 
     def _read_interval(self, chunk_id: str, length_ns: int) -> tuple[OpenRows | None, int, int]:
         pieces: list[Rows] = []
@@ -222,7 +210,7 @@ class Journal:
                 while True:
                     batch, metadata = reader.read_next_batch_with_custom_metadata()
                     batch.validate()
-                    if int(metadata[b"crc32"]) != _checksum_of(metadata[b"told"], batch):
+                    if int(metadata[b"crc32"]) != checksum_of(metadata[b"told"], batch):
                         break
                     told = json.loads(metadata[b"told"])
                     if told["commit"] > self._commit_number:
@@ -263,61 +251,6 @@ class Journal:
 
     def _remove_all(self) -> None:
         self.remove(self.ids())
-
-
-class _Segment:
-    """One file of the journal: a stream that is appended to, message by whole message."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
-        self.is_broken = False  # what was begun could not be taken back
-        self._buffer = io.BytesIO()
-        self._writer = pa.ipc.new_stream(self._buffer, schema)
-        try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        except OSError as err:
-            raise OutputError(f"cannot write the journal {path}: {err.strerror}") from err
-        self._size = 0
-
-    def append(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> None:
-        text = json.dumps(told).encode()
-        self._writer.write_batch(batch, custom_metadata={"told": text, "crc32": str(_checksum_of(text, batch))})
-        octets = self._buffer.getvalue()  # the first time with the schema
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        try:
-            left = memoryview(octets)
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-        except OSError:
-            try:
-                os.ftruncate(self._descriptor, self._size)
-            except OSError:
-                self.is_broken = True
-            if not self._size:
-                self.is_broken = True  # the schema went with it
-            raise
-        self._size += len(octets)
-
-    def sync(self) -> None:
-        try:
-            os.fsync(self._descriptor)
-        except OSError as err:
-            raise OutputError(f"cannot write the journal {self.path}: {err.strerror}") from err
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _checksum_of(told: bytes, batch: pa.RecordBatch) -> int:
-    checksum = zlib.crc32(told)
-    for column in batch.columns:
-        octets = column.buffers()[1]
-        width = column.type.byte_width
-        if octets is not None:
-            view = memoryview(octets)[column.offset * width : (column.offset + len(column)) * width]
-            checksum = zlib.crc32(view, checksum)
-    return checksum
 
 
 def _without_rows(tally: Tally) -> Tally:

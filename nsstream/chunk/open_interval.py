@@ -6,6 +6,8 @@ costs no more than one of many. Levels (`sampling`) are looked at only once room
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,17 @@ from nsstream.chunk.rows import Kind, Rows, concatenate, time_of
 from nsstream.chunk.sampling import LEVELS, levels_of
 
 _SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What the journal has not got yet of one open interval."""
+
+    index: int
+    part: int
+    rows: Rows
+    level: int
+    sampled_out: int
 
 
 class OpenInterval:

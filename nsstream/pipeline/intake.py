@@ -170,7 +170,6 @@ class Intake:
 
     def close(self) -> None:
         """Let go of the state; what was not flushed stays in the journal."""
-        self._journal.close()
         self._lock.close()
 
     def _put_away(self, chunks: list[Chunk]) -> None:

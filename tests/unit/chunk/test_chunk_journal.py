@@ -1,6 +1,7 @@
 """A journal cut, flipped or left over gives back what was committed, and nothing twice."""
 
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -181,6 +182,18 @@ def test_no_journal_and_a_garbled_one_are_told_apart(tmp_path: Path):
         Journal(tmp_path).recover(nothing_stored)
 
 
+def test_more_open_intervals_than_files_may_be_open(tmp_path: Path):
+    journal, chunker = Journal(tmp_path), Chunker(1 * S, allowed_lateness_ns=10_000 * S)
+    chunker.push(packets(0, 300))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    try:
+        assert journal.sync(chunker) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert names_of(Journal(tmp_path).recover(nothing_stored)) == list(range(300))
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_full_disk_takes_back_what_was_begun_and_the_next_sync_catches_up(tmp_path: Path):
@@ -199,6 +212,5 @@ def test_a_full_disk_takes_back_what_was_begun_and_the_next_sync_catches_up(tmp_
         ballast.unlink()
         assert journal.sync(chunker) == 1000
         assert names_of(Journal(tmp_path / "journal").recover(nothing_stored)) == list(range(1500))
-        journal.close()
     finally:
         subprocess.run(["umount", tmp_path], check=True)

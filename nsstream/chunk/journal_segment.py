@@ -1,0 +1,66 @@
+"""Segment: one file of the journal, an Arrow IPC stream to which whole messages are appended.
+
+Promises: what `append` returned from is on the disk; what it raised from is not in the file, unless the disk refused
+that as well (`is_broken`: the file is not to be appended to again). No descriptor is kept open in between, so that
+there may be any number of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+
+class Segment:
+    """One file of the journal: a stream that is appended to, message by whole message; open only meanwhile."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.is_broken = False  # what was begun could not be taken back, or the schema went with it
+        self._buffer = io.BytesIO()
+        self._writer = pa.ipc.new_stream(self._buffer, schema)
+        self._size = 0
+
+    def append(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> None:
+        """Write a batch and sync it; raises OSError, and then takes back what it wrote."""
+        text = json.dumps(told).encode()
+        self._writer.write_batch(batch, custom_metadata={"told": text, "crc32": str(checksum_of(text, batch))})
+        octets = self._buffer.getvalue()  # the first time with the schema
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        self.is_broken = self._size == 0
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            left = memoryview(octets)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        except OSError:
+            try:
+                os.ftruncate(descriptor, self._size)
+            except OSError:
+                self.is_broken = True
+            raise
+        finally:
+            os.close(descriptor)
+        self._size += len(octets)
+        self.is_broken = False
+
+
+def checksum_of(told: bytes, batch: pa.RecordBatch) -> int:
+    """CRC-32 over what is told of a batch and over its columns."""
+    checksum = zlib.crc32(told)
+    for column in batch.columns:
+        octets = column.buffers()[1]
+        width = column.type.byte_width
+        if octets is not None:
+            view = memoryview(octets)[column.offset * width : (column.offset + len(column)) * width]
+            checksum = zlib.crc32(view, checksum)
+    return checksum
