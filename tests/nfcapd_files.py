@@ -81,3 +81,15 @@ def file_of(
     data = len(blocks) - appendix if count is None else count
     head = (0xA50C, layout, 0x01070100, 1_700_000_000, COMPRESSIONS[compression], encryption, appendix, 0, 0, 0, data)
     return struct.pack("<HHIQBBHIQII", *head) + b"".join(blocks)
+
+
+def old_file_of(count: int) -> bytes:
+    """A file of nfdump 1.6 (layout 1): flows of IPv4 without any of its optional extensions."""
+    octets = struct.pack("<HHHHHH", 2, 12, 0, 0, 0, 0)  # a map of no extensions
+    for k in range(count):
+        head = struct.pack("<HHHHHHII", 10, 48, 0, 0, 123, 128, 1_700_000_000, 1_700_000_001)
+        key = struct.pack("<BBBBHHHBB", 0, 0x1B, 6, 0, 1025, 443, 0, 0, 0)
+        octets += head + key + struct.pack("<IIII", 0xC0000201, 0xC6336402, k + 1, 100 * (k + 1))
+    header = struct.pack("<HHII128s", 0xA50C, 1, 0, 1, b"old")
+    statistics = struct.pack("<15QIIHHI", count, *[0] * 14, 1_700_000_000, 1_700_000_001, 123, 128, 0)
+    return header + statistics + struct.pack("<IIHH", count + 1, len(octets), 2, 0) + octets
