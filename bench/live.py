@@ -3,11 +3,11 @@
     python bench/live.py [--packets N] [--rounds N] [--json OUT]
 
 Each round sends the same packets, mixed kinds and sizes, three times: to `LiveSource` (columns, nothing written), to
-``tcpdump -w`` and to ``dumpcap -w`` at their defaults, one after the other. What is sent is what the far end of the pair
-counts; the sender is slowed where the capturer takes its processor, so that the rate is told with each. Processor time is
-the capturer's own, of the whole process for the tools, from `open` to the last packet for `LiveSource` (without the
-start of Python). The figures of the table are those of the worst round for us, of the best round for the tools. Exit
-status 1 when a bar is missed. Needs root, iproute2, tcpreplay, tcpdump, dumpcap.
+``tcpdump -w`` and to ``dumpcap -w`` at their defaults, one after the other. What is sent is what the far end of the
+pair counts; the sender is slowed where the capturer takes its processor, so that the rate is told with each. Processor
+time is the capturer's own: of the whole process for the tools, for `LiveSource` from `open` to the last packet (without
+the start of Python). Bars hold for the worst round; the tools are shown at their best. Exit status 1 when a bar is
+missed. Needs root, iproute2, tcpreplay, tcpdump and dumpcap.
 """
 
 from __future__ import annotations

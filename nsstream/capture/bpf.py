@@ -28,6 +28,9 @@ from nsstream.errors import InputError
 from nsstream.wire.link import LINUX_SLL
 
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
+MAX_CHARACTERS: Final = (
+    1 << 14
+)  # libpcap takes cubic time; so many are 700 hosts, about what the kernel takes, and 15 s
 _SO_ATTACH_FILTER: Final = 26
 
 # linux/filter.h, linux/bpf_common.h
@@ -77,8 +80,14 @@ class FilterProgram:
     def attach_to(self, sock: socket.socket) -> None:
         """Attach to a socket, in place of what was attached.
 
-        Raises InputError if the kernel refuses: the program is longer than ``net.core.optmem_max`` allows.
+        Raises InputError if the kernel refuses: the program is longer than `MAX_INSTRUCTIONS`, or than
+        ``net.core.optmem_max`` allows.
         """
+        if len(self.instructions) > MAX_INSTRUCTIONS:
+            raise InputError(
+                f"the capture filter has {len(self.instructions)} instructions, the kernel takes {MAX_INSTRUCTIONS}; "
+                "make it simpler"
+            )
         packed = b"".join(struct.pack("=HBBI", i.code, i.jump_true, i.jump_false, i.k) for i in self.instructions)
         octets = ctypes.create_string_buffer(packed, len(packed))
         program = struct.pack("HP", len(self.instructions), ctypes.addressof(octets))
@@ -128,6 +137,8 @@ def compile_filter(expression: str, link_type: int, snaplen: int, *, interface: 
     """
     if not expression.strip():
         return FilterProgram.accept_all(snaplen)
+    if len(expression) > MAX_CHARACTERS:
+        raise InputError(f"capture filter {_short(expression)}: longer than {MAX_CHARACTERS} characters")
     if not "".join(expression.split()).isprintable():
         raise InputError(f"capture filter {_short(expression)}: holds characters that no filter has")
     asked = interface if re.search(r"\bvlan\b", expression) else None
@@ -136,11 +147,6 @@ def compile_filter(expression: str, link_type: int, snaplen: int, *, interface: 
         program = _compile_by_libpcap(library, expression, link_type, snaplen, asked)
     else:
         program = _compile_by_tcpdump(expression, link_type, snaplen, asked)
-    if len(program.instructions) > MAX_INSTRUCTIONS:
-        raise InputError(
-            f"capture filter {_short(expression)}: {len(program.instructions)} instructions, "
-            f"but the kernel takes {MAX_INSTRUCTIONS}; make it simpler"
-        )
     return program.for_cooked_socket() if link_type == LINUX_SLL else program
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from nsstream.capture.bpf import compile_filter
 from nsstream.capture.interface import Interface, InterfaceQuery
-from nsstream.capture.packet_ring import FanoutMode, PacketRing, RingSize
+from nsstream.capture.packet_ring import Fanout, PacketRing, RingSize
 from nsstream.capture.source import IDLE_S
 from nsstream.counters import Tally
 from nsstream.errors import InputError
@@ -48,27 +47,10 @@ _MONITOR_TYPES: Final = (801, 802, 803)  # IEEE 802.11 frames, bare, with Prism 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Fanout:
-    """A share of an interface's frames: the kernel deals them out to all sources of one group, of this host.
-
-    `member` 0 is the one that counts what the device has lost, so that the members' tallies add up. While a member
-    joins, frames that fall to it are lost for the group.
-    """
-
-    group: int  # 0 to 65535, of one interface and filter
-    member: int = 0
-    mode: FanoutMode = FanoutMode.HASH
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.group < 1 << 16 or self.member < 0:
-            raise ValueError(f"group must be 0 to 65535 and member 0 or more, got {self.group} and {self.member}")
-
-
 class LiveSource:
     """Packets of one interface, or of all of them: ``any``.
 
-    `open` and what it opens belong to the network namespace of the thread that calls it; any thread may read.
+    It captures in the network namespace of the thread that calls `open`; any thread may read.
     """
 
     def __init__(
@@ -127,6 +109,7 @@ class LiveSource:
         self.tally = Tally()
         self.kernel_packet_count = self._batch_count = 0
         self._drain_waits, self._has_ended, self._is_down = None, False, False
+        _load_loops()
         try:
             self._acquire()
         except OSError as err:
@@ -148,9 +131,6 @@ class LiveSource:
             if not ring.ready_blocks(1):
                 ring.wait(IDLE_S)
             if ring.ready_blocks(1):
-                self._batch_count += 1
-                if self._batch_count % _NIC_EVERY_BATCHES == 0:
-                    self._count_missed()
                 return self._read(ring)
             self._count(ring)
             self._count_missed()
@@ -160,6 +140,7 @@ class LiveSource:
                 if self._unread_count == 0 or self._drain_waits * IDLE_S > 1 + 4 * self._size.retire_ms / 1000:
                     self._end(ring)
                     return None
+                ring.error()  # or it would end the next wait at once
                 continue
             self._look_at_interface(ring)
             return PacketBatch.empty()
@@ -199,13 +180,11 @@ class LiveSource:
             program = program.without_loopback_copies(loopback.index)
         self._index = RecordIndex.with_room_for(max(_BATCH_ROWS, max_frames(self._size.block_bytes)))
         self._ring = PacketRing(self._size, is_cooked=self._link_type == LINUX_SLL)
-        dissect(self._ring.octets, self._index, 0)  # what numba compiles or loads, it does before the first frame
-        scan_block(np.zeros(64, np.uint8), 0, 64, self._link_type, self._index, 0)
         self._ring.start(
             program,
             0 if self._interface is None else self._interface.index,
             is_promiscuous=self._is_promiscuous,
-            fanout=None if self._fanout is None else (self._fanout.group, self._fanout.mode),
+            fanout=self._fanout,
         )
         error = self._ring.error()
         if error:
@@ -238,6 +217,9 @@ class LiveSource:
             self.tally.offered += broken
             self.tally.malformed[BROKEN_FRAME] += broken
         self._count(ring)
+        self._batch_count += 1
+        if self._batch_count % _NIC_EVERY_BATCHES == 0:
+            self._count_missed()
         return PacketBatch.from_columns(columns)
 
     def _count(self, ring: PacketRing) -> None:
@@ -291,6 +273,13 @@ class LiveSource:
             ring.close()
         if query is not None:
             query.close()
+
+
+def _load_loops() -> None:
+    """What numba compiles or loads, it does before the first frame."""
+    octets, index = np.zeros(64, np.uint8), RecordIndex.with_room_for(0)
+    scan_block(octets, 0, len(octets), ETHERNET, index, 0)
+    dissect(octets, index, 0)
 
 
 def _link_type(name: str, interface: Interface | None) -> int:

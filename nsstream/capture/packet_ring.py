@@ -22,6 +22,7 @@ import os
 import select
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -52,6 +53,23 @@ class FanoutMode(IntEnum):
     CPU = 2  # by the CPU that the frame came on
     RANDOM = 4
     QUEUE = 5  # by the receive queue of the interface
+
+
+@dataclass(frozen=True, slots=True)
+class Fanout:
+    """A share of an interface's frames: the kernel deals them out to all sources of one group, of this host.
+
+    `member` 0 is the one that counts what the device has lost, so that the members' tallies add up. While a member
+    joins, frames that fall to it are lost for the group.
+    """
+
+    group: int  # 0 to 65535, of one interface and filter
+    member: int = 0
+    mode: FanoutMode = FanoutMode.HASH
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.group < 1 << 16 or self.member < 0:
+            raise ValueError(f"group must be 0 to 65535 and member 0 or more, got {self.group} and {self.member}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +132,7 @@ class PacketRing:
         interface_index: int,
         *,
         is_promiscuous: bool = False,
-        fanout: tuple[int, FanoutMode] | None = None,
+        fanout: Fanout | None = None,
     ) -> None:
         """Receive what the program lets pass on an interface, or on all of them: index 0.
 
@@ -127,8 +145,7 @@ class PacketRing:
             membership = struct.pack("iHH8x", interface_index, _PACKET_MR_PROMISC, 0)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
         if fanout is not None:
-            group, mode = fanout
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_FANOUT, struct.pack("=I", group | mode << 16))
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_FANOUT, struct.pack("=I", fanout.group | fanout.mode << 16))
             self._is_in_group = True
             program.attach_to(self._socket)
 
@@ -181,7 +198,8 @@ class PacketRing:
         """Release socket and memory; whoever holds `octets` must have let go of it."""
         self._socket.close()
         self.octets = self._status = np.empty(0, np.uint8)
-        self._memory.close()
+        with suppress(BufferError):  # a traceback still holds a view: the memory goes with it
+            self._memory.close()
 
 
 def _bind(sock: socket.socket, protocol: int, interface_index: int) -> None:
