@@ -1,6 +1,6 @@
 """The published rules of sources, held to every source that the library has. A new one adds a case to CASES.
 
-Flow tables have theirs in test_table_sources.py; the ring on an interface has its in tests/integration.
+The tables are those of test_table_sources.py, which says more about them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_exports import data_set, ipfix, template_set
+from test_table_sources import SOURCES as TABLES
+from test_table_sources import STARTS_NS
 
 from nsstream.capture import PcapFileSource, Source
 from nsstream.capture.child import ChildSource
@@ -107,6 +110,30 @@ def feed_netflow_v5(source: Any, _: Path) -> None:
             sender.sendto(octets, source.listens_on)
 
 
+def feed_ipfix(source: Any, _: Path) -> None:
+    records = [struct.pack("!4s4sHII", *ADDRESSES[:2], port, 3, 300) for port in range(1000, 1000 + FLOWS)]
+    now_s = SystemClock().wall_ns() // 10**9
+    fields = [(8, 4), (12, 4), (7, 2), (2, 4), (1, 4)]
+    messages = [ipfix(template_set(10, 256, fields), now_s=now_s), ipfix(data_set(256, *records), now_s=now_s)]
+    with socket.create_connection(source.listens_on) as exporter:
+        exporter.sendall(b"".join(messages))
+
+
+LIVE_PORT = 47_211
+LIVE_EXPECTED = {
+    "source_transport_port": np.arange(40, dtype=np.uint16) + 48_000,
+    "destination_transport_port": np.full(40, LIVE_PORT, np.uint16),
+}
+
+
+def feed_loopback(*_: Any) -> None:
+    for port in LIVE_EXPECTED["source_transport_port"].tolist():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sender.bind(("127.0.0.1", port))
+            sender.sendto(b"", ("127.0.0.1", LIVE_PORT))
+
+
 CASES = {
     "pcap file": SourceCase(lambda d: PcapFileSource(written(d), buffer_bytes=4096), EXPECTED),
     "pcap file in xz": SourceCase(lambda d: PcapFileSource(written(d, lzma.compress(CAPTURE))), EXPECTED),
@@ -122,7 +149,21 @@ CASES = {
     "NetFlow over UDP": SourceCase(
         lambda _: NetflowUdpSource(port=0), FLOW_EXPECTED, feed=feed_netflow_v5, is_live=True, ends=False
     ),
+    "IPFIX over TCP": SourceCase(
+        lambda _: NetflowTcpSource(port=0), FLOW_EXPECTED, feed=feed_ipfix, is_live=True, ends=False
+    ),
+    "ring": SourceCase(
+        lambda _: LiveSource("lo", capture_filter=f"udp dst port {LIVE_PORT}"),
+        LIVE_EXPECTED,
+        feed=feed_loopback,
+        is_live=True,
+        ends=False,
+    ),
+} | {
+    f"table: {make.__name__}": SourceCase(make, {"flow_start_ns": STARTS_NS, "flow_end_ns": STARTS_NS + 5_000_000})
+    for make in TABLES
 }
+NEEDS_ROOT = {"ring"}
 REFUSALS: dict[str, tuple[Callable[[Path], Source[Any]], str]] = {
     "pcap file": (lambda d: PcapFileSource(d / "nowhere.pcap"), "nowhere.pcap"),
     "pipe": (lambda d: PipeSource(d / "nowhere"), "nowhere"),
@@ -135,11 +176,18 @@ REFUSALS: dict[str, tuple[Callable[[Path], Source[Any]], str]] = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=name, marks=[pytest.mark.root] if name in NEEDS_ROOT else [])
+        for name, case in CASES.items()
+    ]
+)
 def case(request: pytest.FixtureRequest) -> SourceCase:
     chosen: SourceCase = request.param
     if request.node.callspec.id.startswith("pyshark") and shutil.which("tshark") is None:
         pytest.skip("needs tshark")
+    if request.node.get_closest_marker("root") and os.geteuid():
+        pytest.skip("needs root")
     return chosen
 
 
