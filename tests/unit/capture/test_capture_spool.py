@@ -205,6 +205,29 @@ def test_restart_in_the_middle_of_a_file_goes_on_there(spool: Path, make: Make) 
     assert offered == count
 
 
+def test_restart_after_a_crash_repeats_no_file_that_was_finished_and_leaves_out_nothing(
+    spool: Path, make: Make
+) -> None:
+    put(spool / "a.pcap", capture_of(0, 1000), 1000)
+    put(spool / "b.pcap", capture_of(100, 1000), 1001)
+    first = make(buffer_bytes=4096)
+    got = read(first, 1200)  # into the second file, and then no close
+    rest_of_it = rest(make(follow=False))
+    assert len(got) < 2000
+    assert sorted({*got, *rest_of_it}) == list(range(2000))
+    assert min(rest_of_it) == 1000  # at most what was read within a second of the crash comes again
+
+
+def test_progress_is_written_each_second(spool: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsstream.capture.spool._PROGRESS_S", 0.0)
+    put(spool / "a.pcap", capture_of(0, 2000), 1000)
+    first = make(buffer_bytes=4096)
+    batches = [first.read_batch() or PacketBatch.empty() for _ in range(5)]
+    assert 0 < sum(map(len, batches)) < 2000
+    # A crash: what the last call gave was not asked beyond, so it may not have been taken.
+    assert numbers(batches[:-1]) + rest(make(follow=False)) == list(range(2000))
+
+
 def test_restart_after_compression_in_the_middle_of_a_file_goes_on_there(spool: Path, make: Make) -> None:
     put(spool / "large.pcap", capture_of(0, 5000), 1000)
     first = make(buffer_bytes=4096)
