@@ -14,6 +14,7 @@ from nsstream_daemon.twin_commands import Budget, Cores, Seed, Steps, address_ke
 chunk_app = typer.Typer(help="What is stored of a trace.", no_args_is_help=True)
 
 StateArgument = Annotated[Path, typer.Argument(help="A state directory, or its chunks folder.")]
+ChunkArgument = Annotated[str, typer.Argument(help="As in chunk list.")]
 
 
 @chunk_app.command("list")
@@ -36,7 +37,7 @@ def list_chunks(state: StateArgument) -> None:
 
 
 @chunk_app.command("show")
-def show_chunk(state: StateArgument, chunk_id: Annotated[str, typer.Argument(help="As in chunk list.")]) -> None:
+def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
     """Show what one chunk says of itself."""
     from rich.console import Console
 
@@ -94,6 +95,22 @@ def export_chunk(
             report=lambda done: bars.update(task, completed=done),
         )
     Console().print(f"exported  {output}  ({row_count:,} rows)", highlight=False, soft_wrap=True)
+
+
+@chunk_app.command("pin")
+def pin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
+    """Never let a chunk expire."""
+    from nsstream.chunk import ChunkStore
+
+    ChunkStore(_chunks_of(state)).pin(chunk_id)
+
+
+@chunk_app.command("unpin")
+def unpin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
+    """Let a chunk expire again."""
+    from nsstream.chunk import ChunkStore
+
+    ChunkStore(_chunks_of(state)).unpin(chunk_id)
 
 
 def train(

@@ -46,6 +46,9 @@ def test_a_file_is_ingested_listed_shown_and_exported(tmp_path: Path):
     assert [line.split()[4] for line in listed[1:]] == ["120", "120", "120", "40"]
     chunk_id = listed[1].split()[0]
     assert "rows          120" in nsstream("chunk", "show", state, chunk_id).stdout
+    assert nsstream("chunk", "pin", state, chunk_id).returncode == 0
+    assert [line.split()[-1] for line in nsstream("chunk", "list", state).stdout.splitlines()[1:]][:1] == ["pinned"]
+    assert nsstream("chunk", "unpin", state, chunk_id).returncode == 0
     for kind, ids in (("pcap", []), ("csv", [chunk_id]), ("parquet", [])):
         output = tmp_path / f"out.{kind}"
         done = nsstream("chunk", "export", state, *ids, "--format", kind, "-o", output)
