@@ -43,7 +43,8 @@ class NetflowUdpSource:
         port: 0 lets the kernel choose; see `listens_on`.
         passed: a bound socket to receive from in place of one of our own: `sockets.passed_sockets`.
         since: the `mark` of the predecessor on a socket that was passed, so that no drop is counted twice or never.
-        receive_buffer_bytes: to ask the kernel for; what it gave is in the attribute of that name.
+        receive_buffer_bytes: to ask the kernel for, which takes memory only while datagrams wait; what it gave is in
+            the attribute of that name. 128 MiB are some 58,000 datagrams of an Ethernet frame each.
         most_datagrams: in a batch.
         gather_s: how long a batch may wait for more once its first datagram has come.
         datagram_bytes: the longest that is read.
@@ -57,8 +58,8 @@ class NetflowUdpSource:
         *,
         passed: socket.socket | None = None,
         since: SocketMark | None = None,
-        receive_buffer_bytes: int = 32 << 20,
-        most_datagrams: int = 1024,
+        receive_buffer_bytes: int = 128 << 20,
+        most_datagrams: int = 512,
         gather_s: float = 0.05,
         datagram_bytes: int = LARGEST_DATAGRAM_BYTES,
         make_decoder: Callable[[], ExportDecoder] = ExportDecoder,
