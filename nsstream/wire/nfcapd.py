@@ -99,12 +99,17 @@ class NfcapdReader:
         self.header: FileHeader | None = None
         self._pending = bytearray()
         self._offset = 0  # of the first pending octet in the file
+        self._complaint = ""  # what is wrong there, behind blocks that were given
         self._block_count = 0
         self._exporters: Exporters = {}
         self._room = np.empty(0, np.uint8)
 
     def feed(self, octets: bytes | memoryview) -> list[FlowColumns]:
-        """Read the next octets of the file; the columns of the blocks that have flows, in their order."""
+        """Read the next octets of the file; the columns of the blocks that have flows, in their order.
+
+        Raises WireError where the file is corrupt, by the call after the one that gave the last blocks before that.
+        """
+        self._check()
         self._pending += octets
         at = 0
         tables: list[FlowColumns] = []
@@ -116,7 +121,8 @@ class NfcapdReader:
         while self.header is not None and not self._is_complete and len(self._pending) - at >= _BLOCK_HEADER.size:
             claimed, size, block_type, flags = _BLOCK_HEADER.unpack_from(self._pending, at)
             if size > MAX_BLOCK_BYTES:
-                raise WireError(f"corrupt at octet {self._offset + at}: a block claims {size} octets")
+                self._complaint = f"corrupt at octet {self._offset + at}: a block claims {size} octets"
+                break
             if len(self._pending) - at < _BLOCK_HEADER.size + size:
                 break
             at += _BLOCK_HEADER.size
@@ -131,13 +137,16 @@ class NfcapdReader:
                 self._count_malformed("trailing_octets", 1)
             self._offset += len(self._pending)
             self._pending.clear()
+        if not tables:
+            self._check()
         return tables
 
     def finish(self) -> None:
         """Say that the file has ended; a block that is cut, or missing, is counted as ``malformed["cut_record"]``.
 
-        Raises WireError if the file ended before its header did.
+        Raises WireError if the file ended before its header did, or is corrupt behind the last blocks given.
         """
+        self._check()
         if self.header is None:
             if not self._pending:
                 raise WireError("empty: not even a file header")
@@ -151,6 +160,10 @@ class NfcapdReader:
             self._pending.clear()
         elif self._block_count < self.header.block_count:
             self._count_malformed(CUT_RECORD, 1)
+
+    def _check(self) -> None:
+        if self._complaint:
+            raise WireError(self._complaint)
 
     @property
     def _is_complete(self) -> bool:

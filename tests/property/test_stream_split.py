@@ -133,6 +133,7 @@ def read_pdml(pieces: Sequence[bytes]) -> StreamOutcome:
 TEMPLATE = [(8, 4), (12, 4), (2, 4)]
 MESSAGES = [ipfix(template_set(10, 256, TEMPLATE)), ipfix(data_set(256, bytes(12), bytes(range(12))), sequence=1)]
 FLOWS = file_of(flow_block(flow(first=1_700_000_000_000, last=1_700_000_000_005)), flow_block(flow(), flow()))
+UNFINISHED_FLOWS = file_of(flow_block(flow()), flow_block(flow(), flow()), count=0)
 STREAMS: dict[str, tuple[Read, bytes]] = {
     "pcap": (read_pcap, pcap()),
     "pcap of a large frame": (read_pcap, pcap([UDP, UDP + bytes(700), UDP])),
@@ -142,6 +143,7 @@ STREAMS: dict[str, tuple[Read, bytes]] = {
     "pcapng through a pipe": (read_through_a_pipe, pcapng("<")),
     "IPFIX": (read_ipfix_stream, b"".join(MESSAGES)),
     "nfdump's file": (read_flow_file, FLOWS),
+    "nfdump's file, still written": (read_flow_file, UNFINISHED_FLOWS),
     "PDML": (read_pdml, b"<pdml>" + b"<packet><proto/></packet>\n" * 3),
 }
 
