@@ -2,18 +2,19 @@
 
     python bench/live.py [--packets N] [--rounds N] [--json OUT]
 
-Each round sends the same packets, mixed kinds and sizes, three times: to `LiveSource` (columns, nothing written), to
-``tcpdump -w`` and to ``dumpcap -w`` at their defaults, one after the other. What is sent is what the far end of the
-pair counts; the sender is slowed where the capturer takes its processor, so that the rate is told with each. Processor
-time is the capturer's own: of the whole process for the tools, for `LiveSource` from `open` to the last packet (without
-the start of Python). Bars hold for the worst round; the tools are shown at their best. Exit status 1 when a bar is
-missed. Needs root, iproute2, tcpreplay, tcpdump and dumpcap.
+Each round sends the bundled lab capture, again and again, with whole frames, three times: to `LiveSource` (columns,
+nothing written), to ``tcpdump -w`` and to ``dumpcap -w`` at their defaults, one after the other. What is sent is what
+the far end of the pair counts; the sender is slowed where the capturer takes its processor, so that the rate is told
+with each. Processor time is the capturer's own: of the whole process for the tools, for `LiveSource` from `open` to the
+last packet (without the start of Python). Bars hold for the worst round; the tools are shown at their best. Exit status
+1 when a bar is missed. Needs root, iproute2, tcpreplay, tcpdump and dumpcap.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import re
 import resource
@@ -31,16 +32,14 @@ from pathlib import Path
 
 import numpy as np
 from bars.runs import run_main
+from bars.traces import lab_capture
 from bars.verdict import Bar, as_dict, at_most, equal, finish, has_passed, show
 from bars.veth import Sent, VethPair, veth_pair
-from decode import arp, icmp4, tcp4, tcp6, udp4, udp6
 
 from nsstream.capture.live import LiveSource
 from nsstream.errors import InputError
-from nsstream.wire import pcap_header
+from nsstream.wire.pcap import HEADER_BYTES, RECORD_HEADER_BYTES, pcap_header
 
-POOL_FRAMES = 100_000
-MTU = 1600  # the largest frames have 1534 octets
 CPU_S_PER_MILLION = 0.3
 QUIET_S = 0.5  # a tool's file has not grown for so long: it has written all that it got
 START_S = 60.0  # numba may have to compile
@@ -68,14 +67,22 @@ class Capture:
 Capturer = Callable[[VethPair, Path, int], Capture]
 
 
-def write_capture(path: Path, rng: np.random.Generator) -> None:
-    """Frames as a campus link has them, whole, in random order."""
-    kinds = [tcp4, udp4, tcp6, udp6, icmp4, arp]
+def write_capture(path: Path) -> int:
+    """The lab capture's frames, whole: what its snaplen cut off is zeros. Gives how many they are."""
+    with lab_capture() as packed:
+        octets = lzma.decompress(packed.read_bytes())
+    order = "<" if octets[:4] in (b"\x4d\x3c\xb2\xa1", b"\xd4\xc3\xb2\xa1") else ">"
+    count, at = 0, HEADER_BYTES
     with path.open("wb") as file:
         file.write(pcap_header())
-        for i, kind in enumerate(rng.choice(len(kinds), POOL_FRAMES, p=[0.52, 0.21, 0.13, 0.09, 0.03, 0.02])):
-            frame = kinds[kind](rng)
-            file.write(struct.pack("<IIII", 1_700_000_000, i * 1000, len(frame), len(frame)) + frame)
+        while at < len(octets):
+            _, _, captured, length = struct.unpack_from(order + "IIII", octets, at)
+            at += RECORD_HEADER_BYTES
+            file.write(struct.pack("<IIII", 1_700_000_000, count, length, length))
+            file.write(octets[at : at + captured].ljust(length, b"\0"))
+            at += captured
+            count += 1
+    return count
 
 
 def by_live_source(pair: VethPair, capture: Path, loops: int) -> Capture:
@@ -214,7 +221,7 @@ def _yes(is_so: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packets", type=int, default=1_000_000, help=f"a multiple of {POOL_FRAMES}")
+    parser.add_argument("--packets", type=int, default=1_000_000, help="at least so many")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--capture", metavar="INTERFACE", help=argparse.SUPPRESS)
@@ -223,15 +230,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         capture_until_told(given.capture)
         return 0
     rounds: list[dict[str, Capture]] = []
-    with tempfile.TemporaryDirectory() as directory, veth_pair(MTU) as pair:
+    with tempfile.TemporaryDirectory() as directory, veth_pair() as pair:
         Path(directory).chmod(0o755)
         capture = Path(directory, "sent.pcap")
-        write_capture(capture, np.random.default_rng(0))
-        loops = max(1, given.packets // POOL_FRAMES)
+        frames = write_capture(capture)
+        loops = -(-given.packets // frames)
         for _ in range(given.rounds):
             rounds.append({name: capturer(pair, capture, loops) for name, capturer in CAPTURERS.items()})
     bars = bars_of(rounds)
-    show(f"{loops * POOL_FRAMES:,} packets over a veth pair", bars, beside="ratio")
+    show(f"{loops * frames:,} packets over a veth pair", bars, beside="ratio")
     figures = as_dict(bars) | {"rounds": [{name: asdict(c) for name, c in one.items()} for one in rounds]}
     return finish(figures, given.json, passed=has_passed(bars))
 
