@@ -78,8 +78,7 @@ def flow_columns(
             columns[name] = values
     if "sampling_interval" in columns:
         columns["sampling_interval"][columns["sampling_interval"] == 0] = 1
-    if mapping.label is not None and all(column in cells for column in mapping.label.columns[:1]):
-        parts = [cells[column] for column in mapping.label.columns if column in cells]
+    if mapping.label is not None and (parts := [cells[name] for name in mapping.label.columns if name in cells]):
         columns["label"] = labels.codes(parts, mapping.label, mapping.missing)
     fates.add_to(tally)
     kept = {name: column[fates.is_kept] for name, column in columns.items()}

@@ -17,6 +17,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
+from nsstream.capture.flow_csv import FlowCsvSource
 from nsstream.capture.nfcapd_file import NfcapdFileSource
 from nsstream.counters import Tally
 from nsstream.errors import InputError
@@ -152,6 +153,29 @@ def test_anonymised_and_aggregated_files_are_read(capture: Path, tmp_path: Path)
     nfdump("-B", "-r", str(path), "-w", str(both))
     flows = assert_same_as_nfdump(both)
     assert flows.reverse_packet_delta_count.sum() > 0
+
+
+@NEEDS_SOFTFLOWD
+def test_table_that_nfdump_prints_gives_the_same_flows_as_its_file(capture: Path, tmp_path: Path) -> None:
+    path = collect(capture, tmp_path / "flows", 9, "-z")
+    whole, _ = read_flows(path)
+    table = tmp_path / "flows.csv"
+    table.write_text(nfdump("-r", str(path), "-o", "csv"))
+    source = FlowCsvSource(table)
+    with contextlib.closing(source):
+        source.open()
+        flows = source.read_batch()
+        assert flows is not None
+        assert source.read_batch() is None
+    assert source.mapping.name == "nfdump"
+    assert source.tally.offered == len(flows)
+    columns = whole.columns()
+    for name in ("flow_start_ns", "flow_end_ns", "observation_domain_id", "time_quality"):
+        del columns[name]  # the table has whole seconds, and no domain
+    for name, column in columns.items():
+        np.testing.assert_array_equal(flows.columns()[name], column, name)
+    np.testing.assert_array_equal(flows.flow_start_ns, whole.flow_start_ns // 10**9 * 10**9)
+    np.testing.assert_array_equal(flows.flow_end_ns - flows.flow_start_ns, whole.flow_end_ns - whole.flow_start_ns)
 
 
 @NEEDS_SOFTFLOWD
