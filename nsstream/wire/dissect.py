@@ -121,7 +121,8 @@ def _dissect(
     vlan_id: NDArray[np.uint16],
 ) -> int:
     row = 0
-    for record in range(record_count):
+    for i in range(record_count):
+        record = np.uintp(i)
         if time_ns[record] < 0:
             counts[fates.NO_TIME if time_ns[record] == NO_TIME else fates.BAD_TIME] += 1
             continue
@@ -246,41 +247,42 @@ def _dissect(
                 code = u8(octets, transport + 1)
 
         # Store.
+        r = np.uintp(row)
         if nibble == 4:
-            ip_class_of_service[row] = u8(octets, at + 1)
-            ip_ttl[row] = u8(octets, at + 8)
-            flow_label_ipv6[row] = 0
-            source_words[row, 0] = 0
-            source_words[row, 1] = ipv4_mapped_word(octets, at + 12)
-            destination_words[row, 0] = 0
-            destination_words[row, 1] = ipv4_mapped_word(octets, at + 16)
+            ip_class_of_service[r] = u8(octets, at + 1)
+            ip_ttl[r] = u8(octets, at + 8)
+            flow_label_ipv6[r] = 0
+            source_words[r, np.uintp(0)] = 0
+            source_words[r, np.uintp(1)] = ipv4_mapped_word(octets, at + 12)
+            destination_words[r, np.uintp(0)] = 0
+            destination_words[r, np.uintp(1)] = ipv4_mapped_word(octets, at + 16)
         else:
             first_word = u32(octets, at)
-            ip_class_of_service[row] = (first_word >> 20) & 0xFF
-            ip_ttl[row] = u8(octets, at + 7)
-            flow_label_ipv6[row] = first_word & 0xFFFFF
-            source_words[row, 0] = memory_word(octets, at + 8)
-            source_words[row, 1] = memory_word(octets, at + 16)
-            destination_words[row, 0] = memory_word(octets, at + 24)
-            destination_words[row, 1] = memory_word(octets, at + 32)
-        observation_time_ns[row] = time_ns[record]
-        ip_version[row] = nibble
-        protocol_identifier[row] = protocol
-        source_transport_port[row] = source_port
-        destination_transport_port[row] = destination_port
-        ip_total_length[row] = total_length
-        ip_header_length[row] = header_length
-        fragment_identification[row] = identification
-        fragment_offset[row] = offset
-        fragment_flags[row] = flags
-        tcp_control_bits[row] = control_bits
-        tcp_sequence_number[row] = sequence
-        tcp_acknowledgement_number[row] = acknowledgement
-        tcp_window_size[row] = window
-        tcp_header_length[row] = tcp_length
-        icmp_type[row] = kind
-        icmp_code[row] = code
-        vlan_id[row] = vlan
+            ip_class_of_service[r] = (first_word >> 20) & 0xFF
+            ip_ttl[r] = u8(octets, at + 7)
+            flow_label_ipv6[r] = first_word & 0xFFFFF
+            source_words[r, np.uintp(0)] = memory_word(octets, at + 8)
+            source_words[r, np.uintp(1)] = memory_word(octets, at + 16)
+            destination_words[r, np.uintp(0)] = memory_word(octets, at + 24)
+            destination_words[r, np.uintp(1)] = memory_word(octets, at + 32)
+        observation_time_ns[r] = time_ns[record]
+        ip_version[r] = nibble
+        protocol_identifier[r] = protocol
+        source_transport_port[r] = source_port
+        destination_transport_port[r] = destination_port
+        ip_total_length[r] = total_length
+        ip_header_length[r] = header_length
+        fragment_identification[r] = identification
+        fragment_offset[r] = offset
+        fragment_flags[r] = flags
+        tcp_control_bits[r] = control_bits
+        tcp_sequence_number[r] = sequence
+        tcp_acknowledgement_number[r] = acknowledgement
+        tcp_window_size[r] = window
+        tcp_header_length[r] = tcp_length
+        icmp_type[r] = kind
+        icmp_code[r] = code
+        vlan_id[r] = vlan
         row += 1
     counts[fates.KEPT] += row
     return row
