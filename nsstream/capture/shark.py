@@ -19,7 +19,6 @@ the first packet that it cannot parse, and depends on parts of asyncio that Pyth
 from __future__ import annotations
 
 import os
-import select
 import struct
 import time
 from collections import deque
@@ -32,7 +31,7 @@ import numpy as np
 
 from nsstream.capture.pdml import PdmlSplitter
 from nsstream.capture.source import IDLE_S
-from nsstream.capture.tool_process import ToolProcess
+from nsstream.capture.tool_process import ToolProcess, wait_readable
 from nsstream.counters import Tally
 from nsstream.errors import InputError
 from nsstream.trace import PacketBatch
@@ -160,7 +159,7 @@ class PysharkSource:
 
     def _read_more(self, tool: ToolProcess) -> None:
         until_s = time.monotonic() + self._silence_s
-        while not select.select([tool.stdout], [], [], IDLE_S)[0]:
+        while not wait_readable(tool.stdout, IDLE_S):
             tool.listen()
             if time.monotonic() > until_s:
                 self.close()

@@ -82,7 +82,9 @@ class SpoolLedger:
         self._name = "the spool's ledger" if path is None else str(path)
         self._directory = str(directory)
         with self._errors():
-            self._base = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
+            self._base = sqlite3.connect(
+                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
+            )
         try:
             with self._errors():
                 self._base.execute("PRAGMA synchronous = FULL")

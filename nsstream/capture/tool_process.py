@@ -63,7 +63,7 @@ class ToolProcess:
     def end(self, until_s: float) -> int:
         """Wait for the tool until then (of `time.monotonic`), kill what is left of its group; its exit status."""
         while self.listen() and time.monotonic() < until_s:
-            select.select([self.stderr], [], [], IDLE_S)
+            wait_readable(self.stderr, IDLE_S)
         while self._is_running() and time.monotonic() < until_s:
             time.sleep(0.01)
         self._signal(signal.SIGKILL)  # before the child is reaped: until then its group is nobody else's
@@ -89,3 +89,10 @@ class ToolProcess:
             os.killpg(self._child.pid, number)
         except ProcessLookupError:
             return  # all gone
+
+
+def wait_readable(descriptor: int, wait_s: float) -> bool:
+    """Whether there is something to read, or the end, within so long."""
+    poll = select.poll()  # select(2) knows no descriptor beyond 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * wait_s))

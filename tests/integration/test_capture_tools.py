@@ -105,7 +105,8 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_missing_interface_and_bad_filter_are_refused_in_one_sentence(
     command: Callable[..., list[str]], namespace: str
 ) -> None:
-    for words, complaint in ((command("nsx-none"), "nsx-none"), (command("lo", capture_filter="no filter"), "no filter")):
+    bad = {"nsx-none": command("nsx-none"), "no filter": command("lo", capture_filter="no filter")}
+    for complaint, words in bad.items():
         source = ChildSource(inside(namespace, words))
         with pytest.raises(InputError) as caught:
             source.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import signal
 import time
@@ -193,6 +194,22 @@ def test_child_is_not_in_our_group(capture: Path, tmp_path: Path) -> None:
     os.kill(pid, signal.SIGTERM)
     with pytest.raises(InputError, match="was ended by SIGTERM"):
         kept_by(source)
+
+
+def test_descriptors_beyond_what_select_knows_work(capture: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        source = shell(f"cat {shlex.quote(str(capture))}; echo 'gone' >&2; exit 1")
+        source.open()
+        with pytest.raises(InputError, match="gone"):
+            kept_by(source)
+        assert source.tally.kept == 3
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_commands_are_what_the_tools_take() -> None:

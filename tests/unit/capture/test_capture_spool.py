@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,13 @@ def test_file_that_is_deleted_unread_is_counted(spool: Path, make: Make) -> None
     assert read_idle(source) == of(2)
     assert dict(source.tally.dropped) == {"disk": 1}
     assert "a.pcap: deleted or moved away before it was read" in source.complaints[-1]
+
+
+def test_another_thread_may_read(spool: Path, make: Make) -> None:
+    put(spool / "a.pcap", capture_of(1))
+    source = make(follow=False)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(rest, source).result() == of(1)
 
 
 def test_pattern_selects_files(spool: Path, make: Make) -> None:
