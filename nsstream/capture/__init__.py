@@ -6,6 +6,7 @@ from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.metered import MeteredSource
 from nsstream.capture.nfcapd_file import NfcapdFileSource
 from nsstream.capture.pcap_file import PcapFileSource, read_trace
+from nsstream.capture.registry import open_source, source_names
 from nsstream.capture.source import Source
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "Source",
     "TableMapping",
     "load_mapping",
+    "open_source",
     "read_trace",
+    "source_names",
 ]
