@@ -5,7 +5,8 @@
 CORPUS is a directory; where it is empty it is filled with exports made by hand, and with the files of SEEDS, a
 directory that the environment may name. An input is a number of datagrams, each behind its length in 2 octets. Besides
 not crashing, every input must keep the promises: the tally adds up, batches of other sizes give the same rows, memory
-stays bounded. The loops run as Python, not compiled, so that atheris sees their branches; that is why it is slow, and why it finds.
+stays bounded. The loops run as Python, not compiled: atheris sees their branches, and an index beyond the octets is an
+error.
 """
 
 from __future__ import annotations

@@ -78,8 +78,10 @@ def flow_of(record: ET.Element, started_ns: int | None) -> dict[str, object] | N
     if not packets or not {"cflow.srcaddr", "cflow.srcaddrv6", "cflow.dstaddr", "cflow.dstaddrv6"} & found.keys():
         return None
     is_ipv6 = "cflow.srcaddrv6" in found
-    if is_ipv6 and "cflow.srcaddr" in found:
-        is_ipv6 = numbers.get("cflow.ip_version", 0) == 6 or not numbers["cflow.srcaddr"]
+    if is_ipv6 and "cflow.srcaddr" in found:  # by the version, or the first that is not zero
+        addresses = [n for n in ("cflow.srcaddr", "cflow.srcaddrv6") if int(found[n].get("value", ""), 16)]
+        first = min(addresses, key=list(found).index, default="")
+        is_ipv6 = numbers.get("cflow.ip_version", 6 if first.endswith("v6") else 4) == 6
     six = "v6" if is_ipv6 else ""
     flow: dict[str, object] = {
         "ip_version": 6 if is_ipv6 else 4,

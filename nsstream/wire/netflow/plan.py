@@ -29,7 +29,8 @@ HAS_IPV4: Final = 6
 HAS_IPV6: Final = 7
 HAS_DIRECTION: Final = 8
 HAS_SAMPLER: Final = 9
-FACT_COUNT: Final = 10
+IPV6_FIRST: Final = 10  # of two families, the one that the record has first is that of the outer header
+FACT_COUNT: Final = 11
 
 # Columns of `Plan.fields`.
 ROLE: Final = 0  # NO_ROLE: skip
@@ -64,6 +65,9 @@ def plan_flows(fields: Iterable[Field]) -> Plan:
     facts[DURATION_KIND] = _choose_time(chosen, Role.DURATION, elements.DURATIONS)
     facts[HAS_IPV4] = chosen.has(Role.SOURCE_IPV4) or chosen.has(Role.DESTINATION_IPV4)
     facts[HAS_IPV6] = chosen.has(Role.SOURCE_IPV6_HIGH) or chosen.has(Role.DESTINATION_IPV6_HIGH)
+    facts[IPV6_FIRST] = facts[HAS_IPV6] and chosen.first_of(Role.SOURCE_IPV6_HIGH, Role.DESTINATION_IPV6_HIGH) < (
+        chosen.first_of(Role.SOURCE_IPV4, Role.DESTINATION_IPV4)
+    )
     facts[HAS_DIRECTION] = chosen.has(Role.DIRECTION)
     facts[HAS_SAMPLER] = chosen.has(Role.SAMPLER)
     facts[FATE] = _fate(chosen, has_addresses=bool(facts[HAS_IPV4] or facts[HAS_IPV6]))
@@ -97,6 +101,10 @@ class _Choice:
 
     def has(self, role: int) -> bool:
         return role in self._role_of.values()
+
+    def first_of(self, *roles: int) -> int:
+        """The index of the first field with one of these roles; beyond the last where there is none."""
+        return min((index for index, role in self._role_of.items() if role in roles), default=len(self._fields))
 
     def find(self, element: Element, lengths: tuple[int, ...] = _ANY_INTEGER) -> int | None:
         index = self._index_of.get(element)

@@ -78,7 +78,7 @@ def store_addresses(
             version = values[_IP_VERSION, r]
             is_ipv6 = version == 6
             if version not in (4, 6):
-                is_ipv6 = values[_SOURCE_IPV4, r] == 0 and values[_DESTINATION_IPV4, r] == 0
+                is_ipv6 = _is_ipv6(values, r, facts[plan.IPV6_FIRST] != 0)
         at = row + r
         if is_ipv6:
             uint8[c.VERSION, at] = 6
@@ -104,6 +104,19 @@ def store_addresses(
         next_hop[at, 1] = network_order(low)
         exporter[at, 0] = exporter_high
         exporter[at, 1] = exporter_low
+
+
+@njit(cache=True)
+def _is_ipv6(values: NDArray[np.int64], r: int, is_ipv6_first: bool) -> bool:
+    """Whether a record with addresses of both families is IPv6's: by the first that is not zero.
+
+    A router that meters SRv6 gives the outer header first, then the inner one; its first protocol and ports are those
+    of the outer header too.
+    """
+    if is_ipv6_first:
+        halves = values[_SOURCE_IPV6, r] | values[_SOURCE_IPV6 + 1, r]
+        return bool((halves | values[_DESTINATION_IPV6, r] | values[_DESTINATION_IPV6 + 1, r]) != 0)
+    return bool(values[_SOURCE_IPV4, r] == 0 and values[_DESTINATION_IPV4, r] == 0)
 
 
 @njit(cache=True)

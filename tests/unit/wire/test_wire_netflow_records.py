@@ -188,6 +188,21 @@ class TestBothFamiliesInOneTemplate:
         six = one(self.FIELDS, {8: 0, 12: 0, 27: address("2001:db8::1")})
         assert (six["ip_version"], six["source_address"]) == (6, address("2001:db8::1"))
 
+    def test_of_two_headers_the_outer_one_comes_first(self) -> None:
+        # Huawei's and Cisco's SRv6: IPv6 with protocol 4, then the IPv4 header inside with its ports
+        outer: tuple[Field, ...] = ((27, 16), (28, 16), (2, 4), (1, 4), (4, 1), (7, 2), (11, 2))
+        inner: tuple[Field, ...] = ((8, 4), (12, 4), (4, 1), (7, 2), (11, 2))
+        six: dict[int, int | bytes] = {27: address("2001:db8::1"), 28: address("2001:db8::2")}
+        octets = record(outer, six | {4: 4, 7: 0, 11: 0}) + record(inner, {4: 17})
+        (row,) = rows(decode(ipfix(template_set(10, 256, (*outer, *inner)), data_set(256, octets))))
+        assert (row["ip_version"], row["source_address"]) == (6, address("2001:db8::1"))
+        assert (row["protocol_identifier"], row["source_transport_port"]) == (4, 0)
+
+    def test_a_first_family_that_is_zero_gives_way(self) -> None:
+        fields: tuple[Field, ...] = ((27, 16), (28, 16), (8, 4), (12, 4), (2, 4), (1, 4))
+        assert one(fields)["ip_version"] == 4
+        assert one(fields, {28: address("::1")})["ip_version"] == 6
+
 
 class TestVariableLength:
     def test_fields_of_variable_length_are_skipped(self) -> None:
