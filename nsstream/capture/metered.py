@@ -38,6 +38,7 @@ class MeteredSource:
     def open(self) -> None:
         """Open the source of the packets; raises InputError as that does."""
         self._packets.open()
+        self._has_ended = False
 
     def read_batch(self) -> FlowTable | None:
         """The flows that ended meanwhile, in that order; none where none ended for `IDLE_S`; None at the end.

@@ -28,6 +28,7 @@ from nsstream.capture import PcapFileSource, Source
 from nsstream.capture.child import ChildSource
 from nsstream.capture.contract import RULES, SourceCase, check_refusal, check_source
 from nsstream.capture.live import LiveSource
+from nsstream.capture.metered import MeteredSource
 from nsstream.capture.netflow_tcp import NetflowTcpSource
 from nsstream.capture.netflow_udp import NetflowUdpSource
 from nsstream.capture.pipe import PipeSource
@@ -36,6 +37,7 @@ from nsstream.capture.spool import SpoolSource
 from nsstream.clock import SystemClock
 from nsstream.counters import Tally
 from nsstream.trace import PacketBatch
+from nsstream.trace.metering import FlowMeter
 from nsstream.wire import pcap_header, write_records
 
 FRAME = bytes.fromhex(
@@ -49,6 +51,11 @@ EXPECTED = {
     "observation_time_ns": TIMES_NS,
     "source_transport_port": np.full(PACKETS, 0xD431, np.uint16),
     "ip_total_length": np.full(PACKETS, 28, np.uint32),
+}
+
+METERED_EXPECTED = {
+    "packet_delta_count": np.full(1, PACKETS, np.uint64),
+    "octet_delta_count": np.full(1, PACKETS * 28, np.uint64),
 }
 
 
@@ -146,6 +153,9 @@ CASES = {
     ),
     "spool from before": SourceCase(spool_from_before, EXPECTED, is_live=True),
     "pyshark": SourceCase(lambda d: PysharkSource(written(d)), EXPECTED),
+    "metered file": SourceCase(
+        lambda d: MeteredSource(PcapFileSource(written(d), buffer_bytes=4096), FlowMeter()), METERED_EXPECTED
+    ),
     "NetFlow over UDP": SourceCase(
         lambda _: NetflowUdpSource(port=0), FLOW_EXPECTED, feed=feed_netflow_v5, is_live=True, ends=False
     ),
