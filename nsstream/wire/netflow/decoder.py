@@ -65,7 +65,7 @@ class ExportDecoder:
         self,
         *,
         template_lifetime_s: float = 5400,
-        max_templates: int = 8192,
+        max_templates: int = 4096,
         max_exporters: int = 4096,
         max_parked_bytes: int = 16 << 20,
         max_parked_age_s: float = 1800,

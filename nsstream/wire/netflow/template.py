@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 VARIABLE: Final = 0xFFFF  # as a field's length; IPFIX's, but H3C's v9 uses it too
-MAX_FIELDS: Final = 1024
+MAX_FIELDS: Final = 512
 
 V9_TEMPLATES: Final = 0
 V9_OPTIONS_TEMPLATES: Final = 1
