@@ -5,10 +5,11 @@ syncs all of them; then it replaces `commit.json`, which says how far the journa
 what was counted. Batches carry the number of the commit that they belong to and a checksum.
 
 Rules: (1) what stands behind the commit was never promised, and is not recovered: a batch that the kill tore, or that
-its commit did not follow; (2) a file is removed only once the chunk of its interval is durable, and a file whose chunk
-is there is a left-over: so no row comes twice; (3) a process that goes on writes to new files behind the old ones;
-(4) where the disk is full, `sync` takes back what it began to write and raises OutputError: nothing is lost by that
-unless the process dies, too.
+its commit did not follow; (2) a chunk is made durable out of sight, then committed as closing, then it appears, then
+its file is removed; what is prepared and committed appears after a kill, too, what is not committed never does, and a
+file whose chunk is there is a left-over: so no row comes twice, and none is missing; (3) a process that goes on writes
+to new files behind the old ones; (4) where the disk is full, `sync` takes back what it began to write and raises
+OutputError: nothing is lost by that unless the process dies, too.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ class Journal:
         self._commit_number = 0
         self._run = 0
 
-    def recover(self, is_stored: Callable[[str], bool]) -> Recovered:
+    def recover(self, is_stored: Callable[[str], bool], publish: Callable[[str], object] | None = None) -> Recovered:
         """Read what a process before left, and go on behind it.
 
-        `is_stored` says of a chunk's id whether it is durable. Raises StateError where there is a commit that
+        `is_stored` says of a chunk's id whether it is there; `publish` lets one appear that was prepared and that the
+        commit tells of. Raises StateError where there is a commit that
         cannot be read: the state is then not what any process of ours left.
         """
         for left in self.directory.glob(f".*{PART_SUFFIX}"):
@@ -97,6 +99,8 @@ class Journal:
         self._commit_number = int(commit["number"])
         loose = Tally.from_dict(commit["loose"])
         for chunk_id, counts in commit["closing"].items():
+            if publish is not None:
+                publish(chunk_id)
             if not is_stored(chunk_id):
                 loose.add(Tally.from_dict(counts))
         length_ns = int(commit["length_ns"])
@@ -132,7 +136,7 @@ class Journal:
 
         Args:
             chunker: its open intervals are saved.
-            closing: chunks that it gave and that are not durable yet; write them next, then `remove` their ids.
+            closing: chunks that it gave and that are prepared; publish them next, then `remove` their ids.
             progress: what a source needs to go on behind the last row, as JSON.
 
         Raises OutputError where the disk is full or fails; all that was durable stays so.

@@ -6,16 +6,18 @@ Files are immutable and appear whole, or not at all. A chunk beside which a file
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
 from nsstream.chunk.chunk import Chunk, part_id
 from nsstream.chunk.chunk_file import SUFFIX, ChunkInfo, batch_of_chunk, read_chunk, read_info
 from nsstream.chunk.rows import Kind
-from nsstream.chunk.whole_file import PART_SUFFIX, whole_file
+from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder, whole_file
 from nsstream.errors import OutputError, StateError
 
-PIN_SUFFIX = ".pin"
+PIN_SUFFIX: Final = ".pin"
+PREPARED_SUFFIX: Final = ".prepared"
 
 
 class ChunkStore:
@@ -39,10 +41,27 @@ class ChunkStore:
             if read_info(path).digest != chunk.digest:
                 raise StateError(f"{path} holds another chunk of that interval; use another state directory")
             return path
-        batch = batch_of_chunk(chunk)
-        with whole_file(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
+        _write(chunk, path)
         return path
+
+    def prepare(self, chunk: Chunk) -> None:
+        """Make a chunk durable without letting it appear: `publish` does; raises OutputError as `write` does.
+
+        What is prepared and not published is removed by `sweep`.
+        """
+        _write(chunk, self._prepared_of(chunk.id))
+
+    def publish(self, chunk_id: str) -> bool:
+        """Let a prepared chunk appear; whether there was one. Raises OutputError where the folder refuses."""
+        prepared, path = self._prepared_of(chunk_id), self.path_of(chunk_id)
+        if not prepared.exists():
+            return False
+        try:
+            prepared.replace(path)
+            sync_folder(self.directory)
+        except OSError as err:
+            raise OutputError(f"cannot write {path}: {err.strerror}") from err
+        return True
 
     def read(self, path_or_id: Path | str) -> Chunk:
         """The chunk of this id or at this path, memory-mapped; raises StateError if it is missing or not a chunk.
@@ -89,7 +108,7 @@ class ChunkStore:
 
     def sweep(self) -> int:
         """Remove what a killed writer left half-written, and return how many files; nobody may be writing."""
-        left = list(self.directory.glob(f".*{PART_SUFFIX}"))
+        left = [path for suffix in (PART_SUFFIX, PREPARED_SUFFIX) for path in self.directory.glob(f".*{suffix}")]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
@@ -99,5 +118,14 @@ class ChunkStore:
         is_path = isinstance(path_or_id, Path) or "/" in path_or_id
         return Path(path_or_id) if is_path else self.directory / f"{path_or_id}{SUFFIX}"
 
+    def _prepared_of(self, chunk_id: str) -> Path:
+        return self.directory / f".{chunk_id}{PREPARED_SUFFIX}"
+
     def _pin_of(self, chunk_id: str) -> Path:
         return self.directory / f"{chunk_id}{PIN_SUFFIX}"
+
+
+def _write(chunk: Chunk, path: Path) -> None:
+    batch = batch_of_chunk(chunk)
+    with whole_file(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)

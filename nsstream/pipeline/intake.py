@@ -85,7 +85,6 @@ class Intake:
         self._lock = _lock(state / LOCK_FILE)
         self._key = _key_in(state)
         self.store = ChunkStore(state / "chunks")
-        self.store.sweep()
         self._journal = Journal(state / "journal")
         self._kind = Kind.PACKETS
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
@@ -175,31 +174,30 @@ class Intake:
     def _put_away(self, chunks: list[Chunk]) -> None:
         if not chunks:
             return
-        self.sync(closing=chunks)
-        for chunk in chunks:
-            if self._write(chunk):
-                self.chunk_count += 1
-                self._on_chunk(chunk)
-            else:
-                self._chunker.lose(chunk)
-            self._journal.remove([chunk.id])
+        prepared = [chunk for chunk in chunks if self._prepare(chunk)]
+        self.sync(closing=prepared)
+        for chunk in prepared:
+            self.store.publish(chunk.id)
+            self.chunk_count += 1
+            _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
+            self._on_chunk(chunk)
+        self._journal.remove([chunk.id for chunk in chunks])
         if self._config.retention != Retention():
             self._expire()
 
-    def _write(self, chunk: Chunk) -> bool:
+    def _prepare(self, chunk: Chunk) -> bool:
+        """Make a chunk durable, or count it as lost."""
         try:
-            self.store.write(chunk)
-        except OutputError:
-            if self._expire().expired:
-                try:
-                    self.store.write(chunk)
-                except OutputError as err:
-                    _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
-                    return False
-                return True
-            _log.warning("chunk_dropped id=%s rows=%d error=the disk refused it", chunk.id, len(chunk.table))
+            try:
+                self.store.prepare(chunk)
+            except OutputError:
+                if not self._expire().expired:
+                    raise
+                self.store.prepare(chunk)
+        except OutputError as err:
+            _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
+            self._chunker.lose(chunk)
             return False
-        _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
         return True
 
     def _expire(self) -> Expiry:
@@ -228,7 +226,8 @@ class Intake:
 
     def _recover(self) -> Recovered:
         """Take up the intervals that a process before left open: in the same grid, or closed where ours is another."""
-        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists())
+        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists(), self.store.publish)
+        self.store.sweep()
         if found.length_ns is None:
             return found
         is_same = found.progress.get("source") == self._source_id

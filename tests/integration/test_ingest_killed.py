@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from nsstream.chunk.chunk import digest_of
 from nsstream.clock import ManualClock
 from nsstream.pipeline.intake import Intake
 
+DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
 KILLS = 50
 UNREPORTED = 5 * 150  # rows between two reports
 NURSERY = Path(__file__).with_name("ingest_nursery.py")
@@ -75,6 +77,33 @@ def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
         assert len(rows) == len(set(rows)), f"run {run} holds rows twice"
     for run, (begin, last) in synced.items():
         assert set(range(begin, last + 1)) <= set(found[run]), f"run {run} lost committed rows"
+
+
+def test_a_file_whose_ingest_was_killed_is_read_on_without_a_gap_and_without_a_row_twice(tmp_path: Path):
+    rng = np.random.default_rng(5)
+    n = 500_000
+    record = np.frombuffer(struct.pack("<IIII", 0, 0, len(DATAGRAM), len(DATAGRAM)) + DATAGRAM, np.uint8)
+    records = np.tile(record, (n, 1))
+    records[:, :8] = (
+        np.column_stack([1_700_000_040 + np.arange(n) // 1000, np.arange(n) % 1000]).astype("<u4").view("u1")
+    )
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+    trace.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records.tobytes())
+    command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(trace), "--state", str(state), "--chunk", "10s"]
+    for wanted in (*np.sort(rng.integers(1, 40, 4)), None):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while wanted is not None and process.poll() is None and len(list(state.glob("chunks/*.arrow"))) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        if wanted is not None:
+            process.kill()
+        process.wait(timeout=120)
+    store = ChunkStore(state / "chunks")
+    times_ns = np.concatenate([store.read(info.id).packets.observation_time_ns for info in store.list()])
+    expected = (1_700_000_040 + np.arange(n) // 1000) * 10**9 + np.arange(n) % 1000 * 1000
+    np.testing.assert_array_equal(times_ns, expected)
+    assert sum(info.tally.offered for info in store.list()) == n
 
 
 def test_a_state_in_use_is_refused_and_free_again_once_its_process_is_dead(tmp_path: Path):

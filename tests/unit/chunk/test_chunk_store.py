@@ -66,6 +66,18 @@ def test_another_chunk_of_the_same_interval_is_refused(tmp_path: Path):
         store.write(a_chunk(seed=1))
 
 
+def test_a_prepared_chunk_appears_when_it_is_published_and_is_swept_otherwise(tmp_path: Path):
+    store = ChunkStore(tmp_path)
+    store.prepare(a_chunk())
+    assert store.list() == []
+    assert store.publish(a_chunk().id)
+    assert [info.digest for info in store.list()] == [a_chunk().digest]
+    assert not store.publish(a_chunk().id)
+    store.prepare(a_chunk(seed=1))
+    assert store.sweep() == 1
+    assert [info.digest for info in store.list()] == [a_chunk().digest]
+
+
 def test_a_missing_chunk_is_named(tmp_path: Path):
     with pytest.raises(StateError, match="there is no chunk"):
         ChunkStore(tmp_path).read("nothing")
