@@ -31,6 +31,9 @@ TABLES = {
     + _NFDUMP_REST
     + ",0.0.0.0,0/0,1,2026-01-01 00:01:00.000\n"
     + "Summary\nflows,bytes,packets,avg_bps,avg_pps,avg_bpp\n2,404,4,100,0,101\n",
+    "nfdump_short": "firstSeen,duration,proto,srcAddr,srcPort,dstAddr,dstPort,packets,bytes,flows\n"
+    "2026-01-01 00:00:01.123,1.250,TCP,192.0.2.1,1025,198.51.100.2,443,3,300,1\n"
+    "2026-01-01 00:00:02.000,0.000,ICMP6,2001:db8::1,0,2001:db8::2,128.0,1,104,1\n",
     "cidds": "Date first seen,Duration,Proto,Src IP Addr,Src Pt,Dst IP Addr,Dst Pt,Packets,Bytes,Flows,Flags,Tos,class,"
     "attackType,attackID,attackDescription\n"
     "2017-03-15 00:01:16.632,0.250,TCP  ,192.168.100.5,445,10074_40,58844.0,1,    108,1,.AP...,0,normal,---,---,---\n"

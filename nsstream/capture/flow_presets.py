@@ -45,7 +45,7 @@ _ARGUS: Final[dict[str, Any]] = {
 _ALL: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "nfdump",
-        "description": "`nfdump -o csv` of nfdump 1.7",
+        "description": "`nfdump -o csv` of nfdump 1.6, and of 1.7 up to 1.7.4",
         "footer": "Summary",
         "start": {"column": "ts", "unit": "iso"},
         "end": {"column": "te", "unit": "iso"},
@@ -73,6 +73,24 @@ _ALL: Final[tuple[dict[str, Any], ...]] = (
             "vlan_id": "svln",
             "flow_direction": "dir",
         },
+        "optional": (
+            *("te", "opkt", "obyt", "flg", "nh", "ra", "stos", "in", "out"),
+            *("sas", "das", "smk", "dmk", "svln", "dir"),
+        ),
+    },
+    {
+        "name": "nfdump_short",
+        "description": "`nfdump -o csv` of nfdump 1.7.5 and later, which prints ten columns",
+        "start": {"column": "firstSeen", "unit": "iso"},
+        "duration": {"column": "duration", "unit": "s"},
+        "source_address": {"column": "srcAddr"},
+        "destination_address": {"column": "dstAddr"},
+        "protocol": "proto",
+        "source_port": "srcPort",
+        "destination_port": "dstPort",
+        "icmp": "dotted",
+        "packets": "packets",
+        "octets": "bytes",
     },
     {
         "name": "cidds",
