@@ -123,6 +123,24 @@ def test_softflowds_three_versions_tell_the_same_flows(tmp_path: Path) -> None:
     assert not tables[10].time_quality.any()  # its system init time, in an options record, was found
 
 
+@NEEDS_SOFTFLOWD
+def test_softflowds_biflows_have_both_directions_of_its_uniflows(tmp_path: Path) -> None:
+    one_way = patient_decoder().decode(*arrays(softflowd_exports(tmp_path, 10)))
+    both = patient_decoder().decode(*arrays(softflowd_exports(tmp_path, 10, "-b")))
+    assert len(both) < len(one_way)
+    assert both.scaled_packet_count.sum() == one_way.packet_delta_count.sum()
+    assert both.scaled_octet_count.sum() == one_way.octet_delta_count.sum()
+    assert both.reverse_tcp_control_bits.any()
+
+
+@NEEDS_SOFTFLOWD
+@pytest.mark.parametrize("version", [5, 9, 10])
+def test_softflowds_sampling_is_told_beside_raw_counts(tmp_path: Path, version: int) -> None:
+    flows = patient_decoder().decode(*arrays(softflowd_exports(tmp_path, version, "-s", "10")))
+    assert set(flows.sampling_interval.tolist()) == {10}
+    assert flows.scaled_packet_count.sum() == 10 * flows.packet_delta_count.sum() > 0
+
+
 # Capture -> records that only we have, and why.
 MORE = {
     "graylog/netflow9.pcap": 3,  # the header counts the template only; data before its template
@@ -200,7 +218,7 @@ def unpack(directory: Path) -> None:
         archive.extractall(directory, filter="data")
 
 
-def softflowd_exports(directory: Path, version: int) -> list[bytes]:
+def softflowd_exports(directory: Path, version: int, *options: str) -> list[bytes]:
     """What softflowd exports of our own capture; its times are moved to now, which keeps them in 32 bits."""
     capture = directory / "lab.pcap"
     if not capture.exists():
@@ -211,7 +229,7 @@ def softflowd_exports(directory: Path, version: int) -> list[bytes]:
         inlet.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         inlet.bind(("127.0.0.1", 0))
         where = ["-n", f"127.0.0.1:{inlet.getsockname()[1]}", "-p", str(directory / "softflowd.pid"), "-c", "none"]
-        command = ["softflowd", "-r", str(capture), "-v", str(version), "-a", "-d", *where]
+        command = ["softflowd", "-r", str(capture), "-v", str(version), "-a", "-d", *options, *where]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         inlet.setblocking(False)  # it has ended: all that it sent is there
         try:
