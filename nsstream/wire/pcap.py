@@ -118,11 +118,12 @@ def _scan_records(
         if frame + captured > end:
             break
         seconds = u32_in_order(octets, at, is_big_endian)
-        time_ns[count] = seconds * 1_000_000_000 + u32_in_order(octets, at + 4, is_big_endian) * ns_per_unit
-        start[count] = frame
-        captured_length[count] = captured
-        original_length[count] = max(captured, u32_in_order(octets, at + 12, is_big_endian))
-        link_type[count] = file_link_type
+        row = np.uintp(count)
+        time_ns[row] = seconds * 1_000_000_000 + u32_in_order(octets, at + 4, is_big_endian) * ns_per_unit
+        start[row] = frame
+        captured_length[row] = captured
+        original_length[row] = max(captured, u32_in_order(octets, at + 12, is_big_endian))
+        link_type[row] = file_link_type
         count += 1
         at = frame + captured
     return count, at, False
