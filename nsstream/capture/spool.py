@@ -33,7 +33,7 @@ from typing import Final
 from nsstream.capture.inotify import IS_GONE, DirectoryWatch, Happening
 from nsstream.capture.pcap_file import PcapFileSource
 from nsstream.capture.source import IDLE_S
-from nsstream.capture.spool_ledger import HEAD_BYTES, Entry, SpoolFile, SpoolLedger, digest_of, head_of
+from nsstream.capture.spool_ledger import HEAD_BYTES, Entry, SpoolFile, SpoolLedger, head_of
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
 from nsstream.errors import InputError
@@ -257,7 +257,7 @@ class SpoolSource:
             known = self._known(path, file)
         except OSError:
             return False  # reading it will say why
-        return known is not None and known.is_done and (known.file.size == file.size or known.name != path.name)
+        return known is not None and known.is_done and known.file.size == file.size
 
     def _known(self, path: Path, file: SpoolFile) -> Entry | None:
         """How far the file was read, as itself, under another name, or before it was compressed."""
@@ -271,8 +271,16 @@ class SpoolSource:
         if path.suffix in _COMPRESSION_SUFFIXES:
             plain = self._ledger.find_name(path.stem)
             if plain is not None and abs(plain.file.mtime_ns - file.mtime_ns) < _MTIME_SLACK_NS:
-                return plain
+                return self._inherit(plain, path, file)
         return None
+
+    def _inherit(self, plain: Entry, path: Path, file: SpoolFile) -> Entry:
+        """Give a file's entry to its compressed self, for its own goes when its inode is used again."""
+        assert self._ledger is not None
+        head_bytes = min(HEAD_BYTES, file.size)
+        entry = Entry(path.name, file, head_bytes, head_of(path, head_bytes), plain.is_done, plain.tally)
+        self._ledger.put(entry, self._clock.wall_ns())
+        return entry
 
     def _start_next(self) -> bool:
         """Begin the first file that waits and whose writer is through with it."""
@@ -310,8 +318,11 @@ class SpoolSource:
             entry = Entry(path.name, file, head_bytes, head_of(path, head_bytes), is_done=False)
             source.open()
         except (OSError, InputError) as err:
+            if _status(path) is None:
+                self._count_if_lost(path.name, _Waiting(file.device, file.inode, is_closed=True))
+                return False
             self._complain(str(err) if isinstance(err, InputError) else f"{path}: cannot be read: {err.strerror}")
-            refused = Entry(path.name, file, 0, digest_of(b""), is_done=True)
+            refused = Entry(path.name, file, 0, "", is_done=True)
             self._ledger.put(refused, self._clock.wall_ns())
             return False
         after = _status(path)

@@ -66,12 +66,7 @@ class Entry:
 def head_of(path: Path, octet_count: int) -> str:
     """Digest of the first octets of a file; raises OSError if it cannot be read."""
     with path.open("rb") as file:
-        return digest_of(file.read(octet_count))
-
-
-def digest_of(octets: bytes) -> str:
-    """As an entry's `head_digest`."""
-    return hashlib.blake2b(octets, digest_size=16).hexdigest()
+        return hashlib.blake2b(file.read(octet_count), digest_size=16).hexdigest()
 
 
 class SpoolLedger:
@@ -103,6 +98,8 @@ class SpoolLedger:
             return None
         if (file.size, file.mtime_ns) == (entry.file.size, entry.file.mtime_ns):
             return entry
+        if entry.head_bytes == 0:  # it could not be read, so nothing says that this is the same
+            return None
         return entry if head_of(path, entry.head_bytes) == entry.head_digest else None
 
     def find_name(self, name: str) -> Entry | None:

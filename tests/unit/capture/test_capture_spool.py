@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -172,6 +173,19 @@ def test_file_that_is_compressed_after_it_was_read_is_not_read_again(spool: Path
     assert read_idle(source) == []
 
 
+def test_compressed_file_stays_read_when_the_inode_of_the_plain_one_is_used_again(spool: Path, make: Make) -> None:
+    source = make()
+    for number in range(5):  # the file system gives each file the inode of the one before
+        put(spool / f"{number}.pcap", capture_of(number))
+        assert read(source, 10) == of(number)
+        put(spool / f"{number}.pcap.gz", gzip.compress(capture_of(number)))
+        shutil.copystat(spool / f"{number}.pcap", spool / f"{number}.pcap.gz")
+        (spool / f"{number}.pcap").unlink()
+        assert read_idle(source, 1) == []
+    source.close()
+    assert rest(make(follow=False)) == []
+
+
 def test_restart_reads_nothing_twice_and_nothing_is_left_out(spool: Path, make: Make) -> None:
     put(spool / "one.pcap", capture_of(1), 1000)
     first = make()
@@ -294,6 +308,23 @@ def test_another_thread_may_read(spool: Path, make: Make) -> None:
     source = make(follow=False)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(rest, source).result() == of(1)
+
+
+def test_file_that_cannot_be_read_does_not_hide_another_in_its_inode(
+    spool: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make()
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object) -> str:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        patch.setattr("nsstream.capture.spool.head_of", refuse)
+        put(spool / "a.pcap", capture_of(1))
+        assert read_until(source, lambda _: bool(source.complaints)) == []
+        assert "Permission denied" in source.complaints[-1]
+    (spool / "a.pcap").write_bytes(capture_of(2))  # the same inode and size, another time
+    assert read(source, 10) == of(2)
 
 
 def test_pattern_selects_files(spool: Path, make: Make) -> None:
