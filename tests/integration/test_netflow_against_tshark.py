@@ -150,6 +150,7 @@ MORE = {
 
 
 @NEEDS_VENDORS
+@pytest.mark.slow
 def test_vendors_captures_read_as_tshark_reads_them(tmp_path: Path) -> None:
     unpack(tmp_path)
     total = 0
