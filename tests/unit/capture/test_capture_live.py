@@ -30,7 +30,7 @@ def test_ring_that_the_kernel_cannot_make_is_refused(ring_bytes: int, block_byte
 
 
 def test_default_ring_is_valid() -> None:
-    assert RingSize().block_count == 256
+    assert RingSize().block_count == 64
 
 
 def test_source_is_inert_until_open() -> None:
