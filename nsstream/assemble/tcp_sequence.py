@@ -106,7 +106,8 @@ def sequence(
             stream.low[side] = before
         if flags & SYN:
             is_new = stream.syn[side] == 0 and not stream.seen[side] and not stream.rst[side]
-            if not is_new and not (stream.syn[side] == (2 if flags & ACK else 1) and is_repeat):
+            is_first_word = stream.next[side] == stream.syn_sequence[side] + 1 + stream.syn_payload[side]
+            if not is_new and not (is_first_word and stream.syn[side] == (2 if flags & ACK else 1) and is_repeat):
                 packet.is_kept = 0
                 tally[Repair.SYN_DROPPED] += 1
                 continue

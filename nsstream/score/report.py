@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich import box
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from nsstream.score.result import Measure, Score
-    from nsstream.score.verify import Verification
+from nsstream.score.result import Measure, Score
 
 _MEANS: Final = {
     "mean_jsd": "addresses, ports, protocol (JSD)",
@@ -59,26 +57,6 @@ def details_table(score: Score) -> Table:
         table.add_section()
         for name, share in shares.synthetic.items():
             table.add_row(f"{title}: {name}", _percent(share), _percent(shares.real[name]), "")
-    return table
-
-
-def verification_table(verification: Verification) -> Table:
-    """What both judges counted, twin beside real, and the verdict."""
-    v = verification
-    table = _table("twin", "real")
-    table.add_row("frames with a fault, by our own check", f"{sum(v.fault_count.values()):,} of {v.packet_count:,}", "")
-    table.add_row("packets not later than the one before", f"{v.not_rising_count:,}", "")
-    if v.twin is not None and v.real is not None:
-        twin, real = v.twin, v.real
-        table.add_row("tshark: bad checksums", *(f"{sum(a.bad_checksum_count.values()):,}" for a in (twin, real)))
-        table.add_row("tshark: malformed packets", f"{twin.malformed_count:,}", f"{real.malformed_count:,}")
-        for kind in sorted(twin.analysis_count | real.analysis_count):
-            mark = "" if v.is_within(kind) else "  too many"
-            name = f"tshark: {kind}, of TCP packets{mark}"
-            table.add_row(name, f"{twin.rate(kind):.2%}", f"{real.rate(kind):.2%}")
-    else:
-        table.add_row("tshark", "not installed", "")
-    table.caption = "verified: passed" if v.passed else f"verified: NOT passed: {'; '.join(v.complaints())}"
     return table
 
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from nsstream.score.measures import CATEGORY_MARGINALS, NUMBER_MARGINALS
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SMALLEST_FLOOR: Final = 1e-6  # below it, a ratio to the floor would only show rounding
 
@@ -91,18 +88,6 @@ class Score:
             "consistency": {"synthetic": dict(self.consistency.synthetic), "real": dict(self.consistency.real)},
             "measures": groups,
         }
-
-    def table(self) -> Table:
-        """The score in a dozen rows, for people."""
-        from nsstream.score.report import summary_table
-
-        return summary_table(self)
-
-    def details(self) -> Table:
-        """Every single measure, for people who want to know which."""
-        from nsstream.score.report import details_table
-
-        return details_table(self)
 
     def _mean(self, group: str, name: str, members: tuple[str, ...] | None) -> Measure:
         chosen = [m for m in self.measures if m.group == group and (members is None or m.name in members)]

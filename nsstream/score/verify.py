@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from nsstream.score.frames import frame_blocks
 from nsstream.score.lawful import Fault, faults
 from nsstream.score.plain import plain_file
 from nsstream.score.tshark import Analysis, analyse, is_installed, is_readable_by_capinfos
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 RATE_FACTOR: Final = 1.25
 RATE_MARGIN: Final = 0.001
@@ -79,12 +76,6 @@ class Verification:
             "readable_by_capinfos": self.is_readable_by_capinfos,
             "tshark": {"twin": _analysis_dict(self.twin), "real": _analysis_dict(self.real)},
         }
-
-    def table(self) -> Table:
-        """What was counted, in the twin and in the real trace, for people."""
-        from nsstream.score.report import verification_table
-
-        return verification_table(self)
 
 
 def verify_trace(real: Path, twin: Path) -> Verification:

@@ -121,7 +121,9 @@ def test_a_full_disk_leaves_nothing_half_written(capture: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_children_and_leaves_nothing_behind(capture: Path, tmp_path: Path, number: signal.Signals):
-    command = [*NSSTREAM, "twin", str(capture), "-o", str(tmp_path / "twin.pcap"), "--steps", "1000000"]
+    # A shell's background jobs, and what they start, ignore SIGINT.
+    undo = ["env", f"--default-signal={number.name.removeprefix('SIG')}"]
+    command = [*undo, *NSSTREAM, "twin", str(capture), "-o", str(tmp_path / "twin.pcap"), "--steps", "1000000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
         deadline_s = time.monotonic() + 60
         while not (children := _children_of(run.pid)) and time.monotonic() < deadline_s:

@@ -78,6 +78,13 @@ def test_a_repeated_syn_with_a_shorter_header_offers_what_its_own_length_holds()
     assert [name for name, _ in out[1].options] == ["MSS", "NOP", "WScale", "NOP", "NOP", "SAckOK"]
 
 
+def test_no_syn_is_repeated_after_data() -> None:
+    late = Packet(40, 0, 60, SYN, 40, TcpEvent.RETRANSMISSION)
+    out, assembler = assembled(*HANDSHAKE, Packet(30, 0, 152, ACK, 32), late)
+    assert len(out) == 4
+    assert assembler.tally == {"syn_dropped": 1}
+
+
 def test_retransmitted_data_repeats_the_last_octets() -> None:
     data = (
         Packet(30, 0, 552, ACK, 32),

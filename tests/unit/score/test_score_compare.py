@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from nsstream.score import Score, score_packets
+from nsstream.score.report import details_table, summary_table
 from nsstream.trace import PacketBatch
 
 
@@ -88,7 +89,7 @@ def test_a_score_goes_through_json_and_prints(make_packets) -> None:
     assert json.loads(json.dumps(score.as_dict(), allow_nan=False))["detector"]["auc"] is None
     console = Console(width=100, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        console.print(score.table())
-        console.print(score.details())
+        console.print(summary_table(score))
+        console.print(details_table(score))
     assert "five-tuples copied" in capture.get()
     assert "structure: gap_in_flow" in capture.get()
