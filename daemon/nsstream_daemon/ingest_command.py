@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nsstream.pipeline.ingest_loop import IngestStatus
+    from nsstream.trace.metering import FlowMeter
 
 PLAIN_INTERVAL_S: Final = 10.0
 _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -27,7 +28,10 @@ def ingest(
     ],
     state: Annotated[Path, typer.Option(help="State directory; a second run on it goes on where the first stopped.")],
     chunk: Annotated[str, typer.Option(help="Length of a chunk: whole seconds, such as 60s or 1h.")] = "60s",
-    lateness: Annotated[str, typer.Option(help="How long a chunk waits for stragglers.")] = "5s",
+    lateness: Annotated[
+        str | None,
+        typer.Option(help="How long a chunk waits for stragglers; 5s of packets, more of flows, which come late."),
+    ] = None,
     future: Annotated[str, typer.Option(help="How far ahead of the clock, or of the rest, a row may be.")] = "1h",
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of one chunk; beyond, conversations are sampled.")] = 4
     << 20,
@@ -45,6 +49,9 @@ def ingest(
             "for is dropped; by default that is so but for files, folders and pipes.",
         ),
     ] = None,
+    flows: Annotated[bool, typer.Option("--flows", help="Meter packets into flow records, and keep those.")] = False,
+    active_timeout: Annotated[str, typer.Option(help="Of --flows: how long a record may last.")] = "30m",
+    idle_timeout: Annotated[str, typer.Option(help="Of --flows: how long a flow may be silent.")] = "15s",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, of the source's own; may be repeated.")
     ] = None,
@@ -52,7 +59,8 @@ def ingest(
     """Ingest a source into chunks; Ctrl-C ends it cleanly."""
     from rich.console import Console
 
-    from nsstream.capture.registry import open_source
+    from nsstream.capture import MeteredSource, open_source
+    from nsstream.capture.source import UNORDERED_S, lateness_s_of
     from nsstream.chunk import ChunkLimits
     from nsstream.chunk.retention import Retention
     from nsstream.clock import SystemClock
@@ -63,10 +71,15 @@ def ingest(
     open_octets = parse_octets(max_memory, "--max-memory")
     place = _place_of(source)
     is_live = place is None if live is None else live
+    clock = SystemClock()
+    opened = open_source(source, **_options_of(option or []))
+    if flows:
+        opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
+    waits_s = lateness_s_of(opened) if lateness is None else _seconds(lateness)
     config = IntakeConfig(
         length_s=_whole_seconds(chunk),
-        allowed_lateness_s=_seconds(lateness),
-        allowed_future_s=_seconds(future),
+        allowed_lateness_s=waits_s,
+        allowed_future_s=None if waits_s >= UNORDERED_S else _seconds(future),
         limits=ChunkLimits(max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets),
         is_live=is_live,
         retention=Retention(
@@ -74,8 +87,6 @@ def ingest(
             None if keep_size is None else parse_octets(keep_size, "--keep-size"),
         ),
     )
-    clock = SystemClock()
-    opened = open_source(source, **_options_of(option or []))
     intake = Intake(state, _identity_of(source, place), config, clock=clock)
     try:
         with _View(Console(stderr=True)) as view:
@@ -90,9 +101,26 @@ def ingest(
             )
             with _signals(loop.stop):
                 tally = loop.run()
-        _print_account(Console(), intake.chunk_count, tally.as_dict(), intake.recovered.row_count)
+        if isinstance(opened, MeteredSource):
+            _print_account(Console(), {"packets": ""}, opened.packet_tally.as_dict())
+        recovered = intake.recovered.row_count
+        _print_account(
+            Console(),
+            {"chunks": intake.chunk_count} | ({"recovered": f"{recovered:,}"} if recovered else {}),
+            tally.as_dict(),
+        )
     finally:
         intake.close()
+
+
+def _meter(active_timeout: str, idle_timeout: str) -> FlowMeter:
+    from nsstream.errors import InputError
+    from nsstream.trace.metering import FlowMeter
+
+    active_s, idle_s = _seconds(active_timeout), _seconds(idle_timeout)
+    if not 1 <= idle_s <= active_s:
+        raise InputError(f"--idle-timeout must be from 1s to --active-timeout ({active_timeout}), got {idle_timeout}")
+    return FlowMeter(active_timeout_s=active_s, idle_timeout_s=idle_s)
 
 
 def parse_octets(text: str, option: str) -> int:
@@ -230,10 +258,7 @@ def _resident_octets() -> int:
     return pages * 4096
 
 
-def _print_account(console: Console, chunk_count: int, fates: dict[str, object], recovered: int) -> None:
-    rows: dict[str, object] = {"chunks": chunk_count}
-    if recovered:
-        rows["recovered"] = f"{recovered:,}"
+def _print_account(console: Console, rows: dict[str, object], fates: dict[str, object]) -> None:
     for name, fate in fates.items():
         if isinstance(fate, dict):
             rows |= {f"{name} {reason}": f"{count:,}" for reason, count in fate.items()}

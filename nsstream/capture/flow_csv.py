@@ -20,6 +20,7 @@ from nsstream.capture.flow_presets import PRESETS, detect_preset
 from nsstream.capture.flow_rows import flow_columns
 from nsstream.capture.flow_texts import LabelCodes
 from nsstream.capture.line_blocks import LineBlocks
+from nsstream.capture.source import UNORDERED_S
 from nsstream.counters import Tally
 from nsstream.errors import InputError
 from nsstream.trace import FlowTable
@@ -42,6 +43,8 @@ class FlowCsvSource:
     `time_zone` is that of times that do not say theirs, instead of the preset's. A file whose compression is cut is
     refused when its end is reached, or with `allow_cut` read as far as it goes, the cut line counted as malformed.
     """
+
+    lateness_s: Final = UNORDERED_S
 
     def __init__(
         self,

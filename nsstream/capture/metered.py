@@ -10,9 +10,10 @@ passes here, from the last packet's own time, so flows time out on a quiet wire 
 
 from __future__ import annotations
 
-from nsstream.capture.source import IDLE_S, Source
+from nsstream.capture.source import DEFAULT_LATENESS_S, IDLE_S, Source
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
+from nsstream.errors import InputError
 from nsstream.trace.flows import FlowTable
 from nsstream.trace.metering import FlowMeter
 from nsstream.trace.packets import PacketBatch
@@ -23,6 +24,7 @@ class MeteredSource:
 
     def __init__(self, packets: Source[PacketBatch], meter: FlowMeter, *, clock: Clock | None = None) -> None:
         self.tally = Tally()
+        self.lateness_s = DEFAULT_LATENESS_S + meter.idle_timeout_s
         self._packets = packets
         self._meter = meter
         self._clock = clock or SystemClock()
@@ -43,7 +45,7 @@ class MeteredSource:
     def read_batch(self) -> FlowTable | None:
         """The flows that ended meanwhile, in that order; none where none ended for `IDLE_S`; None at the end.
 
-        Raises InputError as the source of the packets does: the flows that are open then are not given.
+        Raises InputError as the source of the packets does, and if that gives flows: what is open then is not given.
         """
         start_ns = self._clock.monotonic_ns()
         while not self._has_ended:
@@ -53,6 +55,8 @@ class MeteredSource:
             if batch is None:
                 self._has_ended = True
                 flows = self._meter.flush()
+            elif not isinstance(batch, PacketBatch):
+                raise InputError("this source gives flow records; only packets can be metered")
             elif len(batch):
                 flows = self._meter.push(batch)
                 self._last_arrival_ns, self._last_time_ns = arrival_ns, self._meter.now_ns or 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from nsstream.capture.compression import STREAM_ERRORS, Reader, open_decompressed
 from nsstream.capture.netflow_udp import CUT_DATAGRAM, IPFIX_PORT, NETFLOW_PORT
+from nsstream.capture.source import EXPORT_LATENESS_S
 from nsstream.counters import Tally
 from nsstream.errors import InputError, WireError
 from nsstream.trace import FlowTable
@@ -42,6 +43,8 @@ class NetflowReplaySource:
         buffer_bytes: memory for the file's octets; it grows to the largest record.
         make_decoder: of the decoder, whose templates and tally live from one `open` to the next.
     """
+
+    lateness_s: Final = EXPORT_LATENESS_S
 
     def __init__(
         self,

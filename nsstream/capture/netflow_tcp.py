@@ -22,7 +22,7 @@ import numpy as np
 
 from nsstream.capture.netflow_udp import IPFIX_PORT
 from nsstream.capture.sockets import bind_socket, duplicate_socket
-from nsstream.capture.source import IDLE_S
+from nsstream.capture.source import EXPORT_LATENESS_S, IDLE_S
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
 from nsstream.errors import InputError, WireError
@@ -69,6 +69,8 @@ class NetflowTcpSource:
         gather_s: how long a batch may wait for more once its first octets have come.
         make_decoder: of the decoder, whose templates and tally live from one `open` to the next.
     """
+
+    lateness_s: Final = EXPORT_LATENESS_S
 
     def __init__(
         self,

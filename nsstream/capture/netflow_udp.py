@@ -19,7 +19,7 @@ from typing import Final
 
 from nsstream.capture.datagrams import LARGEST_DATAGRAM_BYTES, DatagramReceiver
 from nsstream.capture.sockets import SocketMark, bind_socket, duplicate_socket, grow_receive_buffer
-from nsstream.capture.source import IDLE_S
+from nsstream.capture.source import EXPORT_LATENESS_S, IDLE_S
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable
@@ -50,6 +50,8 @@ class NetflowUdpSource:
         datagram_bytes: the longest that is read.
         make_decoder: of the decoder, whose templates and tally live from one `open` to the next.
     """
+
+    lateness_s: Final = EXPORT_LATENESS_S
 
     def __init__(
         self,

@@ -10,15 +10,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections import deque
 from pathlib import Path
 from typing import Final
 
 from nsstream.capture.compression import STREAM_ERRORS, Reader, open_decompressed
+from nsstream.capture.source import COLLECTOR_LATENESS_S
 from nsstream.counters import Tally
 from nsstream.errors import InputError, WireError
 from nsstream.trace import FlowTable
-from nsstream.wire.nfcapd import CUT_RECORD, LAYOUT, FlowColumns, NfcapdReader, layout_of
+from nsstream.wire.nfcapd import CUT_RECORD, LAYOUT, NfcapdReader, layout_of
 
 _READ_BYTES: Final = 1 << 20
 _OLD_LAYOUT: Final = 1
@@ -26,12 +26,14 @@ _NFDUMP_TIMEOUT_S: Final = 600
 
 
 class NfcapdFileSource:
-    """Reads a file in batches of one of its blocks, about 10,000 flows.
+    """Reads a file in batches of the blocks, of about 10,000 flows each, that end in the next few MiB of it.
 
     A file that ends in the middle of a block (nfcapd still writes it, a full disk, a copy that broke off) is refused
     when its end is reached, or with `allow_cut` read as far as it goes, the rest counted as malformed. `nfdump` is the
     program that rewrites old files.
     """
+
+    lateness_s: Final = COLLECTOR_LATENESS_S
 
     def __init__(self, path: Path | str, *, allow_cut: bool = False, nfdump: str = "nfdump") -> None:
         self.tally = Tally()
@@ -41,7 +43,6 @@ class NfcapdFileSource:
         self._file: Reader | None = None
         self._head = b""  # octets read to see the layout
         self._reader = NfcapdReader()
-        self._waiting: deque[FlowColumns] = deque()
         self._rewritten: tempfile.TemporaryDirectory[str] | None = None
         self._has_ended = False
 
@@ -53,7 +54,6 @@ class NfcapdFileSource:
         self.close()
         self._reader = NfcapdReader()
         self.tally = self._reader.tally
-        self._waiting.clear()
         self._has_ended = False
         try:
             self._file, self._head = self._open(self._path)
@@ -78,17 +78,17 @@ class NfcapdFileSource:
         """
         if self._file is None and not self._has_ended:
             raise RuntimeError("read_batch before open")
-        while not self._waiting and not self._has_ended:
+        while not self._has_ended:
             try:
                 octets, is_stream_cut = self._read()
-                if octets:
-                    self._waiting.extend(self._reader.feed(octets))
-                else:
+                if not octets:
                     self._end(is_stream_cut=is_stream_cut)
+                elif blocks := self._reader.feed(octets):
+                    return FlowTable.concatenate([FlowTable.from_columns(block) for block in blocks])
             except WireError as err:
                 self._has_ended = True
                 raise InputError(f"{self._path}: {err}") from err
-        return FlowTable.from_columns(self._waiting.popleft()) if self._waiting else None
+        return None
 
     def close(self) -> None:
         """Close the file; the tally stays."""

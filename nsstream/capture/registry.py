@@ -6,12 +6,14 @@ that takes the text behind the colon, and options by keyword, and gives a `Sourc
     [project.entry-points."nsstream.capture"]
     napatech = "nsstream_napatech:NapatechSource"        # then: open_source("napatech:0", snaplen=96)
 
-Two texts need no name: ``-`` is a capture on standard input, and what is no name is the path of a file: a capture, a
-FIFO that one is written to, or a file of nfcapd. Nothing is imported before it is asked for.
+Two texts need no name: ``-`` is a capture on standard input, and what is no name is the path of a file, whose first
+octets tell what it is: a capture, a file of nfcapd, a table; or of a FIFO that a capture is written to. Nothing is
+imported before it is asked for.
 """
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import re
 import stat
@@ -20,6 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
 
+from nsstream.capture.compression import STREAM_ERRORS, open_decompressed
 from nsstream.capture.source import Source
 from nsstream.errors import InputError
 
@@ -27,6 +30,8 @@ GROUP: Final = "nsstream.capture"
 
 _SPEC: Final = re.compile(r"([a-z][a-z0-9-]*):(.*)", re.DOTALL)
 _NFCAPD_MAGICS: Final = (b"\x0c\xa5", b"\xa5\x0c")
+_HEAD_BYTES: Final = 512
+_LEAST_HEADER_BYTES: Final = 8  # shorter than the header line of any table of flows
 
 AnySource = Source[Any]
 
@@ -72,18 +77,39 @@ def _reader_of(path: Path, mode: int) -> Callable[..., AnySource]:
         from nsstream.capture.pipe import PipeSource
 
         return PipeSource
-    try:
-        with path.open("rb") as file:
-            head = file.read(2)
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}") from err
-    if head in _NFCAPD_MAGICS:
+    head = _head_of(path)
+    if head[:2] in _NFCAPD_MAGICS:
         from nsstream.capture.nfcapd_file import NfcapdFileSource
 
         return NfcapdFileSource
+    if _is_text(head):
+        from nsstream.capture.flow_csv import FlowCsvSource
+
+        return FlowCsvSource
     from nsstream.capture.pcap_file import PcapFileSource
 
     return PcapFileSource
+
+
+def _head_of(path: Path) -> bytes:
+    """The first octets of a file, decompressed; none where it is empty or corrupt."""
+    try:
+        file = open_decompressed(path)
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror}") from err
+    buffer = bytearray(_HEAD_BYTES)
+    try:
+        return bytes(buffer[: file.readinto1(memoryview(buffer))])
+    except STREAM_ERRORS:
+        return b""  # the source that reads it says what is wrong with it
+    finally:
+        file.close()
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the octets are a line of text at least, as a table begins."""
+    line = head.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0].removesuffix(b"\r")
+    return len(line) >= _LEAST_HEADER_BYTES and all(octet >= 32 or octet == 9 for octet in line)
 
 
 def _load(name: str) -> Callable[..., AnySource]:

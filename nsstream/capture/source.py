@@ -8,6 +8,8 @@ Rules for a source:
   interface, a socket, a pipe, a spool) gives an empty batch where nothing came for `IDLE_S` or so, so that its caller
   can look at the clock and stop; it ends when its feeder does, or never. A file gives no empty batch.
 - `tally` adds up after every call (`Tally.check`) and tells what was read so far; it stays after `close`.
+- Rows may come later than their time says, after rows of later times: by `DEFAULT_LATENESS_S` at most, or by
+  `lateness_s`, an attribute that a source may have. A flow ends long before its record comes.
 - `close` may be called at any time, also twice, also unopened. It ends only what `open` started.
 
 `tests/contract` holds every source of ours to them; third parties add theirs by the entry-point group
@@ -16,12 +18,16 @@ Rules for a source:
 
 from __future__ import annotations
 
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable, PacketBatch
 
 IDLE_S: Final = 0.2
+DEFAULT_LATENESS_S: Final = 5.0
+EXPORT_LATENESS_S: Final = 120.0  # an exporter waits for its idle timeout (15 to 60 s are common), and fills a datagram
+COLLECTOR_LATENESS_S: Final = 3600.0  # a collector keeps what came to it, of exporters with an active timeout, too
+UNORDERED_S: Final = 1e9  # rows come in any order
 
 Rows = PacketBatch | FlowTable
 RowsT_co = TypeVar("RowsT_co", PacketBatch, FlowTable, covariant=True)
@@ -40,3 +46,8 @@ class Source(Protocol[RowsT_co]):
 
     def close(self) -> None:
         """Release what `open` acquired."""
+
+
+def lateness_s_of(source: Source[Any]) -> float:
+    """How much later than its time a row of a source may come, in seconds."""
+    return float(getattr(source, "lateness_s", DEFAULT_LATENESS_S))

@@ -61,6 +61,7 @@ class FlowMeter:
             raise ValueError(f"linger_s must be between 0 and the idle timeout, got {linger_s!r}")
         if not 1 <= max_flows <= 1 << 26:
             raise ValueError(f"max_flows must be between 1 and {1 << 26}, got {max_flows!r}")
+        self.idle_timeout_s = idle_timeout_s
         timeouts_ns = np.array([idle_timeout_s, active_timeout_s, linger_s]) * 1e9
         self._timeouts_ns = np.maximum(timeouts_ns, [1, 1, 0]).astype(np.int64)
         self._cache = fc.FlowCache.with_room_for(max_flows)

@@ -63,6 +63,23 @@ def test_a_file_is_ingested_listed_shown_and_exported(tmp_path: Path):
     assert (again.returncode, rows_in(state)) == (0, 400)
 
 
+def test_packets_are_metered_into_flows_on_request(tmp_path: Path):
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+    trace.write_bytes(capture_of([at / 2 for at in range(400)]))
+    done = nsstream("ingest", trace, "--state", state, "--flows", "--active-timeout", "60s")
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()].count(["kept", "400"]) == 1
+    store = ChunkStore(state / "chunks")
+    flows = [store.read(info.path).flows for info in store.list()]
+    assert sum(int(table.packet_delta_count.sum()) for table in flows) == 400
+    assert sum(map(len, flows)) == 4
+    assert "late" not in done.stdout
+    table = tmp_path / "flows.csv"
+    table.write_text("ts_first,duration,proto,src_ip,dst_ip,src_port,dst_port,packets,bytes\n0,1,17,::1,::2,1,2,3,4\n")
+    again = nsstream("ingest", table, "--state", tmp_path / "again", "--flows")
+    assert (again.returncode, "only packets can be metered" in again.stderr) == (1, True), again.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_ingest_of_a_pipe_cleanly_and_a_second_run_goes_on(tmp_path: Path, number: signal.Signals):
     pipe, state = tmp_path / "pipe", tmp_path / "state"
