@@ -46,7 +46,7 @@ class SourceCase:
         expected: the columns that are compared, by name, in the order of rows; all of one length.
         feed: makes the input come once the source is open (packets on a wire, octets in a FIFO), given the source and
             its directory. Without it the input is there before.
-        is_live: whether the source tells what happens now: it gives empty batches where nothing comes.
+        is_live: whether the source tells what happens now: it may give empty batches.
         ends: whether it ends by itself behind the last row.
     """
 

@@ -6,7 +6,7 @@ Rules for a source:
   that names the input and says what to do.
 - `read_batch` gives rows in the order of observation, and None at the end, for good. A source of what happens now (an
   interface, a socket, a pipe, a spool) gives an empty batch where nothing came for `IDLE_S` or so, so that its caller
-  can look at the clock and stop; it ends when its feeder does, or never. A file gives no empty batch.
+  can look at the clock and stop; it ends when its feeder does, or never. A file gives no empty batch, unless metered.
 - `tally` adds up after every call (`Tally.check`) and tells what was read so far; it stays after `close`.
 - Rows may come later than their time says, after rows of later times: by `DEFAULT_LATENESS_S` at most, or by
   `lateness_s`, an attribute that a source may have. A flow ends long before its record comes.

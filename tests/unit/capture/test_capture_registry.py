@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from nsstream.capture import PcapFileSource
 from nsstream.capture.addresses import split_address
 from nsstream.capture.child import ChildSource
+from nsstream.capture.flow_csv import FlowCsvSource
 from nsstream.capture.live import LiveSource
 from nsstream.capture.netflow_tcp import NetflowTcpSource
 from nsstream.capture.netflow_udp import NetflowUdpSource
@@ -82,9 +84,13 @@ def test_every_name_of_ours_loads() -> None:
 def test_path_is_read_by_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "odd:name.pcap").write_bytes(pcap_header())
     (tmp_path / "nfcapd.1").write_bytes(b"\x0c\xa5\1\0")
+    (tmp_path / "conn.log.xz").write_bytes(lzma.compress(b"#separator \\x09\n#fields\tts\n"))
+    (tmp_path / "half").write_bytes(b"abc")
     os.mkfifo(tmp_path / "fifo")
     assert isinstance(open_source(str(tmp_path / "odd:name.pcap"), allow_cut=True), PcapFileSource)
     assert isinstance(open_source(str(tmp_path / "nfcapd.1")), NfcapdFileSource)
+    assert isinstance(open_source(str(tmp_path / "conn.log.xz"), preset="zeek"), FlowCsvSource)
+    assert isinstance(open_source(str(tmp_path / "half")), PcapFileSource)
     assert isinstance(open_source(str(tmp_path / "fifo")), PipeSource)
     with pytest.raises(InputError, match="is a directory; `spool:"):
         open_source(str(tmp_path))
