@@ -128,7 +128,8 @@ def gather(octets: NDArray[np.uint8], at: NDArray[np.int64], offset: int, width:
             elif width == 4:
                 value = u32_little(octets, here)
             else:
-                value = u32_little(octets, here) | (u32_little(octets, here + 4) << 32)
+                high = u32_little(octets, here + 4)
+                value = u32_little(octets, here) | ((high - ((high & 0x80000000) << 1)) << 32)
             out[row] = value
 
 
