@@ -4,10 +4,11 @@ Rules, for a row of time t, with `latest` the latest time admitted so far:
 
 - Out of [1970, 2262): malformed.
 - The clock says what is possible, where there is one: t beyond `now + allowed_future` is future.
-- Where there is none, the stream's own progress does: rows beyond ``latest + allowed_future`` are undecided until
-  `witnesses` of them in a row agree to within `allowed_future` of each other; then the stream has really jumped, and
-  all are admitted. A row that does not agree with the undecided ones makes them future, and so does a row that is not
-  ahead. At the very start all rows are so judged: one absurd time cannot make a whole stream late.
+- Where there is none, the stream's own progress does: rows beyond ``latest + allowed_future`` are undecided. Once there
+  are `witnesses` of them in a row, the stream has really jumped, and the first is admitted; the others are judged anew.
+  A row contradicts those undecided ones that are further than `allowed_future` ahead of it: they are future. One that
+  is not beyond makes all of them future. At the very start all rows are so judged. So one absurd time cannot make a
+  whole stream late, and a stream of few rows, each hours behind the other, is none the worse.
 - A row whose interval has closed before it came is late; the watermark, ``latest - lateness``, closes.
 """
 
@@ -25,6 +26,7 @@ LATE: Final = 1
 FUTURE: Final = 2
 MALFORMED: Final = 3
 UNDECIDED: Final = 4
+_UNKNOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class AdmissionRules:
     last_time_ns: int
     allowed_lateness_ns: int
     allowed_future_ns: int | None  # None: nothing is future
-    witnesses: int  # rows that must agree on a jump
+    witnesses: int  # rows that must attest a jump
 
 
 def judge(
@@ -79,47 +81,64 @@ def _judge(
     length: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
     n = len(time_ns)
-    fate = np.empty(n, np.uint8)
+    fate = np.full(n, _UNKNOWN, np.uint8)
     closed = np.empty(n, np.int64)
-    group = 0  # first row that may be undecided
+    group = 0  # the first undecided row, where there is one
     count = 0  # undecided rows
     highest = 0  # of them
-    for i in range(n):
+    i = 0
+    while i < n:
+        if fate[i] != _UNKNOWN:  # decided before the stream was taken up again behind an admitted row
+            i += 1
+            continue
         t = time_ns[i]
         closed[i] = closed_before
         if t < 0 or t > last_time:
             fate[i] = MALFORMED
+            i += 1
             continue
         if t > limit:
             fate[i] = FUTURE
+            i += 1
             continue
+        admitted = i
         if by_progress and (latest < 0 or t - latest > allowed):
-            if count > 0 and abs(t - highest) > allowed:
-                for k in range(group, i):
-                    if fate[k] == UNDECIDED:
-                        fate[k] = FUTURE
-                count = 0
+            if count > 0 and highest - t > allowed:
+                group, highest, count = _contradict(time_ns, fate, group, i, t + allowed)
             if count == 0:
                 group, highest = i, t
             count += 1
             highest = max(highest, t)
             fate[i] = UNDECIDED
             if count < witnesses:
+                i += 1
                 continue
-            first, count = group, 0
-        else:
-            if count > 0:
-                for k in range(group, i):
-                    if fate[k] == UNDECIDED:
-                        fate[k] = FUTURE
-                count = 0
-            first = i
-            fate[i] = UNDECIDED
-        for k in range(first, i + 1):
-            if fate[k] != UNDECIDED:
-                continue
-            latest = max(latest, time_ns[k])
-            closed_before = max(closed_before, max(latest - lateness, 0) // length)
-            closed[k] = closed_before
-            fate[k] = LATE if time_ns[k] // length < closed_before else ADMITTED
+            admitted = group
+            for k in range(group + 1, i + 1):
+                if fate[k] == UNDECIDED:
+                    fate[k] = _UNKNOWN
+        elif count > 0:
+            _contradict(time_ns, fate, group, i, -1)
+        count = 0
+        latest = max(latest, time_ns[admitted])
+        closed_before = max(closed_before, max(latest - lateness, 0) // length)
+        closed[admitted] = closed_before
+        fate[admitted] = LATE if time_ns[admitted] // length < closed_before else ADMITTED
+        i = admitted + 1
     return fate, closed, latest
+
+
+@njit(cache=True)
+def _contradict(
+    time_ns: NDArray[np.int64], fate: NDArray[np.uint8], group: int, end: int, limit: int
+) -> tuple[int, int, int]:
+    """Make the undecided rows of ``group:end`` beyond a limit future; the first of the others, their highest, count."""
+    first, highest, count = end, 0, 0
+    for k in range(end - 1, group - 1, -1):
+        if fate[k] != UNDECIDED:
+            continue
+        if time_ns[k] > limit:
+            fate[k] = FUTURE
+        else:
+            first, highest, count = k, max(highest, time_ns[k]), count + 1
+    return first, highest, count

@@ -52,7 +52,7 @@ class Chunker:
         length_ns: whole seconds.
         allowed_lateness_ns: how long the watermark waits for stragglers.
         allowed_future_ns: how far ahead of the clock, or of the stream's own progress, a row may be; None: any.
-        witnesses: rows that must agree before the stream is believed to have jumped further than that.
+        witnesses: rows that must stand there before the stream is believed to have jumped further than that.
         limits: of rows and memory.
         sampling_key: 16 octets that say which conversations stay where there is no room for all.
         first_part: which part of an interval (by start and end) opens; parts before it are stored already.
@@ -125,8 +125,12 @@ class Chunker:
         """Close every open interval, by start; those that the input did not reach the end of are marked partial."""
         chunks: list[Chunk] = []
         if self._undecided is not None:
-            if self.latest_ns < 0:  # there is nothing that contradicts them
+            if self.latest_ns < 0 or len(self._undecided) > 1:  # several rows, and nothing contradicts them
+                before = self.latest_ns, self.closed_before
                 chunks = self._push(None, replace(self._rules, allowed_future_ns=None), None)
+                if before[0] >= 0:  # yet who goes on from here is not to be late by them
+                    chunks += [self._close(index) for index in sorted(self._open)]
+                    self.latest_ns, self.closed_before = before
             else:
                 self._count("future", len(self._undecided))
                 self.tally.parked -= len(self._undecided)

@@ -40,7 +40,7 @@ class IntakeConfig:
     length_s: int = 60
     allowed_lateness_s: float = 5.0  # how long the watermark waits for stragglers
     allowed_future_s: float | None = 3600.0  # how far ahead of the clock or of the stream a row may be
-    witnesses: int = 8  # rows that must agree on a leap further than that
+    witnesses: int = 8  # rows that must attest a leap further than that
     limits: ChunkLimits = field(default_factory=ChunkLimits)
     sync_s: float = 1.0  # between commits of the journal: what kill -9 may cost
     is_live: bool = False  # rows are of now: the clock says what is future, and closes intervals while nothing comes

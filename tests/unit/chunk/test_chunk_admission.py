@@ -58,6 +58,22 @@ def test_an_absurd_first_row_does_not_make_the_stream_late():
     assert (chunker.tally.future, chunker.tally.late) == (1, 0)
 
 
+def test_a_stream_of_few_rows_far_apart_keeps_them():
+    chunker = Chunker(10 * S, allowed_future_ns=60 * S, witnesses=3)
+    times = [at * HOUR for at in range(1, 10)]
+    chunks = chunker.push(packets_at(*times)) + chunker.flush()
+    assert [time_s for chunk in chunks for time_s in seconds_of(chunk)] == times
+    assert chunker.tally.future == 0
+
+
+def test_an_absurd_row_between_undecided_ones_is_future_alone():
+    chunker = Chunker(10 * S, allowed_future_ns=60 * S, witnesses=3)
+    chunks = chunker.push(packets_at(1 * HOUR, 90 * 86_400, 3 * HOUR, 3 * HOUR + 1)) + chunker.flush()
+    kept = [time_s for chunk in chunks for time_s in seconds_of(chunk)]
+    assert kept == [1 * HOUR, 3 * HOUR, 3 * HOUR + 1]
+    assert chunker.tally.future == 1
+
+
 def test_the_clock_says_what_is_future_where_there_is_one():
     chunker = Chunker(10 * S, allowed_future_ns=5 * S)
     chunker.push(packets_at(100, 105, 106), now_ns=100 * S)
