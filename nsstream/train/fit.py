@@ -72,7 +72,8 @@ class Fit:
         self._clock, self._report = clock, report
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._start_ns = self._reported_ns = clock.monotonic_ns()
+        self._start_ns = clock.monotonic_ns()
+        self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
         self._round = 0
         self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
         self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
@@ -94,11 +95,11 @@ class Fit:
         self._critic = Learner(cast(Critic, networks["critic"]), rate / 2, decay, 0.97, None)
 
     def run(self) -> None:
-        """Learn until the steps or the budget are used up."""
+        """Learn until the steps or the budget are used up, a round at least."""
         reset_corrections(self._networks)
         self._networks.train()
         critic_from = 1 - self._config.critic_share
-        while self._progress() < self._config.likelihood_share:
+        while self._round == 0 or self._progress() < self._config.likelihood_share:
             if self._attributes.is_done and self._packets.is_done:
                 break
             self._likelihood_round()
