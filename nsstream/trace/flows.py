@@ -39,7 +39,7 @@ class TimeQuality(IntFlag):
     EXACT = 0
     GUESSED_UPTIME = 1  # relative to a boot time that the exporter never told: it was inferred from the export time
     EXPORT_TIME = 2  # the record has no times: they are those of the export
-    CLAMPED = 4  # absurd (far from the time of receipt, or the end before the start), and moved to the nearest bound
+    CLAMPED = 4  # far from the time of receipt, and moved to it; or the end was before the start, and moved to that
 
 
 @dataclass(frozen=True, slots=True)

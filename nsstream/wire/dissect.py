@@ -27,7 +27,7 @@ from nsstream.wire.records import NO_TIME, RecordIndex
 Columns = dict[str, NDArray[np.generic]]
 
 # In the order of `_dissect`'s arguments. Names, dtypes and meanings are those of `nsstream.trace.fields.PACKET_FIELDS`,
-# which stands above this layer: a test holds the two tables together.
+# and a test holds the two tables together.
 COLUMNS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] = {
     "observation_time_ns": (np.int64, ()),
     "ip_version": (np.uint8, ()),
