@@ -30,6 +30,8 @@ from nsstream.trace.fields import TCP, UDP
 
 LEAST_MTU: Final = 576  # RFC 791: every host takes datagrams of this length
 MOST_MTU: Final = 65_535
+_TFTP: Final = 69
+_TFTP_CLIENT: Final = 2069  # unassigned by IANA
 _MOST_MOVES: Final = 256  # rounds of moving ports; a five-tuple that is still shared then is left out
 
 
@@ -61,6 +63,7 @@ class Assembler:
         """Make the frames of all packets of a table that can be made lawful, merged in time order."""
         counts = np.zeros(len(Repair), np.int64)
         conversations = self._conversations(table)
+        _part_tftp(conversations, counts)
         packets = _packets(table)
         first = table.packet_offset[:-1]
         start_ns = table.observation_time_ns[first]
@@ -144,6 +147,19 @@ def _packets(table: ConversationTable) -> NDArray[np.void]:
     rows["control"] = table.control
     rows["direction"] = table.direction
     return rows
+
+
+def _part_tftp(conversations: NDArray[np.void], counts: NDArray[np.int64]) -> None:
+    """Give the clients of TFTP a port that nothing else uses.
+
+    TFTP answers from any port (RFC 1350 section 4), so that a port that has spoken to 69 is TFTP's from then on: tshark
+    reads all that it sends later, to whatever service, as TFTP. A port scan asks every service from one port.
+    """
+    is_udp = conversations["protocol"] == UDP
+    for side in (0, 1):
+        is_client = is_udp & (conversations["port"][:, 1 - side] == _TFTP) & (conversations["port"][:, side] != _TFTP)
+        conversations["port"][is_client, side] = _TFTP_CLIENT
+        counts[Repair.PORT_MOVED] += int(is_client.sum())
 
 
 def _share_streams(

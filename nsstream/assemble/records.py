@@ -108,7 +108,7 @@ class Repair(IntEnum):
     FLAGS_REPAIRED = 9  # control bits that exclude each other
     ACK_ADDED = 10  # segment of an open connection without ACK
     PORT_REUSED = 11  # SYN on a five-tuple that was used before: a new, higher ISN
-    PORT_MOVED = 12  # conversation that overlaps another of its five-tuple: next free port
+    PORT_MOVED = 12  # one that overlaps another of its five-tuple: next free port; a client of TFTP: a port of its own
     HANDSHAKE_REPAIRED = 13  # first answer to a SYN that was neither SYN|ACK nor RST: made a SYN|ACK
     RESET_TRIMMED = 14  # RST with payload
     KEEP_ALIVE_TRIMMED = 15  # keep-alive with more than one octet

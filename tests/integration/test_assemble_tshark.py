@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from nsstream.assemble import Assembler, Frames
+from nsstream.assemble.catalogue import SERVICES
 from nsstream.trace import ConversationTable, TcpEvent
-from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
+from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN, UDP
 from nsstream.wire.pcap import pcap_header, write_records
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "assemble"))
@@ -141,3 +142,16 @@ def _between(table: ConversationTable, low_ns: int, high_ns: int) -> Conversatio
         if name != "packet_offset"
     }
     return ConversationTable(packet_offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **cut)
+
+
+@pytest.mark.parametrize("first", [53, 69, 111, 500, 5060])
+def test_a_scan_of_every_service_from_one_port_is_well_formed(first: int, tmp_path: Path) -> None:
+    services = sorted({port for service in SERVICES for port in service.udp})
+    probes = [
+        (
+            {"protocol_identifier": UDP, "initiator_port": 59_294, "responder_port": port},
+            [Packet(1000 * n, 0, 78), Packet(1000 * n + 1, 1, 88)],
+        )
+        for n, port in enumerate([first, *services, *range(1024, 1100)])
+    ]
+    assert not judge(Assembler(np.random.default_rng(first)).assemble(table_of(*probes)), tmp_path)
