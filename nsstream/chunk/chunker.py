@@ -280,7 +280,7 @@ class Chunker:
         self._joint_level = 0
         for other in self._open.values():
             other.base = other.level
-        rows = interval.rows()
+        rows = interval.take_rows()
         time_ns = time_of(rows)
         if (time_ns[1:] < time_ns[:-1]).any():
             rows = rows.take(np.argsort(time_ns, kind="stable"))

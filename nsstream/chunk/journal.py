@@ -146,7 +146,7 @@ class Journal:
         for unsaved in chunker.unsaved():
             self._append(unsaved, number, chunker.grid)
             chunker.mark_saved(unsaved.index)
-            row_count += len(unsaved.rows)
+            row_count += unsaved.row_count
         commit = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -171,26 +171,24 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def _append(self, unsaved: Unsaved, number: int, grid: Grid) -> None:
-        kind = kind_of(unsaved.rows)
+        kind = kind_of(unsaved.pieces[0])
         chunk_id = part_id(grid.start_ns(unsaved.index), grid.end_ns(unsaved.index), kind, unsaved.part)
-        batch = batch_of_rows(unsaved.rows)
         if chunk_id not in self._files:
-            schema = batch.schema.with_metadata(
+            schema = batch_of_rows(unsaved.pieces[0].take(slice(0, 0))).schema.with_metadata(
                 {"format": FORMAT, "format_version": str(FORMAT_VERSION), "kind": str(kind), "id": chunk_id}
             )
             self._files[chunk_id] = Segment(self.directory / f"{chunk_id}.{self._run:06d}{SUFFIX}", schema)
         segment = self._files[chunk_id]
         try:
+            told = {
+                "commit": number,
+                "level": unsaved.level,
+                "sampled_out": unsaved.sampled_out,
+                "index": unsaved.index,
+                "part": unsaved.part,
+            }
             segment.append(
-                batch,
-                {
-                    "commit": number,
-                    "level": unsaved.level,
-                    "sampled_out": unsaved.sampled_out,
-                    "index": unsaved.index,
-                    "part": unsaved.part,
-                    "label_names": label_names_of(unsaved.rows),
-                },
+                (batch_of_rows(piece), told | {"label_names": label_names_of(piece)}) for piece in unsaved.pieces
             )
         except OSError as err:
             if segment.is_broken:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,18 @@ class Segment:
         self._writer = pa.ipc.new_stream(self._buffer, schema)
         self._size = 0
 
-    def append(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> None:
-        """Write a batch and sync it; raises OSError, and then takes back what it wrote."""
-        text = json.dumps(told).encode()
-        self._writer.write_batch(batch, custom_metadata={"told": text, "crc32": str(checksum_of(text, batch))})
-        octets = self._buffer.getvalue()  # the first time with the schema
-        self._buffer.seek(0)
-        self._buffer.truncate()
+    def append(self, messages: Iterable[tuple[pa.RecordBatch, Mapping[str, Any]]]) -> None:
+        """Write batches, each with what is told of it, and sync; raises OSError, and then takes back what it wrote."""
         self.is_broken = self._size == 0
+        size = self._size
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            left = memoryview(octets)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            for batch, told in messages:
+                octets = self._message_of(batch, told)
+                left = memoryview(octets)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                size += len(octets)
             os.fsync(descriptor)
         except OSError:
             try:
@@ -50,8 +49,17 @@ class Segment:
             raise
         finally:
             os.close(descriptor)
-        self._size += len(octets)
+        self._size = size
         self.is_broken = False
+
+    def _message_of(self, batch: pa.RecordBatch, told: Mapping[str, Any]) -> bytes:
+        """The octets of a message; of the first with the schema."""
+        text = json.dumps(told).encode()
+        self._writer.write_batch(batch, custom_metadata={"told": text, "crc32": str(checksum_of(text, batch))})
+        octets = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return octets
 
 
 def checksum_of(told: bytes, batch: pa.RecordBatch) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk.rows import Kind, Rows, concatenate, time_of
+from nsstream.chunk.rows import Kind, Rows, concatenate, join, time_of
 from nsstream.chunk.sampling import LEVELS, levels_of
 
 _SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
@@ -23,9 +23,14 @@ class Unsaved:
 
     index: int
     part: int
-    rows: Rows
+    pieces: list[Rows]  # at least one; it may have no rows, where only the level or `sampled_out` is new
     level: int
     sampled_out: int
+
+    @property
+    def row_count(self) -> int:
+        """Rows of all pieces."""
+        return sum(map(len, self.pieces))
 
 
 class OpenInterval:
@@ -113,19 +118,20 @@ class OpenInterval:
         """Say that it does."""
         self.saved, self._saved_as = self.row_count, (self.level, self.sampled_out)
 
-    def unsaved(self) -> Rows:
-        """The rows that the journal has not got yet."""
+    def unsaved(self) -> list[Rows]:
+        """The rows that the journal has not got yet, in pieces."""
         wanted, pieces = self.row_count - self.saved, []
         for piece in reversed(self._pieces):
             if wanted <= 0:
                 break
             pieces.append(piece if len(piece) <= wanted else piece.take(slice(len(piece) - wanted, len(piece))))
             wanted -= len(piece)
-        return concatenate(self._kind, pieces[::-1])
+        return pieces[::-1] or [concatenate(self._kind, [])]
 
-    def rows(self) -> Rows:
-        """All rows in order of arrival."""
-        return concatenate(self._kind, self._pieces)
+    def take_rows(self) -> Rows:
+        """All rows in order of arrival, which leave the interval."""
+        pieces, self._pieces = self._pieces, []
+        return join(self._kind, pieces)
 
     def _join_small(self) -> None:
         pieces = self._pieces

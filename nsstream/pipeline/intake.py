@@ -156,7 +156,7 @@ class Intake:
         try:
             self._journal.sync(self._chunker, closing, progress)
         except OutputError as err:
-            self.unprotected_rows = sum(len(unsaved.rows) for unsaved in self._chunker.unsaved())
+            self.unprotected_rows = sum(unsaved.row_count for unsaved in self._chunker.unsaved())
             _log.warning("journal_behind rows=%d error=%s", self.unprotected_rows, err)
             return False
         self.unprotected_rows = 0

@@ -138,7 +138,7 @@ def test_one_row_at_a_time_costs_no_more_pieces_than_many(monkeypatch: pytest.Mo
 def test_a_small_part_of_a_large_block_does_not_keep_the_block_alive():
     chunker = Chunker(10 * S)
     chunker.push(packets_at(*[1.0] * 10_000).take(slice(0, 5)))
-    assert chunker._open[0].rows().observation_time_ns.base is None
+    assert chunker._open[0]._pieces[0].observation_time_ns.base is None
 
 
 @pytest.mark.parametrize("options", [{"allowed_future_ns": -1}, {"witnesses": 0}, {"sampling_key": b"short"}])
