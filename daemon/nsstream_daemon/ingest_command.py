@@ -64,6 +64,7 @@ def ingest(
     from nsstream.chunk import ChunkLimits
     from nsstream.chunk.retention import Retention
     from nsstream.clock import SystemClock
+    from nsstream.errors import OutputError
     from nsstream.pipeline.channel import WhenFull
     from nsstream.pipeline.ingest_loop import IngestLoop
     from nsstream.pipeline.intake import Intake, IntakeConfig
@@ -109,6 +110,8 @@ def ingest(
             {"chunks": intake.chunk_count} | ({"recovered": f"{recovered:,}"} if recovered else {}),
             tally.as_dict(),
         )
+        if lost := tally.dropped["disk"]:
+            raise OutputError(f"{lost:,} rows were lost: no room in {state}, or a file of the spool was deleted before it was read")
     finally:
         intake.close()
 

@@ -110,6 +110,23 @@ def test_a_signal_ends_an_ingest_of_a_pipe_cleanly_and_a_second_run_goes_on(tmp_
     assert [info.id[20:] for info in infos] == ["", "-p1"]
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_full_disk_is_counted_and_told(tmp_path: Path):
+    trace, disk = tmp_path / "x.pcap", tmp_path / "disk"
+    trace.write_bytes(capture_of([at / 2000 for at in range(40_000)]))
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=True)
+    try:
+        done = nsstream("ingest", trace, "--state", disk / "state")
+        assert list((disk / "state" / "chunks").iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert ["dropped", "disk", "40,000"] in [line.split() for line in done.stdout.splitlines()]
+    assert "40,000 rows were lost" in done.stderr.splitlines()[-1]
+
+
 def test_options_that_make_no_sense_are_told_in_one_sentence(tmp_path: Path):
     trace = tmp_path / "x.pcap"
     trace.write_bytes(capture_of([1]))
