@@ -111,7 +111,7 @@ def ingest(
             tally.as_dict(),
         )
         if lost := tally.dropped["disk"]:
-            raise OutputError(f"{lost:,} rows were lost: no room in {state}, or a file of the spool was deleted before it was read")
+            raise OutputError(f"{lost:,} rows were lost: no room in {state}, or a spool's file was deleted unread")
     finally:
         intake.close()
 
