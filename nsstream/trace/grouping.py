@@ -18,7 +18,7 @@ the hash. It is keyed anew for each call, so that nobody can choose addresses an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from nsstream.trace.conversations import ConversationTable, TcpEvent
 from nsstream.trace.fields import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP
-from nsstream.trace.identify import arrange, identify
-from nsstream.trace.keyed_hash import random_key
+from nsstream.trace.identify import arrange, identify, recall, tail_parts
+from nsstream.trace.keyed_hash import KEY_WORDS, random_key
 from nsstream.trace.packets import PacketBatch
 
 _FRESH = int(TcpEvent.FRESH)
@@ -36,14 +36,17 @@ _IDLE_ACK = int(TcpEvent.IDLE_ACK)
 _KEEP_ALIVE = int(TcpEvent.KEEP_ALIVE)
 _KEEP_ALIVE_ACK = int(TcpEvent.KEEP_ALIVE_ACK)
 _WINDOW_UPDATE = int(TcpEvent.WINDOW_UPDATE)
-_KEY_OCTETS: Final = 38  # low end (16 + 2), high end (16 + 2), protocol, is_fragment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OpenConversations:
-    """The conversations that a chunk left open: folded key -> 1 where the initiator is the key's high end."""
+    """The k conversations that a chunk left open."""
 
-    initiator_is_high: dict[bytes, int] = field(default_factory=dict)
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, KEY_WORDS), np.int64))  # (k, KEY_WORDS)
+    initiator_is_high: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))  # (k,) of the key's end
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 def group_conversations(
@@ -54,21 +57,21 @@ def group_conversations(
     times = packets.observation_time_ns
     is_in_order = bool((times[1:] >= times[:-1]).all())
     by_time = np.arange(len(times)) if is_in_order else np.argsort(times, kind="stable")
-    ids, is_high, first = identify(
+    k0, k1 = random_key()
+    ids, is_high, first, keys = identify(
         by_time,
         np.ascontiguousarray(packets.source_address).view(np.int64),
         np.ascontiguousarray(packets.destination_address).view(np.int64),
         packets.source_transport_port, packets.destination_transport_port,
-        packets.protocol_identifier, packets.fragment_offset, *random_key(),
+        packets.protocol_identifier, packets.fragment_offset, k0, k1,
     )  # fmt: skip
-    opening = packets.take(first)
-    keys, opening_is_high = _fold_keys(opening)
+    opening = packets.take(by_time[first])
     offset = np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=len(first)))]).astype(np.int64)
 
-    octets = keys.tobytes()
-    folded = [octets[at : at + _KEY_OCTETS] for at in range(0, len(octets), _KEY_OCTETS)]
-    known = np.array([before.initiator_is_high.get(k, -1) for k in folded], dtype=np.int8)
-    initiator_is_high = np.where(known >= 0, known, _guess_initiator(opening, opening_is_high)).astype(np.uint8)
+    known = recall(keys, before.keys, k0, k1)
+    is_known = known >= 0
+    initiator_is_high = _guess_initiator(opening, is_high[first])
+    initiator_is_high[is_known] = before.initiator_is_high[known[is_known]]
     order, direction, first_of_direction = arrange(by_time, ids, is_high, initiator_is_high, offset)
 
     def arranged(column: NDArray[Any]) -> NDArray[Any]:
@@ -84,15 +87,16 @@ def group_conversations(
         total_length.astype(np.int64) - header_length - tcp_header_length,
     )  # fmt: skip
 
-    low_address, low_port = keys[:, :16], _port(keys[:, 16:18])
-    high_address, high_port = keys[:, 18:34], _port(keys[:, 34:36])
+    address = keys.view(np.uint8)
+    low_address, high_address = address[:, :16], address[:, 16:32]
+    low_port, high_port, protocol, is_fragment = tail_parts(keys[:, 4])
     flipped = initiator_is_high.astype(bool)
     forward, back = first_of_direction[:, 0], first_of_direction[:, 1]
     table = ConversationTable(
         initiator_address=np.where(flipped[:, None], high_address, low_address),
         responder_address=np.where(flipped[:, None], low_address, high_address),
         ip_version=opening.ip_version,
-        protocol_identifier=opening.protocol_identifier,
+        protocol_identifier=protocol,
         initiator_port=np.where(flipped, high_port, low_port),
         responder_port=np.where(flipped, low_port, high_port),
         initiator_ttl=_at(packets.ip_ttl, forward),
@@ -100,8 +104,8 @@ def group_conversations(
         initiator_class_of_service=_at(packets.ip_class_of_service, forward),
         responder_class_of_service=_at(packets.ip_class_of_service, back),
         vlan_id=opening.vlan_id,
-        is_fragment=(opening.fragment_offset > 0).astype(np.uint8),
-        continues_from_before=(known >= 0).astype(np.uint8),
+        is_fragment=is_fragment,
+        continues_from_before=is_known.astype(np.uint8),
         is_open_at_end=is_open,
         packet_offset=offset,
         observation_time_ns=arranged(times),
@@ -112,12 +116,8 @@ def group_conversations(
         tcp_header_length=tcp_header_length,
         tcp_event=event,
     )
-    left_open = {k: h for k, h, o in zip(folded, initiator_is_high.tolist(), is_open.tolist(), strict=True) if o}
-    return table, OpenConversations(left_open)
-
-
-def _port(octets: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    return (octets[:, 0].astype(np.uint16) << np.uint16(8)) | octets[:, 1].astype(np.uint16)
+    left = is_open.astype(bool)
+    return table, OpenConversations(keys[left], initiator_is_high[left])
 
 
 def _at(column: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -125,36 +125,6 @@ def _at(column: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]
     if not len(column):
         return np.zeros(len(rows), np.uint8)
     return np.where(rows >= 0, column[rows], 0).astype(np.uint8)
-
-
-def _fold_keys(p: PacketBatch) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Keys (n, 38) with the lower endpoint first, and 1 where the packet's source is the higher one."""
-    n = len(p)
-    source, destination = np.empty((n, 18), np.uint8), np.empty((n, 18), np.uint8)
-    for end, address, port in (
-        (source, p.source_address, p.source_transport_port),
-        (destination, p.destination_address, p.destination_transport_port),
-    ):
-        end[:, :16], end[:, 16], end[:, 17] = address, port >> 8, port & 0xFF
-    is_high = _source_is_high(source, destination)
-    swap = is_high.astype(bool)[:, None]
-    keys = np.empty((n, _KEY_OCTETS), np.uint8)
-    keys[:, :18] = np.where(swap, destination, source)
-    keys[:, 18:36] = np.where(swap, source, destination)
-    keys[:, 36] = p.protocol_identifier
-    keys[:, 37] = p.fragment_offset > 0
-    return keys, is_high
-
-
-@njit(cache=True)
-def _source_is_high(source: NDArray[np.uint8], destination: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    out = np.zeros(len(source), np.uint8)
-    for i in range(len(source)):
-        for j in range(18):
-            if source[i, j] != destination[i, j]:
-                out[i] = source[i, j] > destination[i, j]
-                break
-    return out
 
 
 def _control(
@@ -191,13 +161,14 @@ def _tcp_events(
     """Event of each packet, and 1 for each open conversation; sequence arithmetic modulo 2**32 (RFC 9293 3.4)."""
     event = np.zeros(len(direction), np.uint8)
     is_open = np.ones(len(offset) - 1, np.uint8)
+    next_seq, last_ack, first_seq = np.zeros(2, np.uint32), np.zeros(2, np.uint32), np.zeros(2, np.uint32)
+    last_window = np.zeros(2, np.uint16)
+    has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
+    answers_keep_alive = np.zeros(2, np.bool_)
+    hole = np.zeros(2, np.int64)  # octets that were passed over and have not come yet
     for c in range(len(offset) - 1):
-        next_seq, last_ack = np.zeros(2, np.uint32), np.zeros(2, np.uint32)
-        last_window = np.zeros(2, np.uint16)
-        has_seq, has_ack, has_fin = np.zeros(2, np.bool_), np.zeros(2, np.bool_), np.zeros(2, np.bool_)
-        answers_keep_alive = np.zeros(2, np.bool_)
-        first_seq = np.zeros(2, np.uint32)
-        hole = np.zeros(2, np.int64)  # octets that were passed over and have not come yet
+        next_seq[:], last_ack[:], first_seq[:], last_window[:], hole[:] = 0, 0, 0, 0, 0
+        has_seq[:], has_ack[:], has_fin[:], answers_keep_alive[:] = False, False, False, False
         for i in range(offset[c], offset[c + 1]):
             if not is_tcp[i]:
                 continue
