@@ -74,6 +74,13 @@ def test_packets_are_metered_into_flows_on_request(tmp_path: Path):
     assert sum(int(table.packet_delta_count.sum()) for table in flows) == 400
     assert sum(map(len, flows)) == 4
     assert "late" not in done.stdout
+    assert sum(info.tally.behind.kept for info in store.list() if info.tally.behind) == 400
+    shown = nsstream("chunk", "show", state, store.list()[0].id).stdout
+    assert "packets behind\n  offered     400\n  kept        400\n" in shown
+    again = nsstream("ingest", trace, "--state", state, "--flows", "--active-timeout", "60s")
+    assert (again.returncode, rows_in(state)) == (0, 4)
+    packets = nsstream("ingest", trace, "--state", state)  # other rows of the same file: none of them is known
+    assert (packets.returncode, rows_in(state)) == (0, 404)
     table = tmp_path / "flows.csv"
     table.write_text("ts_first,duration,proto,src_ip,dst_ip,src_port,dst_port,packets,bytes\n0,1,17,::1,::2,1,2,3,4\n")
     again = nsstream("ingest", table, "--state", tmp_path / "again", "--flows")
