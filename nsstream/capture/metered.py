@@ -36,11 +36,24 @@ class MeteredSource:
         self._has_ended = False
         self._failure: InputError | None = None  # of the inner source, to be raised next
         self._recorded = 0  # packets in records that were given
+        self._to_pass = 0  # packets in records that were given to a process before
 
     @property
     def packet_tally(self) -> Tally:
         """What became of the packets."""
         return self.tally.behind or Tally()
+
+    def resume(self, known: Tally) -> bool:
+        """Go on behind the packets of a process before, by its tally; False, and nothing is done, if it had flows open.
+
+        Those that its end, and not the clock, had ended would last longer now.
+        """
+        if known.behind is None or known.behind.parked:
+            return False
+        self.tally = Tally()
+        self.tally.add(known)
+        self._recorded = self._to_pass = known.behind.kept
+        return True
 
     def open(self) -> None:
         """Open the source of the packets; raises InputError as that does."""
@@ -91,6 +104,8 @@ class MeteredSource:
         self._account(FlowTable.empty())
 
     def _account(self, flows: FlowTable) -> None:
+        if self._to_pass:
+            return
         self.tally.offered += len(flows)
         self.tally.kept += len(flows)
         self._recorded += int(flows.packet_delta_count.sum() + flows.reverse_packet_delta_count.sum())
@@ -106,4 +121,8 @@ class MeteredSource:
             return None
         if batch is not None and not isinstance(batch, PacketBatch):
             raise InputError("this source gives flow records; only packets can be metered")
+        if batch is not None and self._to_pass:
+            passed = min(self._to_pass, len(batch))
+            self._to_pass -= passed
+            return batch.take(slice(passed, None))
         return batch

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nsstream.capture.source import Source, rows_held_by
+from nsstream.capture.source import Source, can_resume, rows_held_by
 from nsstream.chunk import Rows
 from nsstream.clock import Clock
 from nsstream.counters import Tally
@@ -167,7 +167,7 @@ class IngestLoop:
     def _read(self) -> None:
         """Read the source to its end, in a thread of its own."""
         seen = _tally_of(self._known)
-        to_skip = seen.kept
+        to_skip = 0 if self._known and can_resume(self._source, seen) else seen.kept
         error: BaseException | None = None
         try:
             for rows in self._batches():

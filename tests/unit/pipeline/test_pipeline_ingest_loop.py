@@ -93,7 +93,7 @@ def ingest(state: Path, source: object, config: IntakeConfig = CONFIG, source_id
             when_full=WhenFull.BLOCK,
             capacity_rows=1000,
             clock=ManualClock(),
-            skips_known=isinstance(source, PcapFileSource),
+            skips_known=source_id == "x",
         )
         return loop.run()
 
@@ -135,6 +135,24 @@ def test_a_file_that_has_grown_goes_on_where_it_was_left(tmp_path: Path):
     infos = ChunkStore(tmp_path / "state" / "chunks").list()
     assert [(info.id[16:], info.row_count) for info in infos] == [("-60s", 3), ("-60s", 2), ("-60s-p1", 2), ("-60s", 1)]
     assert infos[2].is_partial
+
+
+def test_a_metered_file_that_has_grown_goes_on_with_new_records_of_its_flows(tmp_path: Path):
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+
+    def metered_file() -> MeteredSource:
+        return MeteredSource(PcapFileSource(trace), FlowMeter(idle_timeout_s=15), clock=ManualClock())
+
+    write_pcap(trace, [0, 1, 40, 41])
+    assert ingest(state, metered_file(), source_id="x").kept == 2
+    assert ingest(state, metered_file(), source_id="x").offered == 0
+    write_pcap(trace, [0, 1, 40, 41, 42, 43, 100])
+    tally = ingest(state, metered_file(), source_id="x")
+    assert (tally.kept, tally.behind) == (2, Tally(offered=3, kept=3))
+    store = ChunkStore(state / "chunks")
+    counts = [store.read(info.id).flows.packet_delta_count.tolist() for info in store.list()]
+    assert counts == [[2, 2], [2], [1]]
+    assert sum_of_chunks(state).behind == Tally(offered=7, kept=7)
 
 
 def test_a_stop_is_clean_and_the_chunk_partial(tmp_path: Path):
