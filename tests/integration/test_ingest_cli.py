@@ -117,6 +117,30 @@ def test_a_signal_ends_an_ingest_of_a_pipe_cleanly_and_a_second_run_goes_on(tmp_
     assert [info.id[20:] for info in infos] == ["", "-p1"]
 
 
+def test_a_signal_ends_a_metered_pipe_with_records_of_the_flows_that_are_open(tmp_path: Path):
+    pipe, state = tmp_path / "pipe", tmp_path / "state"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(pipe), "--state", str(state), "--flows"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer = os.open(pipe, os.O_WRONLY)
+    try:
+        os.write(writer, capture_of([at / 100 for at in range(100)]))
+        commit = state / "journal" / "commit.json"
+        deadline = time.monotonic() + 60
+        while not (commit.exists() and '"parked": 100' in commit.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)  # with the pipe still open: it is no end of the input
+    finally:
+        os.close(writer)
+    assert process.returncode == 0, err
+    assert [line.split() for line in out.splitlines()].count(["kept", "100"]) == 1
+    assert "parked" not in out
+    (info,) = ChunkStore(state / "chunks").list()
+    assert ChunkStore(state / "chunks").read(info.id).flows.packet_delta_count.tolist() == [100]
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_full_disk_is_counted_and_told(tmp_path: Path):
