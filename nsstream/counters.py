@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-PLACES: Final = ("nic", "ring", "socket", "tool", "channel", "disk")
+PLACES: Final = ("nic", "ring", "socket", "tool", "channel", "disk", "restart")
 
 
 @dataclass
@@ -18,8 +18,12 @@ class Tally:
     """Counts of records by fate.
 
     `malformed` and `unsupported` are keyed by reason (snake case), `dropped` by the place where room ran out: one of
-    `PLACES` (``tool``: what a capture file says that its maker lost). A parked record waits for what explains it, such
-    as a template, and becomes kept or malformed later. What was sampled out was left by a declared rule.
+    `PLACES` (``tool``: what a capture file says that its maker lost; ``restart``: what waited in a process that ended).
+    A parked record waits for what explains or completes it, such as a template, and becomes kept or malformed later.
+    What was sampled out was left by a declared rule.
+
+    `behind` is the account of what the records were made of, where that is counted, too: the packets behind records of
+    flows. There, what is kept is in a record that was given. It travels with the counts and obeys the same law.
     """
 
     offered: int = 0
@@ -31,6 +35,7 @@ class Tally:
     malformed: Counter[str] = field(default_factory=Counter)
     unsupported: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    behind: Tally | None = None
 
     @property
     def read(self) -> int:
@@ -56,6 +61,9 @@ class Tally:
         self.malformed.update(other.malformed)
         self.unsupported.update(other.unsupported)
         self.dropped.update(other.dropped)
+        if other.behind is not None:
+            self.behind = Tally() if self.behind is None else self.behind
+            self.behind.add(other.behind)
 
     def check(self) -> None:
         """Raise AssertionError if the counts do not add up: a broken invariant of ours, never the input's fault."""
@@ -63,9 +71,12 @@ class Tally:
         parts += sum(self.malformed.values()) + sum(self.unsupported.values()) + sum(self.dropped.values())
         if self.offered != parts:
             raise AssertionError(f"tally does not add up: offered {self.offered}, accounted for {parts}: {self!r}")
+        if self.behind is not None:
+            self.behind.check()
 
     def as_dict(self) -> dict[str, object]:
-        """A plain mapping for JSON: reasons and places sorted by name."""
+        """A plain mapping for JSON: reasons and places sorted by name; ``behind`` where there is such an account."""
+        behind = {} if self.behind is None else {"behind": self.behind.as_dict()}
         return {
             "offered": self.offered,
             "kept": self.kept,
@@ -76,10 +87,11 @@ class Tally:
             "malformed": dict(sorted(self.malformed.items())),
             "unsupported": dict(sorted(self.unsupported.items())),
             "dropped": dict(sorted(self.dropped.items())),
-        }
+        } | behind
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The tally that `as_dict` wrote; raises TypeError or KeyError on anything else."""
         counters = {name: Counter(values[name]) for name in ("malformed", "unsupported", "dropped")}
-        return cls(**(values | counters))
+        behind = None if values.get("behind") is None else cls.from_dict(values["behind"])
+        return cls(**(values | counters | {"behind": behind}))

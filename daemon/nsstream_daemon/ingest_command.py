@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -88,7 +89,10 @@ def ingest(
             None if keep_size is None else parse_octets(keep_size, "--keep-size"),
         ),
     )
-    intake = Intake(state, _identity_of(source, place), config, clock=clock)
+    identity = _identity_of(source, place)
+    if flows:  # with other timeouts, other records: there is nothing to go on from
+        identity += f" metered {_seconds(active_timeout):g} {_seconds(idle_timeout):g}"
+    intake = Intake(state, identity, config, clock=clock)
     try:
         with _View(Console(stderr=True)) as view:
             loop = IngestLoop(
@@ -102,13 +106,13 @@ def ingest(
             )
             with _signals(loop.stop):
                 tally = loop.run()
-        if isinstance(opened, MeteredSource):
-            _print_account(Console(), {"packets": ""}, opened.packet_tally.as_dict())
+        if tally.behind is not None:
+            _print_account(Console(), {"packets": ""}, tally.behind.as_dict())
         recovered = intake.recovered.row_count
         _print_account(
             Console(),
             {"chunks": intake.chunk_count} | ({"recovered": f"{recovered:,}"} if recovered else {}),
-            tally.as_dict(),
+            replace(tally, behind=None).as_dict(),
         )
         if lost := tally.dropped["disk"]:
             raise OutputError(f"{lost:,} rows were lost: no room in {state}, or a spool's file was deleted unread")
@@ -248,6 +252,8 @@ def describe(status: IngestStatus, rows_per_s: float) -> str:
         parts.append(f"{status.waiting_rows:,} waiting")
     lost = {"late": tally.late, "future": tally.future, "sampled out": tally.sampled_out}
     lost |= {f"dropped by {place}": count for place, count in sorted(tally.dropped.items())}
+    if tally.behind is not None:
+        lost |= {f"packets dropped by {place}": count for place, count in sorted(tally.behind.dropped.items())}
     lost |= {"unprotected": status.unprotected_rows, "recovered": status.recovered_rows}
     parts += [f"{count:,} {name}" for name, count in lost.items() if count]
     if status.expired_count:

@@ -56,10 +56,13 @@ def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
         "recovered": f"{info.recovered:,}" if info.recovered else "",
         "digest": info.digest,
     }
-    fates = {f"  {name}": fate for name, fate in info.tally.as_dict().items() if fate}
-    for name, value in {**rows, "records": "", **fates}.items():
-        if value or name == "records":
-            Console().print(f"{name:<13} {value}".rstrip(), highlight=False, soft_wrap=True)
+    told = [(name, value) for name, value in rows.items() if value]
+    for heading, tally in (("records", info.tally), ("packets behind", info.tally.behind)):
+        if tally is not None:
+            fates = tally.as_dict().items()
+            told += [(heading, ""), *((f"  {name}", fate) for name, fate in fates if fate and name != "behind")]
+    for name, value in told:
+        Console().print(f"{name:<13} {value}".rstrip(), highlight=False, soft_wrap=True)
 
 
 @chunk_app.command("export")

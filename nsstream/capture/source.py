@@ -10,6 +10,10 @@ Rules for a source:
 - `tally` adds up after every call (`Tally.check`) and tells what was read so far; it stays after `close`.
 - Rows may come later than their time says, after rows of later times: by `DEFAULT_LATENESS_S` at most, or by
   `lateness_s`, an attribute that a source may have. A flow ends long before its record comes.
+- Rows that are made of other records (flows of packets) may have an account of those in ``tally.behind``. A source that
+  holds rows back until they are complete has `flush`, which gives them and ends it: for who stops before its end. If
+  it reads a file, rows of what was complete by its end alone may be others when the file has grown: then it has
+  `resume`, too.
 - `close` may be called at any time, also twice, also unopened. It ends only what `open` started.
 
 `tests/contract` holds every source of ours to them; third parties add theirs by the entry-point group
@@ -46,6 +50,22 @@ class Source(Protocol[RowsT_co]):
 
     def close(self) -> None:
         """Release what `open` acquired."""
+
+
+def rows_held_by(source: Source[Any]) -> Rows | None:
+    """What a source holds back, which is thereby at its end; None where it holds nothing back."""
+    flush = getattr(source, "flush", None)
+    rows: Rows | None = None if flush is None else flush()
+    return rows
+
+
+def can_resume(source: Source[Any], known: Tally) -> bool:
+    """Whether a source, not open yet, will go on behind what it gave to a process before, by its tally then.
+
+    Else it gives that again, row for row, and first.
+    """
+    resume = getattr(source, "resume", None)
+    return resume is not None and bool(resume(known))
 
 
 def lateness_s_of(source: Source[Any]) -> float:

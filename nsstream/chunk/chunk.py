@@ -20,7 +20,8 @@ class Chunk:
     """The packets or flows of one interval, in time order (rows of one time in order of arrival); immutable.
 
     A flow is in the interval of its end. `tally` counts what became of the interval's rows, and of all other records
-    that came since a chunk last closed: late, future, malformed, dropped. `is_partial` says that the input did not
+    that came since a chunk last closed: late, future, malformed, dropped; and what became of the packets behind flows
+    since then. `is_partial` says that the input did not
     reach the end of the interval, or that another part of it stands in a chunk before (`part_id`). `digest` is the
     SHA-256 of id and columns: same input, same digest. `sampling_interval`: one conversation in so many was kept, each
     of them whole. `recovered` rows came out of a journal after the writing process had died.

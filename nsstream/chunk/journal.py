@@ -265,4 +265,5 @@ def _without_rows(tally: Tally) -> Tally:
         malformed=tally.malformed.copy(),
         unsupported=tally.unsupported.copy(),
         dropped=tally.dropped.copy(),
+        behind=tally.behind,
     )

@@ -73,7 +73,7 @@ class Channel:
     def finish(self, total: Tally, error: BaseException | None = None) -> None:
         """Say that nothing more comes, and why; never blocks."""
         with self._changed:
-            self._enqueue(Delivery(None, total=total, is_end=True, error=error), 0)
+            self._enqueue(Delivery(None, parked=total.parked, total=total, is_end=True, error=error), 0)
 
     def get(self, timeout_s: float) -> Delivery | None:
         """The next delivery, None where none came in time."""

@@ -2,18 +2,19 @@
 
 One thread reads the source into a bounded `Channel`, the caller's thread empties it into an `Intake`: so a slow disk
 never stops a live source from being read; what the channel has no room for is dropped and counted. Stop order: source,
-channel, chunker (what is open is closed, marked partial), journal.
+channel, chunker (what is open is closed, marked partial), journal. A source that gives nothing again hands over what it
+holds back before it is closed.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nsstream.capture.source import Source
+from nsstream.capture.source import Source, can_resume, rows_held_by
 from nsstream.chunk import Rows
 from nsstream.clock import Clock
 from nsstream.counters import Tally
@@ -73,6 +74,8 @@ class IngestLoop:
         self._channel = Channel(capacity_rows, when_full)
         self._clock = clock
         self._known = intake.source_total if skips_known else {}
+        self._skips_known = skips_known
+        self._accounted = _tally_of(self._known)  # of the source's tally, what the intake was told
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
@@ -86,6 +89,8 @@ class IngestLoop:
 
         Raises what the source raises, once what was read before is on the disk.
         """
+        if not self._skips_known:
+            self._intake.forget_waiting()
         reader = threading.Thread(target=self._read, name="ingest-source", daemon=True)
         reader.start()
         error: BaseException | None = None
@@ -96,6 +101,7 @@ class IngestLoop:
             self._channel.abandon()
             reader.join(STOP_GRACE_S)
             self._source.close()
+            self._account_for_the_rest()
             self._intake.flush()
         self._report(is_done=True)
         self._intake.tally.check()
@@ -109,6 +115,7 @@ class IngestLoop:
             delivery = self._channel.get(POLL_S)
             if delivery is not None:
                 self._intake.take(delivery.rows, delivery.told, parked=delivery.parked, total=delivery.total)
+                self._accounted = delivery.total
                 if delivery.is_end:
                     return delivery.error
             self._intake.tick()
@@ -118,6 +125,12 @@ class IngestLoop:
                 stopped_ns = now_ns if stopped_ns is None else stopped_ns
                 if now_ns - stopped_ns > STOP_GRACE_S * 1e9:  # the source does not come back: a FIFO nobody writes to
                     return None
+
+    def _account_for_the_rest(self) -> None:
+        """Count what was lost by closing the source, and what it gave that nobody took."""
+        total = copy_of(self._source.tally)
+        if total != self._accounted and total.kept >= self._accounted.kept:
+            self._intake.take(None, _rest(total, self._accounted), parked=total.parked, total=total)
 
     def _report(self, *, is_done: bool = False) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -140,17 +153,24 @@ class IngestLoop:
             )
         )
 
+    def _batches(self) -> Iterator[Rows]:
+        """What the source gives until it ends, or until a stop is asked for; then what it holds back."""
+        self._source.open()
+        while not self._stop.is_set():
+            rows: Rows | None = self._source.read_batch()
+            if rows is None:
+                return
+            yield rows
+        if not self._skips_known and (held := rows_held_by(self._source)) is not None:
+            yield held
+
     def _read(self) -> None:
         """Read the source to its end, in a thread of its own."""
-        seen = Tally.from_dict(dict(self._known)) if self._known else Tally()
-        to_skip = seen.kept
+        seen = _tally_of(self._known)
+        to_skip = 0 if self._known and can_resume(self._source, seen) else seen.kept
         error: BaseException | None = None
         try:
-            self._source.open()
-            while not self._stop.is_set():
-                rows: Rows | None = self._source.read_batch()
-                if rows is None:
-                    break
+            for rows in self._batches():
                 if to_skip:
                     passed = min(to_skip, len(rows))
                     to_skip -= passed
@@ -158,24 +178,33 @@ class IngestLoop:
                         continue
                     rows = rows.take(slice(passed, len(rows)))
                 total = copy_of(self._source.tally)
-                told, seen = difference(total, seen), total
-                if len(rows) or told.offered:
+                if total != seen:  # of rows, or of what is lost or waits
+                    told, seen = difference(total, seen), total
                     self._channel.put(Delivery(rows, told, parked=total.parked, total=total))
         except BaseException as err:  # the boundary of the thread: it is raised again by `run`
             error = err
-        total = copy_of(self._source.tally)
-        told = difference(total, seen)
-        if told.kept and not to_skip:  # rows that the source counted and then raised in place of giving them
-            told.malformed[NOT_HANDED_OVER] += told.kept
-            told.kept = 0
-        if told.offered and not told.kept:
-            self._channel.put(Delivery(None, told, parked=total.parked, total=total))
+        total = seen if to_skip else copy_of(self._source.tally)  # stopped before it came to where the last one stood
+        if total != seen:
+            self._channel.put(Delivery(None, _rest(total, seen), parked=total.parked, total=total))
         self._channel.finish(total, error)
 
 
 def copy_of(tally: Tally) -> Tally:
     """A tally of its own."""
     return Tally.from_dict(tally.as_dict())
+
+
+def _tally_of(values: Mapping[str, Any]) -> Tally:
+    return Tally.from_dict(dict(values)) if values else Tally()
+
+
+def _rest(total: Tally, seen: Tally) -> Tally:
+    """What was counted since, where no row came of it: the source raised in place of giving it, or nobody took it."""
+    told = difference(total, seen)
+    if told.kept:
+        told.malformed[NOT_HANDED_OVER] += told.kept
+        told.kept = 0
+    return told
 
 
 def difference(now: Tally, before: Tally) -> Tally:
@@ -193,6 +222,7 @@ def difference(now: Tally, before: Tally) -> Tally:
         malformed=less(now.malformed, before.malformed),
         unsupported=less(now.unsupported, before.unsupported),
         dropped=less(now.dropped, before.dropped),
+        behind=None if now.behind is None else difference(now.behind, before.behind or Tally()),
     )
     parts = sum(map(sum, (c.values() for c in (told.malformed, told.unsupported, told.dropped))))
     told.offered = told.kept + told.late + told.future + told.sampled_out + parts

@@ -88,7 +88,7 @@ class Intake:
         self._journal = Journal(state / "journal")
         self._kind = Kind.PACKETS
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
-        self._parked = 0
+        self._waiting = Tally()  # in the source, at this moment
         self._source_total: dict[str, object] = {}
         self._synced_ns = self._moved_ns = self._expired_ns = clock.monotonic_ns()
         self.chunk_count = 0  # stored by this intake
@@ -99,9 +99,9 @@ class Intake:
     @property
     def tally(self) -> Tally:
         """What became of every record so far, of source, channel and chunker; adds up at every moment."""
-        tally = replace(self._chunker.tally)
-        tally.offered += self._parked
-        tally.parked += self._parked
+        tally = Tally()
+        tally.add(self._chunker.tally)
+        tally.add(self._waiting)
         return tally
 
     @property
@@ -125,7 +125,9 @@ class Intake:
         row_count = 0 if rows is None else len(rows)
         if told.kept != row_count:
             raise ValueError(f"{row_count} rows came, and {told.kept} were told of")
-        self._parked = parked
+        self._waiting = Tally(offered=parked, parked=parked)
+        if total is not None and total.behind is not None:
+            self._waiting.behind = Tally(offered=total.behind.parked, parked=total.behind.parked)
         if total is not None:
             self._source_total = total.as_dict()
         self._chunker.account(replace(told, kept=0, offered=told.offered - row_count))
@@ -137,6 +139,14 @@ class Intake:
         if self._chunker.latest_ns > latest_ns:
             self._moved_ns = self._clock.monotonic_ns()
         self._put_away(chunks)
+
+    def forget_waiting(self) -> None:
+        """Count what the rows to come were to be made of when the process before ended: it is not given again."""
+        behind = self.source_total.get("behind")
+        if behind is not None and behind["parked"]:
+            lost = Tally()
+            lost.drop("restart", behind["parked"])
+            self.take(None, Tally(behind=lost), total=Tally())
 
     def tick(self) -> None:
         """Do what is due by the clock; call it often."""

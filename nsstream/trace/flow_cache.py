@@ -1,9 +1,8 @@
 """The memory of a flow meter: open flows in a bounded table that is looked up by key and read in order of age.
 
-A flow is a row of `slots`. Chains hang from `heads`, one a hash bucket; the hash is keyed, so chains stay short
-whatever the traffic. Three lists run through the rows, each in the order in which its flows will be due: `IDLE` by last
-packet (its head is the least recently used), `ACTIVE` by birth, `CLOSING` by end of connection. All is done in constant
-time.
+A flow is a row of `slots`. Three lists run through the rows, each in the order in which its flows will be due: `IDLE`
+by last packet (its head is the least recently used), `ACTIVE` by birth, `CLOSING` by end of connection. All is done in
+constant time; there are more buckets as there are more flows, so that few flows stay in the processor's cache.
 
 Promises: memory is what `FlowCache.with_room_for` was told, and no page of it is touched before a flow needs it; what
 happens depends on the packets alone, never on the hash.
@@ -11,14 +10,15 @@ happens depends on the packets alone, never on the hash.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.trace.keyed_hash import KEY_WORDS, keyed_hash, random_key
+from nsstream.trace import keyed_rows
+from nsstream.trace.keyed_hash import random_key
+from nsstream.trace.keyed_rows import NONE
 
 # Columns of a slot. The key is columns 0 to 4: addresses of two words each, and `ENDS`.
 ENDS: Final = (
@@ -33,153 +33,137 @@ ICMP_TYPE_CODE: Final = 15
 SLOT_WORDS: Final = 16  # two cache lines
 NOT_CLOSED: Final = -1
 
-# Lists; list k has its links in columns 2k (before) and 2k + 1 (behind), the chain of a bucket is in the last.
+# Lists; of `links`, list k has columns 2k (before) and 2k + 1 (behind).
 IDLE, ACTIVE, CLOSING = 0, 1, 2
-_NEXT_IN_BUCKET: Final = 6
-_NONE: Final = -1
+_HASH: Final = 6
 
 # Of `state`.
-CLOCK, IS_STARTED, OPEN, CLOCK_STEPS_BACK, NEXT_DUE, _USED, _FREE = range(7)
+CLOCK, IS_STARTED, OPEN, CLOCK_STEPS_BACK, NEXT_DUE, _USED, _FREE, _BUCKETS = range(8)
 NEVER: Final = np.iinfo(np.int64).max
+_FEWEST_BUCKETS: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class FlowCache:
+class FlowCache(NamedTuple):
     """Arrays that the loops share; written in place."""
 
     slots: NDArray[np.int64]  # (max_flows, SLOT_WORDS)
-    links: NDArray[np.int32]  # (max_flows, 8)
-    heads: NDArray[np.int32]  # (a power of 2,)
+    links: NDArray[np.int32]  # (max_flows, 8): the lists' links, the hash of the key; half a cache line
+    heads: NDArray[np.int32]  # (a power of 2,), of which `state` says how many are used
+    behind: NDArray[np.int32]  # (max_flows,): of an open flow in its bucket, of a free slot the next free one
     ends: NDArray[np.int32]  # (3, 2): first and last row of each list
     state: NDArray[np.int64]
-    key: tuple[np.uint64, np.uint64]
+    hash_key: tuple[np.uint64, np.uint64]
 
     @classmethod
     def with_room_for(cls, max_flows: int) -> Self:
         """An empty cache with a key of its own."""
-        state = np.zeros(7, np.int64)
-        state[NEXT_DUE], state[_FREE] = NEVER, _NONE
+        state = np.zeros(8, np.int64)
+        state[NEXT_DUE], state[_FREE], state[_BUCKETS] = NEVER, NONE, _FEWEST_BUCKETS
+        heads = np.empty(max(_FEWEST_BUCKETS, 1 << max_flows.bit_length()), np.int32)
+        heads[:_FEWEST_BUCKETS] = NONE
         return cls(
             np.empty((max_flows, SLOT_WORDS), np.int64),
             np.empty((max_flows, 8), np.int32),
-            np.full(1 << max_flows.bit_length(), _NONE, np.int32),
-            np.full((3, 2), _NONE, np.int32),
+            heads,
+            np.empty(max_flows, np.int32),
+            np.full((3, 2), NONE, np.int32),
             state,
             random_key(),
         )
 
 
-@njit(cache=True)
-def append(links: NDArray[np.int32], ends: NDArray[np.int32], which: int, slot: int) -> None:
+@njit(cache=True, forceinline=True)
+def append(cache: FlowCache, which: int, slot: int) -> None:
     """Put a flow at the end of a list."""
+    links, ends = cache.links, cache.ends
     last = ends[which, 1]
     links[slot, 2 * which] = last
-    links[slot, 2 * which + 1] = _NONE
-    if last == _NONE:
+    links[slot, 2 * which + 1] = NONE
+    if last == NONE:
         ends[which, 0] = slot
     else:
         links[last, 2 * which + 1] = slot
     ends[which, 1] = slot
 
 
-@njit(cache=True)
-def unlink(links: NDArray[np.int32], ends: NDArray[np.int32], which: int, slot: int) -> None:
+@njit(cache=True, forceinline=True)
+def unlink(cache: FlowCache, which: int, slot: int) -> None:
     """Take a flow out of a list."""
+    links, ends = cache.links, cache.ends
     before, behind = links[slot, 2 * which], links[slot, 2 * which + 1]
-    if before == _NONE:
+    if before == NONE:
         ends[which, 0] = behind
     else:
         links[before, 2 * which + 1] = behind
-    if behind == _NONE:
+    if behind == NONE:
         ends[which, 1] = before
     else:
         links[behind, 2 * which] = before
 
 
-@njit(cache=True)
-def bucket_of(heads: NDArray[np.int32], k0: np.uint64, k1: np.uint64, words: NDArray[np.int64]) -> int:
-    """The bucket of the key in ``words[:5]``."""
-    h = keyed_hash(k0, k1, words[0], words[1], words[2], words[3], words[4])
-    return int(np.int64(h & np.uint64(len(heads) - 1)))
+@njit(cache=True, forceinline=True)
+def hash_of(cache: FlowCache, words: NDArray[np.int64]) -> int:
+    """The hash of the key in ``words[:5]``."""
+    return keyed_rows.hash_of(cache.hash_key, words)
 
 
-@njit(cache=True)
-def find(
-    slots: NDArray[np.int64], links: NDArray[np.int32], heads: NDArray[np.int32], bucket: int, words: NDArray[np.int64]
-) -> int:
+@njit(cache=True, forceinline=True)
+def find(cache: FlowCache, key_hash: int, words: NDArray[np.int64]) -> int:
     """The slot of the key in ``words[:5]``, -1 if no such flow is open."""
-    slot = heads[bucket]
-    while slot != _NONE:
-        if (
-            slots[slot, ENDS] == words[4]
-            and slots[slot, 1] == words[1]
-            and slots[slot, 3] == words[3]
-            and slots[slot, 0] == words[0]
-            and slots[slot, 2] == words[2]
-        ):
-            return int(slot)
-        slot = links[slot, _NEXT_IN_BUCKET]
-    return _NONE
+    return keyed_rows.find(cache.slots, cache.heads, cache.behind, _bucket(cache, key_hash), words)
 
 
-@njit(cache=True)
-def open_slot(
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    bucket: int,
-    words: NDArray[np.int64],
-) -> int:
+@njit(cache=True, forceinline=True)
+def open_slot(cache: FlowCache, key_hash: int, words: NDArray[np.int64]) -> int:
     """A slot for a new flow of this key, in its bucket and in the lists of `IDLE` and `ACTIVE`; there must be room."""
-    if state[_FREE] != _NONE:
+    state = cache.state
+    if state[_FREE] != NONE:
         slot = int(state[_FREE])
-        state[_FREE] = links[slot, _NEXT_IN_BUCKET]
+        state[_FREE] = cache.behind[slot]
     else:
         slot = int(state[_USED])
         state[_USED] += 1
-    for k in range(KEY_WORDS):
-        slots[slot, k] = words[k]
-    slots[slot, CLOSED] = NOT_CLOSED
-    slots[slot, BORN] = state[CLOCK]
-    links[slot, _NEXT_IN_BUCKET] = heads[bucket]
-    heads[bucket] = slot
-    append(links, ends, IDLE, slot)
-    append(links, ends, ACTIVE, slot)
+    keyed_rows.put(cache.slots, cache.heads, cache.behind, _bucket(cache, key_hash), slot, words)
+    cache.links[slot, _HASH] = key_hash
+    cache.slots[slot, CLOSED] = NOT_CLOSED
+    cache.slots[slot, BORN] = state[CLOCK]
+    append(cache, IDLE, slot)
+    append(cache, ACTIVE, slot)
     state[OPEN] += 1
+    if state[OPEN] > state[_BUCKETS]:
+        _double_buckets(cache)
     return slot
 
 
-@njit(cache=True)
-def end_flow(
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    k0: np.uint64,
-    k1: np.uint64,
-    slot: int,
-    reason: int,
-    record: NDArray[np.int64],
-) -> None:
+@njit(cache=True, forceinline=True)
+def end_flow(cache: FlowCache, slot: int, reason: int, record: NDArray[np.int64]) -> None:
     """Write a flow to ``record`` (its words, then the reason) and free its slot."""
+    slots, state = cache.slots, cache.state
     for k in range(SLOT_WORDS):
         record[k] = slots[slot, k]
     record[SLOT_WORDS] = reason
-    bucket = bucket_of(heads, k0, k1, slots[slot])
-    if heads[bucket] == slot:
-        heads[bucket] = links[slot, _NEXT_IN_BUCKET]
-    else:
-        before = heads[bucket]
-        while links[before, _NEXT_IN_BUCKET] != slot:
-            before = links[before, _NEXT_IN_BUCKET]
-        links[before, _NEXT_IN_BUCKET] = links[slot, _NEXT_IN_BUCKET]
-    unlink(links, ends, IDLE, slot)
-    unlink(links, ends, ACTIVE, slot)
+    keyed_rows.take_out(cache.heads, cache.behind, _bucket(cache, cache.links[slot, _HASH]), slot)
+    unlink(cache, IDLE, slot)
+    unlink(cache, ACTIVE, slot)
     if slots[slot, CLOSED] != NOT_CLOSED:
-        unlink(links, ends, CLOSING, slot)
-    links[slot, _NEXT_IN_BUCKET] = state[_FREE]
+        unlink(cache, CLOSING, slot)
+    cache.behind[slot] = state[_FREE]
     state[_FREE] = slot
     state[OPEN] -= 1
+
+
+@njit(cache=True)
+def _double_buckets(cache: FlowCache) -> None:
+    count = 2 * cache.state[_BUCKETS]
+    cache.state[_BUCKETS] = count
+    cache.heads[:count] = NONE
+    slot = cache.ends[ACTIVE, 0]
+    while slot != NONE:
+        bucket = _bucket(cache, cache.links[slot, _HASH])
+        keyed_rows.put(cache.slots, cache.heads, cache.behind, bucket, slot, cache.slots[slot])
+        slot = cache.links[slot, 2 * ACTIVE + 1]
+
+
+@njit(cache=True, forceinline=True)
+def _bucket(cache: FlowCache, key_hash: int) -> int:
+    return int(key_hash) & (int(cache.state[_BUCKETS]) - 1)

@@ -7,6 +7,8 @@ records would not fit is left for the next call.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -24,91 +26,97 @@ _FORCED = int(FlowEndReason.FORCED_END)
 _NO_ROOM = int(FlowEndReason.LACK_OF_RESOURCES)
 
 
+class Packets(NamedTuple):
+    """The columns of a `PacketBatch` that metering reads; an address is two words."""
+
+    time_ns: NDArray[np.int64]
+    source: NDArray[np.int64]  # (n, 2)
+    destination: NDArray[np.int64]  # (n, 2)
+    source_port: NDArray[np.uint16]
+    destination_port: NDArray[np.uint16]
+    protocol: NDArray[np.uint8]
+    version: NDArray[np.uint8]
+    vlan_id: NDArray[np.uint16]
+    class_of_service: NDArray[np.uint8]
+    total_length: NDArray[np.uint32]
+    control_bits: NDArray[np.uint16]
+    icmp_type: NDArray[np.uint8]
+    icmp_code: NDArray[np.uint8]
+    fragment_offset: NDArray[np.uint16]
+    fragment_flags: NDArray[np.uint8]
+    identification: NDArray[np.uint32]
+
+
+class Rules(NamedTuple):
+    """What a flow is, and when it ends."""
+
+    idle_ns: int
+    active_ns: int
+    linger_ns: int
+    is_biflow: bool
+    by_class_of_service: bool
+
+
 @njit(cache=True)
 def meter(
-    time_ns: NDArray[np.int64],
-    source: NDArray[np.int64],
-    destination: NDArray[np.int64],
-    source_port: NDArray[np.uint16],
-    destination_port: NDArray[np.uint16],
-    protocols: NDArray[np.uint8],
-    version: NDArray[np.uint8],
-    vlan_id: NDArray[np.uint16],
-    class_of_service: NDArray[np.uint8],
-    total_length: NDArray[np.uint32],
-    control_bits: NDArray[np.uint16],
-    icmp_type: NDArray[np.uint8],
-    icmp_code: NDArray[np.uint8],
-    fragment_offset: NDArray[np.uint16],
-    fragment_flags: NDArray[np.uint8],
-    identification: NDArray[np.uint32],
+    packets: Packets,
     first_row: int,
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    k0: np.uint64,
-    k1: np.uint64,
-    datagrams: NDArray[np.int64],
-    datagram_behind: NDArray[np.int32],
-    datagram_heads: NDArray[np.int32],
-    datagrams_written: NDArray[np.int64],
-    timeouts_ns: NDArray[np.int64],
-    is_biflow: bool,
-    by_class_of_service: bool,
+    cache: fc.FlowCache,
+    datagrams: fragments.FragmentTable,
+    rules: Rules,
     records: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Meter from `first_row` until the rows or the records are full: the next row, and how many records there are."""
+    slots, ends, state = cache.slots, cache.ends, cache.state
+    source, destination = packets.source, packets.destination
+    is_biflow = rules.is_biflow
     count = 0
     words = np.empty(KEY_WORDS, np.int64)
-    for row in range(first_row, len(time_ns)):
-        now = int(time_ns[row])
+    for row in range(first_row, len(packets.time_ns)):
+        now = int(packets.time_ns[row])
         if state[fc.IS_STARTED] == 0:
             state[fc.IS_STARTED] = 1
             state[fc.CLOCK] = now
-        if now < state[fc.CLOCK] - timeouts_ns[1]:
-            count = end_all(slots, links, heads, ends, state, k0, k1, records, count)
+        if now < state[fc.CLOCK] - rules.active_ns:
+            count = end_all(cache, records, count)
             if state[fc.OPEN] > 0:
                 return row, count
             state[fc.CLOCK] = now
             state[fc.CLOCK_STEPS_BACK] += 1
             state[fc.NEXT_DUE] = fc.NEVER
-            fragments.forget_all(datagram_heads, datagrams_written)
+            fragments.forget_all(datagrams)
         state[fc.CLOCK] = max(state[fc.CLOCK], now)
         clock = int(state[fc.CLOCK])
         if clock >= state[fc.NEXT_DUE]:
-            count, is_done = expire(slots, links, heads, ends, state, k0, k1, timeouts_ns, records, count)
+            count, is_done = expire(cache, rules, records, count)
             if not is_done:
                 return row, count
         if count + 2 > len(records):  # one that a SYN ends, and one that makes room
             return row, count
 
         # The key.
-        protocol = int(np.int64(protocols[row]))
-        vlan = int(np.int64(vlan_id[row])) & 0xFFF
+        protocol = int(np.int64(packets.protocol[row]))
+        vlan = int(np.int64(packets.vlan_id[row])) & 0xFFF
         type_code = 0
-        ports = (int(np.int64(source_port[row])) << 48) | (int(np.int64(destination_port[row])) << 32)
+        ports = (int(np.int64(packets.source_port[row])) << 48) | (int(np.int64(packets.destination_port[row])) << 32)
         if protocol in (ICMP, ICMPV6):
-            type_code = (int(np.int64(icmp_type[row])) << 8) | int(np.int64(icmp_code[row]))
+            type_code = (int(np.int64(packets.icmp_type[row])) << 8) | int(np.int64(packets.icmp_code[row]))
             ports = type_code << 32
-        if fragment_offset[row] != 0 or fragment_flags[row] & 1:
-            words[0], words[1] = source[row, 0], source[row, 1]
-            words[2], words[3] = destination[row, 0], destination[row, 1]
-            words[4] = (int(np.int64(identification[row])) << 24) | (protocol << 12) | vlan
-            if fragment_offset[row] == 0:
-                fragments.remember(
-                    datagrams, datagram_behind, datagram_heads, datagrams_written, k0, k1, words, ports, clock
-                )
-            else:
-                ports = fragments.recall(datagrams, datagram_behind, datagram_heads, k0, k1, words, clock)
+        is_later_fragment = packets.fragment_offset[row] != 0
+        if is_later_fragment or packets.fragment_flags[row] & 1:
+            datagram = (int(np.int64(packets.identification[row])) << 24) | (protocol << 12) | vlan
+            _set_key(words, source, destination, row, datagram)
+            if is_later_fragment:
+                ports = fragments.recall(datagrams, words, clock)
                 if protocol in (ICMP, ICMPV6):
                     type_code = (ports >> 32) & 0xFFFF
+            else:
+                fragments.remember(datagrams, words, ports, clock)
         if is_biflow and protocol in (ICMP, ICMPV6):
             ports = 0
-        tail = (protocol << 24) | (int(np.int64(version[row])) << 12) | vlan
-        if by_class_of_service:
-            tail |= int(np.int64(class_of_service[row])) << 16
+        tail = (protocol << 24) | (int(np.int64(packets.version[row])) << 12) | vlan
+        if rules.by_class_of_service:
+            tail |= int(np.int64(packets.class_of_service[row])) << 16
         is_high = is_biflow and _is_high(source, destination, row, ports)
         if is_high:
             _set_key(words, destination, source, row, _swapped(ports) | tail)
@@ -116,41 +124,35 @@ def meter(
             _set_key(words, source, destination, row, ports | tail)
 
         # The flow.
-        is_segment = protocol == TCP and fragment_offset[row] == 0
-        bits = int(np.int64(control_bits[row])) if is_segment else 0
-        bucket = fc.bucket_of(heads, k0, k1, words)
-        slot = fc.find(slots, links, heads, bucket, words)
+        bits = int(np.int64(packets.control_bits[row])) if protocol == TCP and not is_later_fragment else 0
+        key_hash = fc.hash_of(cache, words)
+        slot = fc.find(cache, key_hash, words)
         if slot >= 0 and slots[slot, fc.CLOSED] != fc.NOT_CLOSED and bits & (SYN | RST) == SYN:
-            fc.end_flow(slots, links, heads, ends, state, k0, k1, slot, _END, records[count])
+            fc.end_flow(cache, slot, _END, records[count])
             count += 1
             slot = -1
         if slot < 0:
             if state[fc.OPEN] == len(slots):
-                oldest = int(ends[fc.IDLE, 0])
-                fc.end_flow(slots, links, heads, ends, state, k0, k1, oldest, _NO_ROOM, records[count])
+                fc.end_flow(cache, int(ends[fc.IDLE, 0]), _NO_ROOM, records[count])
                 count += 1
-            slot = fc.open_slot(slots, links, heads, ends, state, bucket, words)
+            slot = fc.open_slot(cache, key_hash, words)
             slots[slot, fc.START] = now
             slots[slot, fc.END] = now
             slots[slot, fc.PACKETS : fc.REVERSE_OCTETS + 1] = 0
-            slots[slot, fc.BITS] = (int(np.int64(class_of_service[row])) << 32) | (fc.IS_HIGH if is_high else 0)
+            slots[slot, fc.BITS] = (int(np.int64(packets.class_of_service[row])) << 32) | (fc.IS_HIGH if is_high else 0)
             slots[slot, fc.ICMP_TYPE_CODE] = type_code
-            state[fc.NEXT_DUE] = min(state[fc.NEXT_DUE], _later(clock, int(timeouts_ns[0])))
+            state[fc.NEXT_DUE] = min(state[fc.NEXT_DUE], _later(clock, rules.idle_ns))
         elif ends[fc.IDLE, 1] != slot:
-            fc.unlink(links, ends, fc.IDLE, slot)
-            fc.append(links, ends, fc.IDLE, slot)
+            fc.unlink(cache, fc.IDLE, slot)
+            fc.append(cache, fc.IDLE, slot)
         slots[slot, fc.TOUCHED] = clock
         slots[slot, fc.START] = min(slots[slot, fc.START], now)
         slots[slot, fc.END] = max(slots[slot, fc.END], now)
         is_reverse = is_biflow and is_high != (slots[slot, fc.BITS] & fc.IS_HIGH != 0)
-        if is_reverse:
-            slots[slot, fc.REVERSE_PACKETS] += 1
-            slots[slot, fc.REVERSE_OCTETS] += int(np.int64(total_length[row]))
-            slots[slot, fc.BITS] |= bits << 16
-        else:
-            slots[slot, fc.PACKETS] += 1
-            slots[slot, fc.OCTETS] += int(np.int64(total_length[row]))
-            slots[slot, fc.BITS] |= bits
+        way = fc.REVERSE_PACKETS if is_reverse else fc.PACKETS
+        slots[slot, way] += 1
+        slots[slot, way + 1] += int(np.int64(packets.total_length[row]))
+        slots[slot, fc.BITS] |= bits << 16 if is_reverse else bits
 
         # The end of a connection.
         if bits & (FIN | RST):
@@ -159,42 +161,29 @@ def meter(
             seen_back = seen >> 16
             if not is_biflow:
                 _set_key(words, destination, source, row, _swapped(ports) | tail)
-                other = fc.find(slots, links, heads, fc.bucket_of(heads, k0, k1, words), words)
+                other = fc.find(cache, fc.hash_of(cache, words), words)
                 seen_back = int(slots[other, fc.BITS]) if other >= 0 else 0
             if bits & RST or seen & seen_back & FIN:
-                _close(slots, links, ends, state, slot, int(timeouts_ns[2]))
+                _close(cache, slot, rules.linger_ns)
                 if other >= 0:
-                    _close(slots, links, ends, state, other, int(timeouts_ns[2]))
-    return len(time_ns), count
+                    _close(cache, other, rules.linger_ns)
+    return len(packets.time_ns), count
 
 
-@njit(cache=True)
-def expire(
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    k0: np.uint64,
-    k1: np.uint64,
-    timeouts_ns: NDArray[np.int64],
-    records: NDArray[np.int64],
-    count: int,
-) -> tuple[int, bool]:
+@njit(cache=True, forceinline=True)
+def expire(cache: fc.FlowCache, rules: Rules, records: NDArray[np.int64], count: int) -> tuple[int, bool]:
     """End the flows that are due by the clock, in that order: how many records there are, and whether that was all."""
+    slots, ends, state = cache.slots, cache.ends, cache.state
     while True:
         due, which, reason = fc.NEVER, -1, 0
         if ends[fc.CLOSING, 0] >= 0:
-            due, which, reason = (
-                _later(int(slots[ends[fc.CLOSING, 0], fc.CLOSED]), int(timeouts_ns[2])),
-                fc.CLOSING,
-                _END,
-            )
+            due = _later(int(slots[ends[fc.CLOSING, 0], fc.CLOSED]), rules.linger_ns)
+            which, reason = fc.CLOSING, _END
         if ends[fc.ACTIVE, 0] >= 0:
-            at = _later(int(slots[ends[fc.ACTIVE, 0], fc.BORN]), int(timeouts_ns[1]))
+            at = _later(int(slots[ends[fc.ACTIVE, 0], fc.BORN]), rules.active_ns)
             if at < due:
                 due, which, reason = at, fc.ACTIVE, _ACTIVE
-            at = _later(int(slots[ends[fc.IDLE, 0], fc.TOUCHED]), int(timeouts_ns[0]))
+            at = _later(int(slots[ends[fc.IDLE, 0], fc.TOUCHED]), rules.idle_ns)
             if at < due:
                 due, which, reason = at, fc.IDLE, _IDLE
         state[fc.NEXT_DUE] = due
@@ -202,41 +191,25 @@ def expire(
             return count, True
         if count == len(records):
             return count, False
-        fc.end_flow(slots, links, heads, ends, state, k0, k1, int(ends[which, 0]), reason, records[count])
+        fc.end_flow(cache, int(ends[which, 0]), reason, records[count])
         count += 1
 
 
-@njit(cache=True)
-def end_all(
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    k0: np.uint64,
-    k1: np.uint64,
-    records: NDArray[np.int64],
-    count: int,
-) -> int:
+@njit(cache=True, forceinline=True)
+def end_all(cache: fc.FlowCache, records: NDArray[np.int64], count: int) -> int:
     """End flows in order of birth until there are none or the records are full; how many records there are."""
-    while state[fc.OPEN] > 0 and count < len(records):
-        fc.end_flow(slots, links, heads, ends, state, k0, k1, int(ends[fc.ACTIVE, 0]), _FORCED, records[count])
+    while cache.state[fc.OPEN] > 0 and count < len(records):
+        fc.end_flow(cache, int(cache.ends[fc.ACTIVE, 0]), _FORCED, records[count])
         count += 1
     return count
 
 
-@njit(cache=True)
-def _close(
-    slots: NDArray[np.int64],
-    links: NDArray[np.int32],
-    ends: NDArray[np.int32],
-    state: NDArray[np.int64],
-    slot: int,
-    linger_ns: int,
-) -> None:
+@njit(cache=True, forceinline=True)
+def _close(cache: fc.FlowCache, slot: int, linger_ns: int) -> None:
+    slots, state = cache.slots, cache.state
     if slots[slot, fc.CLOSED] == fc.NOT_CLOSED:
         slots[slot, fc.CLOSED] = state[fc.CLOCK]
-        fc.append(links, ends, fc.CLOSING, slot)
+        fc.append(cache, fc.CLOSING, slot)
         state[fc.NEXT_DUE] = min(state[fc.NEXT_DUE], _later(int(state[fc.CLOCK]), linger_ns))
 
 

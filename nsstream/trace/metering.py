@@ -34,7 +34,6 @@ from nsstream.trace.packets import PacketBatch
 
 DEFAULT_MAX_FLOWS: Final = 1 << 18
 _RECORDS_A_CALL: Final = 8192
-_RECORD_WORDS: Final = fc.SLOT_WORDS + 1
 
 
 class FlowMeter:
@@ -62,12 +61,15 @@ class FlowMeter:
         if not 1 <= max_flows <= 1 << 26:
             raise ValueError(f"max_flows must be between 1 and {1 << 26}, got {max_flows!r}")
         self.idle_timeout_s = idle_timeout_s
-        timeouts_ns = np.array([idle_timeout_s, active_timeout_s, linger_s]) * 1e9
-        self._timeouts_ns = np.maximum(timeouts_ns, [1, 1, 0]).astype(np.int64)
+        self._rules = meter_loop.Rules(
+            idle_ns=max(1, int(idle_timeout_s * 1e9)),
+            active_ns=max(1, int(active_timeout_s * 1e9)),
+            linger_ns=int(linger_s * 1e9),
+            is_biflow=is_biflow,
+            by_class_of_service=by_class_of_service,
+        )
         self._cache = fc.FlowCache.with_room_for(max_flows)
         self._fragments = fragments.FragmentTable.empty()
-        self._is_biflow = is_biflow
-        self._by_class_of_service = by_class_of_service
         self.ended = dict.fromkeys(FlowEndReason, 0)  # records so far, by reason
 
     @property
@@ -87,7 +89,7 @@ class FlowMeter:
 
     def push(self, batch: PacketBatch) -> FlowTable:
         """Meter packets; the records of the flows that ended meanwhile, in the order of their end."""
-        columns = (
+        packets = meter_loop.Packets(
             batch.observation_time_ns,
             np.ascontiguousarray(batch.source_address).view(np.int64),
             np.ascontiguousarray(batch.destination_address).view(np.int64),
@@ -105,49 +107,44 @@ class FlowMeter:
             batch.fragment_flags,
             batch.fragment_identification,
         )
-        c, f = self._cache, self._fragments
         pieces = []
         row = 0
         while row < len(batch):
-            records = np.empty((_RECORDS_A_CALL, _RECORD_WORDS), np.int64)
-            row, count = meter_loop.meter(
-                *columns, row,
-                c.slots, c.links, c.heads, c.ends, c.state, *c.key,
-                f.entries, f.behind, f.heads, f.written,
-                self._timeouts_ns, self._is_biflow, self._by_class_of_service, records,
-            )  # fmt: skip
+            records = _empty_records()
+            row, count = meter_loop.meter(packets, row, self._cache, self._fragments, self._rules, records)
             pieces.append(records[:count])
         return self._table(pieces)
 
     def advance_to(self, now_ns: int) -> FlowTable:
         """Move the clock on where no packet does; the records of the flows that ended by it. It never steps back."""
-        c, state = self._cache, self._cache.state
+        state = self._cache.state
         pieces = []
         if state[fc.IS_STARTED] and now_ns > state[fc.CLOCK]:
             state[fc.CLOCK] = now_ns
             is_done = False
             while not is_done:
-                records = np.empty((_RECORDS_A_CALL, _RECORD_WORDS), np.int64)
-                count, is_done = meter_loop.expire(
-                    c.slots, c.links, c.heads, c.ends, c.state, *c.key, self._timeouts_ns, records, 0
-                )
+                records = _empty_records()
+                count, is_done = meter_loop.expire(self._cache, self._rules, records, 0)
                 pieces.append(records[:count])
         return self._table(pieces)
 
     def flush(self) -> FlowTable:
         """End all open flows, the oldest first; the meter can go on."""
-        c = self._cache
         pieces = []
         while self.open_flow_count:
-            records = np.empty((_RECORDS_A_CALL, _RECORD_WORDS), np.int64)
-            pieces.append(records[: meter_loop.end_all(c.slots, c.links, c.heads, c.ends, c.state, *c.key, records, 0)])
+            records = _empty_records()
+            pieces.append(records[: meter_loop.end_all(self._cache, records, 0)])
         return self._table(pieces)
 
     def _table(self, pieces: list[NDArray[np.int64]]) -> FlowTable:
-        words = np.concatenate(pieces) if pieces else np.empty((0, _RECORD_WORDS), np.int64)
+        words = np.concatenate(pieces) if pieces else _empty_records()[:0]
         for reason, count in enumerate(np.bincount(words[:, -1], minlength=len(FlowEndReason))):
             self.ended[FlowEndReason(reason)] += int(count)
-        return _to_table(words, is_biflow=self._is_biflow)
+        return _to_table(words, is_biflow=self._rules.is_biflow)
+
+
+def _empty_records() -> NDArray[np.int64]:
+    return np.empty((_RECORDS_A_CALL, fc.SLOT_WORDS + 1), np.int64)
 
 
 def _to_table(words: NDArray[np.int64], *, is_biflow: bool) -> FlowTable:

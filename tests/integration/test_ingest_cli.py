@@ -74,6 +74,13 @@ def test_packets_are_metered_into_flows_on_request(tmp_path: Path):
     assert sum(int(table.packet_delta_count.sum()) for table in flows) == 400
     assert sum(map(len, flows)) == 4
     assert "late" not in done.stdout
+    assert sum(info.tally.behind.kept for info in store.list() if info.tally.behind) == 400
+    shown = nsstream("chunk", "show", state, store.list()[0].id).stdout
+    assert "packets behind\n  offered     400\n  kept        400\n" in shown
+    again = nsstream("ingest", trace, "--state", state, "--flows", "--active-timeout", "60s")
+    assert (again.returncode, rows_in(state)) == (0, 4)
+    packets = nsstream("ingest", trace, "--state", state)  # other rows of the same file: none of them is known
+    assert (packets.returncode, rows_in(state)) == (0, 404)
     table = tmp_path / "flows.csv"
     table.write_text("ts_first,duration,proto,src_ip,dst_ip,src_port,dst_port,packets,bytes\n0,1,17,::1,::2,1,2,3,4\n")
     again = nsstream("ingest", table, "--state", tmp_path / "again", "--flows")
@@ -108,6 +115,30 @@ def test_a_signal_ends_an_ingest_of_a_pipe_cleanly_and_a_second_run_goes_on(tmp_
     assert [info.row_count for info in infos] == [100, 100]
     assert [info.is_partial for info in infos] == [True, True]
     assert [info.id[20:] for info in infos] == ["", "-p1"]
+
+
+def test_a_signal_ends_a_metered_pipe_with_records_of_the_flows_that_are_open(tmp_path: Path):
+    pipe, state = tmp_path / "pipe", tmp_path / "state"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(pipe), "--state", str(state), "--flows"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer = os.open(pipe, os.O_WRONLY)
+    try:
+        os.write(writer, capture_of([at / 100 for at in range(100)]))
+        commit = state / "journal" / "commit.json"
+        deadline = time.monotonic() + 60
+        while not (commit.exists() and '"parked": 100' in commit.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)  # with the pipe still open: it is no end of the input
+    finally:
+        os.close(writer)
+    assert process.returncode == 0, err
+    assert [line.split() for line in out.splitlines()].count(["kept", "100"]) == 1
+    assert "parked" not in out
+    (info,) = ChunkStore(state / "chunks").list()
+    assert ChunkStore(state / "chunks").read(info.id).flows.packet_delta_count.tolist() == [100]
 
 
 @pytest.mark.root

@@ -1,5 +1,6 @@
 """kill -9 at fifty random moments: nothing that was committed is lost, nothing comes twice, no chunk is half."""
 
+import json
 import os
 import signal
 import struct
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ingest_nursery import CONFIG
@@ -15,6 +17,7 @@ from ingest_nursery import CONFIG
 from nsstream.chunk import ChunkStore
 from nsstream.chunk.chunk import digest_of
 from nsstream.clock import ManualClock
+from nsstream.counters import Tally
 from nsstream.pipeline.intake import Intake
 
 DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
@@ -80,18 +83,21 @@ def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
 
 
 def test_a_file_whose_ingest_was_killed_is_read_on_without_a_gap_and_without_a_row_twice(tmp_path: Path):
-    rng = np.random.default_rng(5)
     n = 500_000
-    record = np.frombuffer(struct.pack("<IIII", 0, 0, len(DATAGRAM), len(DATAGRAM)) + DATAGRAM, np.uint8)
-    records = np.tile(record, (n, 1))
-    records[:, :8] = (
-        np.column_stack([1_700_000_040 + np.arange(n) // 1000, np.arange(n) % 1000]).astype("<u4").view("u1")
-    )
     trace, state = tmp_path / "x.pcap", tmp_path / "state"
-    trace.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records.tobytes())
+    trace.write_bytes(capture_of(np.arange(n)))
+    ingest_with_kills(trace, state, np.random.default_rng(5).integers(1, 40, 4))
+    store = ChunkStore(state / "chunks")
+    times_ns = np.concatenate([store.read(info.id).packets.observation_time_ns for info in store.list()])
+    np.testing.assert_array_equal(times_ns, 1_700_000_040 * 10**9 + np.arange(n) * 10**6)
+    assert sum(info.tally.offered for info in store.list()) == n
+
+
+def ingest_with_kills(trace: Path, state: Path, chunk_counts: np.ndarray, *options: str) -> None:
+    """Ingest a file, killed whenever so many chunks are stored, and then to its end."""
     command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(trace), "--state", str(state), "--chunk", "10s"]
-    for wanted in (*np.sort(rng.integers(1, 40, 4)), None):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for wanted in (*np.sort(chunk_counts), None):
+        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while wanted is not None and process.poll() is None and len(list(state.glob("chunks/*.arrow"))) < wanted:
             assert time.monotonic() < deadline
@@ -99,11 +105,76 @@ def test_a_file_whose_ingest_was_killed_is_read_on_without_a_gap_and_without_a_r
         if wanted is not None:
             process.kill()
         process.wait(timeout=120)
-    store = ChunkStore(state / "chunks")
-    times_ns = np.concatenate([store.read(info.id).packets.observation_time_ns for info in store.list()])
-    expected = (1_700_000_040 + np.arange(n) // 1000) * 10**9 + np.arange(n) % 1000 * 1000
-    np.testing.assert_array_equal(times_ns, expected)
-    assert sum(info.tally.offered for info in store.list()) == n
+
+
+def capture_of(times_ms: np.ndarray) -> bytes:
+    """Datagrams at these times, in order; each second another source port."""
+    record = np.frombuffer(struct.pack("<IIII", 0, 0, len(DATAGRAM), len(DATAGRAM)) + DATAGRAM, np.uint8)
+    records = np.tile(record, (len(times_ms), 1))
+    header = np.column_stack([1_700_000_040 + times_ms // 1000, times_ms % 1000 * 1000])
+    records[:, :8] = header.astype("<u4").view("u1")
+    records[:, 36:38] = (times_ms // 1000).astype(">u2").view("u1").reshape(-1, 2)
+    return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records.tobytes()
+
+
+def test_a_file_metered_again_after_kills_gives_each_flow_once_and_accounts_for_each_packet(tmp_path: Path):
+    n = 400_000
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+    trace.write_bytes(capture_of(np.arange(n)))
+    kills = np.random.default_rng(6).integers(1, 30, 3)
+    ingest_with_kills(trace, state, kills, "--flows", "--idle-timeout", "1s")
+    packets, in_flows = behind_the_chunks(state)
+    assert packets == Tally(offered=n, kept=n)
+    assert in_flows == n
+    assert sum(info.row_count for info in ChunkStore(state / "chunks").list()) == n // 1000
+
+
+def behind_the_chunks(state: Path) -> tuple[Tally, int]:
+    """What became of the packets, over all chunks; and how many the flows in them count."""
+    store, told = ChunkStore(state / "chunks"), Tally(behind=Tally())
+    for info in store.list():
+        info.tally.check()
+        told.add(info.tally)
+    assert told.behind is not None
+    return told.behind, sum(int(store.read(info.id).flows.packet_delta_count.sum()) for info in store.list())
+
+
+def test_a_metered_pipe_accounts_for_the_packets_that_a_killed_process_had_in_open_flows(tmp_path: Path):
+    pipe, state = tmp_path / "pipe", tmp_path / "state"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "nsstream_daemon", "ingest", str(pipe), "--state", str(state), "--chunk", "10s"]
+    committed = 0
+    for run in range(3):
+        before = commit_in(state)["number"]
+        process = subprocess.Popen([*command, "--flows"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        writer = os.open(pipe, os.O_WRONLY)
+        try:
+            os.write(writer, capture_of(np.arange(run * 60_000, run * 60_000 + 50_000, 100)))
+            deadline = time.monotonic() + 120
+            while (commit := commit_in(state))["number"] == before or commit["behind"]["offered"] < 500:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.01)
+            if run < 2:
+                process.kill()
+                process.wait(timeout=30)
+                committed += commit_in(state)["behind"]["offered"]
+        finally:
+            os.close(writer)
+        process.wait(timeout=120)
+    packets, in_flows = behind_the_chunks(state)
+    assert packets.offered == committed + 500 == 1500
+    assert packets.kept == in_flows
+    assert packets.dropped.keys() == {"restart"}  # at the last packet the flows of 15 s were open
+
+
+def commit_in(state: Path) -> dict[str, Any]:
+    """The number of the journal's last commit, and the account of packets in it."""
+    path = state / "journal" / "commit.json"
+    if not path.exists():
+        return {"number": 0}
+    commit = json.loads(path.read_text())
+    return {"number": commit["number"], "behind": commit["progress"]["total"].get("behind", {"offered": 0})}
 
 
 def test_a_state_in_use_is_refused_and_free_again_once_its_process_is_dead(tmp_path: Path):

@@ -1,10 +1,12 @@
 """A source of packets, metered: what it gives, when its clock moves."""
 
+import pytest
 from made_traffic import CLIENT, MS, SERVER, START_NS, batch_of, packet
 
 from nsstream.capture.metered import MeteredSource
 from nsstream.clock import ManualClock
 from nsstream.counters import Tally
+from nsstream.errors import InputError
 from nsstream.trace import FlowEndReason, PacketBatch
 from nsstream.trace.metering import FlowMeter
 
@@ -26,6 +28,8 @@ class Wire:
         if not self._steps:
             return None
         seconds, batch = self._steps.pop(0)
+        if isinstance(batch, Exception):
+            raise batch
         self._clock.advance(int(seconds * 1e9))
         self.tally.offered += len(batch)
         self.tally.kept += len(batch)
@@ -86,3 +90,28 @@ def test_end_of_a_flow_is_told_by_packets_without_waiting():
     source, _ = metered((0, batch_of([packet(0)])), (0, batch_of([packet(20_000, SERVER, CLIENT)])))
     flows = source.read_batch()
     assert (flows.flow_start_ns.tolist(), reasons(flows)) == ([START_NS + 0 * MS], [FlowEndReason.IDLE_TIMEOUT])
+
+
+def test_packets_of_open_flows_are_parked_until_their_record_is_given():
+    source, _ = metered((0, batch_of([packet(0), packet(1), packet(20_000)])), (0, batch_of([packet(20_001)])))
+    assert source.read_batch().packet_delta_count.tolist() == [2]
+    assert source.packet_tally == Tally(offered=3, kept=2, parked=1)
+    assert source.read_batch().packet_delta_count.tolist() == [2]
+    assert source.packet_tally == Tally(offered=4, kept=4)
+
+
+def test_flush_gives_the_open_flows_and_ends_the_source():
+    source, _ = metered((0, batch_of([packet(0)])), (0, IDLE), (0, batch_of([packet(1)])))
+    assert len(source.read_batch()) == 0
+    assert reasons(source.flush()) == [FlowEndReason.FORCED_END]
+    assert source.packet_tally == Tally(offered=1, kept=1)
+    assert source.read_batch() is None
+
+
+def test_a_source_that_fails_gives_its_open_flows_first():
+    source, _ = metered((0, batch_of([packet(0)])), (0, InputError("the cable is cut")))
+    assert reasons(source.read_batch()) == [FlowEndReason.FORCED_END]
+    with pytest.raises(InputError, match="the cable is cut"):
+        source.read_batch()
+    assert source.read_batch() is None
+    assert source.packet_tally == Tally(offered=1, kept=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsstream.capture import PcapFileSource
+from nsstream.capture import MeteredSource, PcapFileSource
 from nsstream.chunk import ChunkLimits, ChunkStore
 from nsstream.chunk.retention import Retention
 from nsstream.clock import ManualClock
@@ -22,6 +22,7 @@ from nsstream.pipeline.channel import WhenFull
 from nsstream.pipeline.ingest_loop import IngestLoop, IngestStatus, difference
 from nsstream.pipeline.intake import Intake, IntakeConfig
 from nsstream.trace import PacketBatch
+from nsstream.trace.metering import FlowMeter
 
 S = 1_000_000_000
 START_S = 1_700_000_040  # a whole minute
@@ -92,7 +93,7 @@ def ingest(state: Path, source: object, config: IntakeConfig = CONFIG, source_id
             when_full=WhenFull.BLOCK,
             capacity_rows=1000,
             clock=ManualClock(),
-            skips_known=isinstance(source, PcapFileSource),
+            skips_known=source_id == "x",
         )
         return loop.run()
 
@@ -134,6 +135,24 @@ def test_a_file_that_has_grown_goes_on_where_it_was_left(tmp_path: Path):
     infos = ChunkStore(tmp_path / "state" / "chunks").list()
     assert [(info.id[16:], info.row_count) for info in infos] == [("-60s", 3), ("-60s", 2), ("-60s-p1", 2), ("-60s", 1)]
     assert infos[2].is_partial
+
+
+def test_a_metered_file_that_has_grown_goes_on_with_new_records_of_its_flows(tmp_path: Path):
+    trace, state = tmp_path / "x.pcap", tmp_path / "state"
+
+    def metered_file() -> MeteredSource:
+        return MeteredSource(PcapFileSource(trace), FlowMeter(idle_timeout_s=15), clock=ManualClock())
+
+    write_pcap(trace, [0, 1, 40, 41])
+    assert ingest(state, metered_file(), source_id="x").kept == 2
+    assert ingest(state, metered_file(), source_id="x").offered == 0
+    write_pcap(trace, [0, 1, 40, 41, 42, 43, 100])
+    tally = ingest(state, metered_file(), source_id="x")
+    assert (tally.kept, tally.behind) == (2, Tally(offered=3, kept=3))
+    store = ChunkStore(state / "chunks")
+    counts = [store.read(info.id).flows.packet_delta_count.tolist() for info in store.list()]
+    assert counts == [[2, 2], [2], [1]]
+    assert sum_of_chunks(state).behind == Tally(offered=7, kept=7)
 
 
 def test_a_stop_is_clean_and_the_chunk_partial(tmp_path: Path):
@@ -316,3 +335,81 @@ def test_limits_and_times_that_make_no_sense_are_refused():
     for options in ({"sync_s": 0}, {"allowed_lateness_s": -1}, {"length_s": 0}):
         with pytest.raises(ValueError, match="must be"):
             IntakeConfig(**options)  # type: ignore[arg-type]
+
+
+def test_what_a_source_counts_as_it_is_closed_is_in_the_account(tmp_path: Path):
+    class LosingSource(MadeSource):
+        def close(self) -> None:
+            self.tally.drop("channel", 5)
+
+    tally = ingest(tmp_path, LosingSource([packets_at(1)]))
+    assert (tally.kept, tally.dropped) == (1, {"ring": 2, "channel": 5})
+    assert sum_of_chunks(tmp_path) == tally
+
+
+def test_a_stop_before_the_known_rows_are_passed_forgets_none_of_them(tmp_path: Path):
+    trace = write_pcap(tmp_path / "x.pcap", [0, 1, 59, 61, 62])
+    ingest(tmp_path / "state", PcapFileSource(trace), source_id="x")
+    with intake_in(tmp_path / "state", source_id="x") as intake:
+        stopped = IngestLoop(
+            PcapFileSource(trace), intake, when_full=WhenFull.BLOCK, capacity_rows=9, clock=ManualClock(),
+            skips_known=True,
+        )  # fmt: skip
+        stopped.stop()
+        stopped.run()
+    assert ingest(tmp_path / "state", PcapFileSource(trace), source_id="x").offered == 0
+
+
+def metered_source(*batches: PacketBatch, **before: Callable[[int], None]) -> MeteredSource:
+    return MeteredSource(MadeSource(list(batches), **before), FlowMeter(idle_timeout_s=15), clock=ManualClock())  # type: ignore[arg-type]
+
+
+def test_the_account_of_the_packets_behind_flows_is_stored_with_the_chunks(tmp_path: Path):
+    """A chunk tells of all that was counted since the one before, as of its other losses."""
+    tally = ingest(tmp_path, metered_source(packets_at(1, 2), packets_at(70), packets_at(140)))
+    assert tally.behind == Tally(offered=4 + 3 * 3, kept=4, dropped=Counter(ring=6), unsupported=Counter(arp=3))
+    assert sum_of_chunks(tmp_path) == tally
+    tellings = [info.tally.behind for info in ChunkStore(tmp_path / "chunks").list()]
+    assert [told and (told.kept, told.dropped["ring"]) for told in tellings] == [(3, 6), (1, 0), None]
+
+
+def test_a_stop_gives_the_flows_that_are_open_of_a_source_that_gives_nothing_again(tmp_path: Path):
+    read, go_on = threading.Event(), threading.Event()
+
+    def before_each(at: int) -> None:
+        if at == 1:
+            read.set()
+            assert go_on.wait(30)
+
+    with intake_in(tmp_path) as intake:
+        source = metered_source(packets_at(1, 2), packets_at(3), packets_at(4), before_each=before_each)
+        loop = IngestLoop(source, intake, when_full=WhenFull.BLOCK, capacity_rows=9, clock=ManualClock())
+        runner = threading.Thread(target=loop.run)
+        runner.start()
+        assert read.wait(30)
+        loop.stop()
+        go_on.set()
+        runner.join(30)
+        assert not runner.is_alive()
+    (info,) = ChunkStore(tmp_path / "chunks").list()
+    flows = ChunkStore(tmp_path / "chunks").read(info.id).flows
+    assert info.tally.behind is not None
+    assert info.tally.behind.kept == flows.packet_delta_count.sum() == source.packet_tally.kept >= 3
+
+
+def test_packets_of_flows_that_a_killed_process_had_open_are_a_named_drop_of_the_next(tmp_path: Path):
+    source = metered_source(packets_at(1, 2), packets_at(30, 31, 32))
+    source.open()
+    with intake_in(tmp_path) as intake:
+        rows = source.read_batch()
+        intake.take(rows, difference(source.tally, Tally()), total=source.tally)
+        assert intake.tally.behind == Tally(
+            offered=11, kept=2, parked=3, dropped=Counter(ring=4), unsupported=Counter(arp=2)
+        )
+        intake.sync()  # and then it is killed
+    tally = ingest(tmp_path, metered_source(packets_at(50)))
+    assert tally.behind == Tally(
+        offered=11 + 4, kept=2 + 1, dropped=Counter(ring=4 + 2, restart=3), unsupported=Counter(arp=2 + 1)
+    )
+    assert sum_of_chunks(tmp_path) == tally
+    assert ingest(tmp_path, metered_source()).behind == Tally()  # told once

@@ -248,3 +248,16 @@ def test_times_at_the_end_of_an_int64_do_not_wrap():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         FlowMeter(**options)
+
+
+def test_thousands_of_open_flows_are_told_apart_and_found_again():
+    """More than the buckets that a meter begins with, several times over; some end in between, and make room."""
+    ends = [(f"192.0.2.{i % 250}", 1000 + i // 250) for i in range(10_000)]
+    meter = FlowMeter(idle_timeout_s=5, max_flows=10_000)
+    early = meter.push(batch_of(packet(0, end) for end in ends[:3000]))
+    late = meter.push(batch_of(packet(6000, end) for end in ends + ends[::-1]))
+    assert (len(early), len(late), meter.open_flow_count) == (0, 3000, 10_000)
+    flows = meter.flush()
+    assert flows.packet_delta_count.tolist() == [2] * 10_000
+    assert flows.source_transport_port.tolist() == [port for _, port in ends]
+    assert meter.ended[FlowEndReason.LACK_OF_RESOURCES] == 0
