@@ -83,12 +83,28 @@ class Bins:
         """Which bins held a value: (bins,)."""
         return self.counts > 0
 
-    def draw(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """A value (n,) from inside the bin of each token (n,)."""
-        at = rng.random(len(tokens)) * (QUANTILES - 1)
+    def draw(
+        self, tokens: NDArray[np.int64], rng: np.random.Generator, least: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """A value (n,) from inside the bin of each token (n,); at least `least` (n,), where the bin has that."""
+        at = rng.random(len(tokens))
+        if least is not None:
+            below = self._rank_of(tokens, least)
+            at = below + (1 - below) * at
+        at *= QUANTILES - 1
         low = np.minimum(at.astype(np.int64), QUANTILES - 2)
         left, right = self.quantiles[tokens, low], self.quantiles[tokens, low + 1]
-        return np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
+        values = np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
+        return values if least is None else np.maximum(values, least)
+
+    def _rank_of(self, tokens: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share (n,) of each token's bin that lies below a value (n,)."""
+        inside = self.quantiles[tokens]
+        low = np.clip((inside <= values[:, None]).sum(axis=1) - 1, 0, QUANTILES - 2)
+        rows = np.arange(len(tokens))
+        left, right = inside[rows, low], inside[rows, low + 1]
+        part = np.clip((values - left) / np.maximum(right - left, 1), 0, 1)
+        return np.asarray((low + part) / (QUANTILES - 1), np.float64)
 
     def sample(self, count: int) -> NDArray[np.int64]:
         """`count` values with the fitted distribution, in rising order, evenly spread over its ranks."""

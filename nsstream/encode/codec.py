@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.bins import Bins
+from nsstream.encode.clocks import gaps_of, measure_clocks
 from nsstream.encode.endings import Endings
 from nsstream.encode.schema import (
     ATTRIBUTES,
     BLOCK_PORTS,
-    GAP_GRID,
     HOST_SLOTS,
     KIND_SLOTS,
     LENGTH_GRID,
+    PACKET_GAP_GRID,
     PORT_BLOCKS,
     PORT_SLOTS,
     RARE_PORT,
@@ -31,6 +32,7 @@ from nsstream.encode.schema import (
     SIZE_GRID,
     SIZE_SLOTS,
     SLICES,
+    START_GAP_GRID,
 )
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.trace.conversations import ConversationTable
@@ -50,7 +52,8 @@ class Codec:
         profile: (SLICES,) conversations that start in each slice.
         packet_count: packets of the chunk.
         host, service, port, ttl, marking, kind, size: vocabularies.
-        start_gap, packet_gap, length, octets: bins.
+        start_gap, packet_gap, own_gap, length, octets: bins.
+        own_clock: (KIND_SLOTS,) packet kinds whose gap is that since their own side's last packet (`own_gap`).
         port_blocks: (PORT_BLOCKS,) initiator ports without a slot, by block.
         talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
@@ -73,6 +76,8 @@ class Codec:
     size: Vocabulary
     start_gap: Bins
     packet_gap: Bins
+    own_gap: Bins
+    own_clock: NDArray[np.bool_]
     length: Bins
     octets: Bins
     port_blocks: NDArray[np.int64]
@@ -104,7 +109,15 @@ class Codec:
         sizes = table.ip_total_length[:, None].astype(np.int64)
         within = np.ones(len(sizes), bool)
         within[table.packet_offset[:-1]] = False
-        gaps = np.diff(table.observation_time_ns, prepend=table.observation_time_ns[:1])[within]
+        kinds = kind_values(table)
+        kind = Vocabulary.fit(kinds, KIND_SLOTS, parent=held["kind"])
+        said = kind.nearest(kinds, exact=2)
+        since_any, since_own = gaps_of(table)
+        own_clock = measure_clocks(said, since_any, since_own, KIND_SLOTS)
+        if parent is not None:  # its weights know the gaps of its kinds by its clocks
+            knows = [old is not None and old == new for old, new in zip(parent.kind.slots, kind.slots, strict=True)]
+            own_clock = np.where(knows, parent.own_clock, own_clock)
+        by_own = own_clock[said] & (since_own >= 0)
         size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
         rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
         step = max(1, len(rare) // RARE_PREFIXES)
@@ -121,10 +134,12 @@ class Codec:
             port_blocks=np.bincount(ports[port.tokens(ports) < 0, 0] // BLOCK_PORTS, minlength=PORT_BLOCKS),
             ttl=Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"]),
             marking=Vocabulary.fit(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
-            kind=Vocabulary.fit(kind_values(table), KIND_SLOTS, parent=held["kind"]),
+            kind=kind,
             size=size,
-            start_gap=Bins.fit(GAP_GRID, start_gaps(first, first_ns, last_ns)),
-            packet_gap=Bins.fit(GAP_GRID, gaps),
+            start_gap=Bins.fit(START_GAP_GRID, start_gaps(first, first_ns, last_ns)),
+            packet_gap=Bins.fit(PACKET_GAP_GRID, since_any[within & ~by_own]),
+            own_gap=Bins.fit(PACKET_GAP_GRID, since_own[by_own]),
+            own_clock=own_clock,
             length=Bins.fit(LENGTH_GRID, table.packet_count),
             octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
@@ -144,6 +159,7 @@ class Codec:
             "packet_count": self.packet_count,
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
+            "own_clock": np.flatnonzero(self.own_clock).tolist(),
             "port_blocks": self.port_blocks.tolist(),
             "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
@@ -163,6 +179,7 @@ class Codec:
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
+            own_clock=np.isin(np.arange(KIND_SLOTS), np.array(data["own_clock"], np.int64)),
             port_blocks=np.array(data["port_blocks"], np.int64),
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
@@ -171,7 +188,13 @@ class Codec:
         )
 
 
-_BINS: Final = {"start_gap": GAP_GRID, "packet_gap": GAP_GRID, "length": LENGTH_GRID, "octets": SIZE_GRID}
+_BINS: Final = {
+    "start_gap": START_GAP_GRID,
+    "packet_gap": PACKET_GAP_GRID,
+    "own_gap": PACKET_GAP_GRID,
+    "length": LENGTH_GRID,
+    "octets": SIZE_GRID,
+}
 
 
 def slice_of(time_ns: NDArray[np.int64], first_ns: int, last_ns: int) -> NDArray[np.int64]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_SLOTS, RARE_PORT
+
+# Ephemeral ports that no payload of ours suits: tshark reads what a client sends from there as an R3 lock's messages.
+_SHUNNED: Final = (2571,)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
     responder_port = np.where(service[:, 3] == RARE_PORT, rare_port, service[:, 3])
     initiator = token("initiator_port")
     drawn = np.maximum(initiator - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, len(initiator))
+    drawn += np.isin(drawn, _SHUNNED)
     known = codec.port.table()[np.minimum(initiator, PORT_SLOTS - 1), 0]
     has_free_port = (initiator >= PORT_SLOTS) & has_ports
     initiator_port = np.where(initiator >= PORT_SLOTS, np.maximum(drawn, 1), known)

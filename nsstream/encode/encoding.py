@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.encode.clocks import gaps_of
 from nsstream.encode.codec import (
     Codec,
     host_values,
@@ -21,14 +22,15 @@ from nsstream.encode.schema import (
     ATTRIBUTE_INDEX,
     ATTRIBUTES,
     BLOCK_PORTS,
-    GAP_GRID,
     LENGTH_GRID,
+    PACKET_GAP_GRID,
     PORT_SLOTS,
     RARE_IPV4,
     RARE_IPV6,
     RARE_PORT,
     SIZE_GRID,
     SIZE_SLOTS,
+    START_GAP_GRID,
 )
 from nsstream.encode.tokens import ChunkTokens, countdown_token, position_token, start_features, time_left_token
 from nsstream.trace.conversations import ConversationTable
@@ -48,7 +50,8 @@ def encode(table: ConversationTable, codec: Codec) -> ChunkTokens:
     kind = codec.kind.nearest(kinds, exact=2)
     total = table.packet_count
     index = np.arange(len(kinds)) - np.repeat(table.packet_offset[:-1], total)
-    previous = np.where(index > 0, np.roll(table.observation_time_ns, 1), table.observation_time_ns)
+    since_any, since_own = gaps_of(table)
+    gap_ns = np.where(codec.own_clock[kind] & (since_own >= 0), since_own, since_any)
     return ChunkTokens(
         attributes=attributes,
         start_features=_start_features(first, codec),
@@ -57,11 +60,11 @@ def encode(table: ConversationTable, codec: Codec) -> ChunkTokens:
         packet_offset=table.packet_offset,
         kind=kind,
         size=size_tokens(table.ip_total_length, codec),
-        gap=GAP_GRID.tokens(table.observation_time_ns - previous),
+        gap=PACKET_GAP_GRID.tokens(gap_ns),
         needs_size=kinds[:, 5] > 0,
         countdown=countdown_token(np.repeat(total, total) - index),
         position=position_token(index),
-        time_left=time_left_token(codec.last_ns + 1 - previous),
+        time_left=time_left_token(codec.last_ns + 1 - (table.observation_time_ns - since_any)),
     )
 
 
@@ -81,7 +84,7 @@ def _attributes(table: ConversationTable, codec: Codec, first: NDArray[np.int64]
     initiator_port = codec.port.tokens(table.initiator_port[:, None].astype(np.int64))
     columns = {
         "continues_from_before": table.continues_from_before.astype(np.int64),
-        "start_gap": GAP_GRID.tokens(start_gaps(first, codec.first_ns, codec.last_ns)),
+        "start_gap": START_GAP_GRID.tokens(start_gaps(first, codec.first_ns, codec.last_ns)),
         "initiator_host": np.where(hosts[0] >= 0, hosts[0], rare_host),
         "service": codec.service.nearest(services, exact=3),
         "responder_port_high": np.where(is_rare, 1 + (port >> 8), 0),

@@ -10,9 +10,10 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-SCHEMA_ID: Final = "conversations-1"
+SCHEMA_ID: Final = "conversations-2"
 
-GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=10, largest=100_000 * 10**9)  # nanoseconds
+START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=10, largest=100_000 * 10**9)  # nanoseconds
+PACKET_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=30, largest=100_000 * 10**9)
 LENGTH_GRID: Final = Grid(exact=32, first=33, per_decade=12, largest=10_000_000)  # packets of a conversation
 SIZE_GRID: Final = Grid(exact=0, first=20, per_decade=16, largest=65_535)  # octets of a datagram
 
@@ -29,7 +30,7 @@ RARE_PORT: Final = -1  # stands for the responder port of a service without a sl
 
 ATTRIBUTES: Final[dict[str, int]] = {
     "continues_from_before": 2,
-    "start_gap": len(GAP_GRID),  # since the previous conversation's start, or since the slice's
+    "start_gap": len(START_GAP_GRID),  # since the previous conversation's start, or since the slice's
     "initiator_host": HOST_SLOTS + 2,
     "service": SERVICE_SLOTS,  # (protocol, IP version, is_fragment, responder port or RARE_PORT)
     "responder_port_high": 257,  # 0 unless the service's port is rare; else 1 + high octet
@@ -44,7 +45,7 @@ ATTRIBUTE_INDEX: Final = {name: i for i, name in enumerate(ATTRIBUTES)}
 
 KINDS: Final = KIND_SLOTS  # (stack, direction, control, IP header, TCP header, has_payload, TcpEvent)
 SIZES: Final = SIZE_SLOTS + len(SIZE_GRID)
-GAPS: Final = len(GAP_GRID)
+GAPS: Final = len(PACKET_GAP_GRID)
 COUNTDOWNS: Final = 40  # how many packets of the conversation are left, by bin
 POSITIONS: Final = 16  # how many have been, by bin
 TIMES_LEFT: Final = 40  # time to the end of the chunk, by bin

@@ -23,7 +23,8 @@ class ChunkTokens:
         start_ns: (n,) time of the first packet.
         stack: (n,) which packet kinds a conversation may have, see `codec.stack_of`.
         packet_offset: (n + 1,) ragged rows of the packet columns.
-        kind, size, gap: (m,) tokens; gap is that before the packet, 0 for the first.
+        kind, size, gap: (m,) tokens; gap is that before the packet by its kind's clock (`clocks`), 0 for
+            the first.
         needs_size: (m,) whether the size is not already said by the kind.
         countdown, position, time_left: (m,) running features, known before the packet.
     """

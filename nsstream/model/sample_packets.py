@@ -95,8 +95,7 @@ def draw_packets(
     kinds = codec.kind.table()
     allowed = allowed_kinds(codec)[stack[order]]
     sizes_allowed = torch.from_numpy(np.concatenate([codec.size.is_active(), codec.octets.is_active()]))
-    gaps_allowed = torch.from_numpy(codec.packet_gap.is_active())
-    gap_edges = torch.from_numpy(codec.packet_gap.grid.edges)
+    gap_law = _GapLaw(codec, len(counts))
     size_values = codec.size.table()[:, 0]
     n = len(counts)
     ttl = codec.ttl.table()[attributes[order, ATTRIBUTE_INDEX["ttl"]]]
@@ -141,19 +140,66 @@ def draw_packets(
         size = np.where(bare, size_tokens(headers, codec), size)
         gap = np.zeros(n, np.int64)
         if step:
+            by_own, elapsed_ns = gap_law.clock(said, now)
             logits = network.gap_logits(h, kind, torch.from_numpy(size)) + correction[2]
-            logits = logits.masked_fill(~gaps_allowed, FORBIDDEN)
-            late = gap_edges >= torch.from_numpy(left_ns)[:, None]
-            late &= (gaps_allowed & ~late).any(-1, keepdim=True)  # where all are late, any will do, and is cut short
-            gap = _pick(logits.masked_fill(late, FORBIDDEN), generator).numpy()
-            gap_ns = codec.packet_gap.draw(gap, rng)
-            now = now + np.where(gap_ns < left_ns, gap_ns, (left_ns * rng.random(n)).astype(np.int64))
+            may = torch.from_numpy(gap_law.allowed(by_own, elapsed_ns, left_ns))
+            gap = _pick(logits.masked_fill(~may, FORBIDDEN), generator).numpy()
+            wait_ns = gap_law.draw(gap, by_own, elapsed_ns, rng)
+            now = now + np.where(wait_ns < left_ns, wait_ns, (left_ns * rng.random(n)).astype(np.int64))
+        gap_law.say(said, now)
         law.say(said)
         at = first[:n] + step
         for name, column in (("kind", said), ("size", size), ("gap", gap), ("octets", octets), ("time_ns", now)):
             out[name][at] = column
         previous = torch.from_numpy(np.stack([said, size, gap], axis=-1))
     return DrawnPackets(packet_offset=offset, **out)
+
+
+class _GapLaw:
+    """By which clock each of n conversations' next packet is timed (`clocks`), and what that leaves possible.
+
+    Later calls may pass the first n' <= n conversations only.
+    """
+
+    def __init__(self, codec: Codec, n: int) -> None:
+        self._bins = codec.packet_gap, codec.own_gap
+        self._active = np.stack([bins.is_active() for bins in self._bins])
+        self._edges = codec.packet_gap.grid.edges
+        self._upper = np.append(self._edges[1:], np.inf)
+        self._longest_ns = self._upper[self._active[1]].max(initial=0)
+        self._own_clock = codec.own_clock
+        self._side = np.clip(codec.kind.table()[:, 1], 0, 1)
+        self._last_ns = np.full((n, 2), -1, np.int64)
+
+    def clock(self, kind: NDArray[np.int64], now_ns: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Whether each packet (n',) is timed by its own side, and how long that clock has run."""
+        last_ns = self._last_ns[np.arange(len(kind)), self._side[kind]]
+        elapsed_ns = now_ns - last_ns
+        by_own = self._own_clock[kind] & (last_ns >= 0) & (elapsed_ns < self._longest_ns)
+        return by_own, np.where(by_own, elapsed_ns, 0)
+
+    def allowed(
+        self, by_own: NDArray[np.bool_], elapsed_ns: NDArray[np.int64], left_ns: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which gaps (n', GAPS) the chunk shows, are not over yet, and end before it does, if there are such."""
+        may = self._active[by_own.astype(np.int64)] & (self._upper > elapsed_ns[:, None])
+        in_time = may & (self._edges < (elapsed_ns + left_ns)[:, None])
+        return np.where(in_time.any(axis=1, keepdims=True), in_time, may)
+
+    def draw(
+        self,
+        gap: NDArray[np.int64],
+        by_own: NDArray[np.bool_],
+        elapsed_ns: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Nanoseconds (n',) from the packet before to this one."""
+        any_bins, own_bins = self._bins
+        return np.where(by_own, own_bins.draw(gap, rng, elapsed_ns) - elapsed_ns, any_bins.draw(gap, rng))
+
+    def say(self, kind: NDArray[np.int64], now_ns: NDArray[np.int64]) -> None:
+        """Note the packets (n',) that were said."""
+        self._last_ns[np.arange(len(kind)), self._side[kind]] = now_ns
 
 
 def _pick(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from nsstream.encode.address_map import AddressMap
 from nsstream.encode.bins import Bins, Grid
-from nsstream.encode.schema import COUNTDOWNS, GAP_GRID, LENGTH_GRID, POSITIONS, SIZE_GRID, TIMES_LEFT
+from nsstream.encode.schema import COUNTDOWNS, PACKET_GAP_GRID, LENGTH_GRID, POSITIONS, SIZE_GRID, TIMES_LEFT
 from nsstream.encode.tokens import countdown_token, position_token, time_left_token
 from nsstream.encode.vocabulary import Vocabulary
 
 MAP = AddressMap(bytes(range(32)))
 UNICAST = st.integers(1 << 24, (224 << 24) - 1).filter(lambda a: a >> 24 != 127)
-GRIDS = st.sampled_from([GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=0, first=1, per_decade=1, largest=10**6)])
+GRIDS = st.sampled_from([PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=0, first=1, per_decade=1, largest=10**6)])
 NUMBERS = st.lists(st.integers(0, 10**14), min_size=1, max_size=60)
 
 

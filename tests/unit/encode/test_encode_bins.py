@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from nsstream.encode.bins import QUANTILES, Bins, Grid
-from nsstream.encode.schema import GAP_GRID, LENGTH_GRID, SIZE_GRID
+from nsstream.encode.schema import PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID
 
-GRIDS = [GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=3, first=4, per_decade=5, largest=1000)]
+GRIDS = [PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=3, first=4, per_decade=5, largest=1000)]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -25,8 +25,8 @@ def test_what_is_out_of_range_falls_into_the_first_bin_or_the_last(grid):
 def test_a_value_that_recurs_keeps_its_exact_place():
     rng = np.random.default_rng(1)
     values = np.array([30_000_000] * 50)
-    bins = Bins.fit(GAP_GRID, values)
-    assert set(bins.draw(GAP_GRID.tokens(values), rng).tolist()) == {30_000_000}
+    bins = Bins.fit(PACKET_GAP_GRID, values)
+    assert set(bins.draw(PACKET_GAP_GRID.tokens(values), rng).tolist()) == {30_000_000}
 
 
 def test_an_atom_among_others_is_drawn_about_as_often_as_it_was():

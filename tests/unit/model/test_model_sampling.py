@@ -11,7 +11,7 @@ from nsstream.encode.bins import Bins
 from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds, encode
-from nsstream.encode.schema import ATTRIBUTE_INDEX, GAP_GRID, SLICES
+from nsstream.encode.schema import ATTRIBUTE_INDEX, PACKET_GAP_GRID, SLICES
 from nsstream.model.heads import heads_drawn, heads_of
 from nsstream.model.networks import PacketTokens
 from nsstream.model.sample_attributes import draw_attributes
@@ -121,7 +121,7 @@ def test_no_token_is_drawn_that_the_codec_does_not_know(drawn, given, codec):
 
 def test_gaps_that_are_all_too_long_are_cut_short_and_known_still(networks, codec, given):
     attributes, stack, _, _ = given
-    rare = dataclasses.replace(codec, packet_gap=Bins.fit(GAP_GRID, np.array([5_000_000_000, 7_000_000_000])))
+    rare = dataclasses.replace(codec, packet_gap=Bins.fit(PACKET_GAP_GRID, np.array([5_000_000_000, 7_000_000_000])))
     n = len(attributes)
     start_ns = np.full(n, codec.last_ns - 2_000_000)
     drawn = draw_packets(networks["packets"], rare, attributes, stack, start_ns, np.full(n, 5), *chance())
