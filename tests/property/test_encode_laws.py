@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nsstream.encode.address_map import AddressMap
 from nsstream.encode.bins import Bins, Grid
-from nsstream.encode.schema import COUNTDOWNS, PACKET_GAP_GRID, LENGTH_GRID, POSITIONS, SIZE_GRID, TIMES_LEFT
+from nsstream.encode.schema import COUNTDOWNS, LENGTH_GRID, PACKET_GAP_GRID, POSITIONS, SIZE_GRID, TIMES_LEFT
 from nsstream.encode.tokens import countdown_token, position_token, time_left_token
 from nsstream.encode.vocabulary import Vocabulary
 

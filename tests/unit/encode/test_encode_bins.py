@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nsstream.encode.bins import QUANTILES, Bins, Grid
-from nsstream.encode.schema import PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID
+from nsstream.encode.schema import LENGTH_GRID, PACKET_GAP_GRID, SIZE_GRID
 
 GRIDS = [PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=3, first=4, per_decade=5, largest=1000)]
 
