@@ -12,14 +12,16 @@ Sources: Cisco's NetFlow v5, RFC 3954 (v9), RFC 7011 and 7012 (IPFIX), RFC 5103 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.counters import Tally
+from nsstream.errors import WireError
 from nsstream.trace import FlowTable
-from nsstream.wire.netflow import fates, messages, plan, sampling, state, template
+from nsstream.wire.netflow import fates, handover, messages, plan, sampling, state, template
 from nsstream.wire.netflow.batch import Batch
 from nsstream.wire.netflow.columns import FlowColumns
 from nsstream.wire.netflow.fates import add_fate, add_fates
@@ -91,6 +93,50 @@ class ExportDecoder:
     def exporters(self) -> list[ExporterStatistics]:
         """What is known of each exporter and domain; the one that was silent longest first."""
         return [ExporterStatistics.of(session, self._sessions.facts[session.slot]) for session in self._sessions]
+
+    @property
+    def revision(self) -> int:
+        """Grows when a successor would have to be told something new: of templates and options, not of their age."""
+        return self._sessions.revision
+
+    def handover(self, *, is_final: bool = False) -> dict[str, Any]:
+        """What is known of the exporters, as values for JSON, for the `take_over` of a decoder that goes on.
+
+        `is_final`: nothing is decoded after it; then sequence numbers and what is parked go along.
+        """
+        sessions = self._sessions
+        return handover.write(sessions, sessions.facts, sessions.templates(), self._parking, is_final=is_final)
+
+    def take_over(self, value: object, now_ns: int) -> None:
+        """Know what another decoder knew; before anything is decoded.
+
+        What has expired by `now_ns`, of the receiver's clock, is not revived. Raises WireError where `value` is not
+        what `handover` gave; then nothing of it is known.
+        """
+        known = handover.read(value)
+        planned: list[tuple[handover.KnownTemplate, int, Plan]] = []
+        for i, told in enumerate(known.templates):
+            records, _ = self._plan(told.set_id, told.octets)
+            if len(records) != 1 or records[0][1] is None or records[0][0].octets != told.octets:
+                raise WireError(f"template {i}: its octets are no record of a template")
+            planned.append((told, records[0][0].template_id, records[0][1]))
+        sessions = [self._sessions.of_key(one.key) for one in known.sessions]
+        for session, one in zip(sessions, known.sessions, strict=True):
+            self._sessions.tell(session, one.context)
+            columns = [state.STARTED_MS, state.EXPECTED, state.UPTIME_MS]
+            self._sessions.facts[session.slot, columns] = one.started_ms, one.expected, one.uptime_ms
+        for told, template_id, how in planned:
+            template = Template(how, told.set_id, told.octets, min(told.announced_ns, now_ns))
+            self._sessions.announce(sessions[told.session], template_id, template)
+        for parked in known.parked:
+            since_ns = min(parked.since_ns, now_ns)
+            self._now_ns = max(self._now_ns, since_ns)
+            self.tally.offered += 1
+            self.tally.parked += 1
+            mine = replace(parked, session_number=sessions[parked.session_number].number, since_ns=since_ns)
+            self._unpark(fates.NO_TEMPLATE, self._parking.park(mine))
+        self._unpark(fates.NO_TEMPLATE, self._parking.expire(now_ns))
+        self._unpark(fates.NO_TEMPLATE, self._parking.forget(self._sessions.trim()))
 
     def decode_message(self, message: bytes, exporter: bytes, receive_time_ns: int) -> FlowTable:
         """Decode one datagram; `exporter` is 16 octets, IPv4-mapped."""
@@ -182,7 +228,7 @@ class ExportDecoder:
                     one = record.template_id if record.template_id >= FIRST_DATA_SET else None
                     self._sessions.withdraw(session, one, is_options=record.is_options)
                 continue
-            self._sessions.announce(session, record.template_id, Template(how, record.is_options, receive_ns))
+            self._sessions.announce(session, record.template_id, Template(how, set_id, record.octets, receive_ns))
             for parked in self._parking.take(session.number, record.template_id):
                 if record.is_options:
                     body_octets = np.frombuffer(parked.body, np.uint8)
@@ -220,7 +266,7 @@ class ExportDecoder:
         options = sampling.read_options(octets, start, end, how)
         if how.facts[plan.FATE] == fates.KEPT:
             for values in options:
-                session.context = session.context.after(values)
+                self._sessions.tell(session, session.context.after(values))
         return len(options)
 
     def _park(self, batch: Batch, s: int, session: Session, set_id: int) -> None:

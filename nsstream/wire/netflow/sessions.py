@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from nsstream.wire.netflow import messages, state
 from nsstream.wire.netflow.plan import Plan
 from nsstream.wire.netflow.sampling import Context
+from nsstream.wire.netflow.template import IPFIX_OPTIONS_TEMPLATES, V9_OPTIONS_TEMPLATES
 
 KEY_BYTES: Final = 24
+OPTIONS_TEMPLATES: Final = (V9_OPTIONS_TEMPLATES, IPFIX_OPTIONS_TEMPLATES)
 _FIRST_ROOM: Final = 64
 
 
@@ -44,8 +46,14 @@ class Template:
     """A template as it holds now."""
 
     plan: Plan
-    is_options: bool
+    set_id: int  # of the set that it came in: version, and whether it is of options
+    octets: bytes  # of its record
     announced_ns: int  # time of receipt, the last time
+
+    @property
+    def is_options(self) -> bool:
+        """Whether it describes options, not flows."""
+        return self.set_id in OPTIONS_TEMPLATES
 
 
 class Sessions:
@@ -61,6 +69,7 @@ class Sessions:
         self._next_number = 1
         self._free: list[int] = []
         self.facts = np.empty((0, state.STATE_FACT_COUNT), np.int64)
+        self.revision = 0  # grows when templates or contexts are other ones than before
         self._grow(_FIRST_ROOM)
 
     def __iter__(self) -> Iterator[Session]:
@@ -84,7 +93,7 @@ class Sessions:
         octets = keys.tobytes()
         sessions: list[Session | None] = []
         for i, version in enumerate(message_facts[:, messages.VERSION].tolist()):
-            sessions.append(self._of(octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]) if version else None)
+            sessions.append(self.of_key(octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]) if version else None)
         return sessions
 
     def template(self, session: Session, template_id: int, now_ns: int) -> Template | None:
@@ -97,12 +106,25 @@ class Sessions:
     def announce(self, session: Session, template_id: int, template: Template) -> None:
         """Let a template hold from now on, in place of what had its id."""
         key = session.number << 16 | template_id
+        before = self._templates.get(key)
+        if before is None or (before.set_id, before.octets) != (template.set_id, template.octets):
+            self.revision += 1
         self._templates[key] = template
         self._templates.move_to_end(key)
         session.template_ids.add(template_id)
         while len(self._templates) > self._max_templates:
             oldest, _ = self._templates.popitem(last=False)
             self._by_number[oldest >> 16].template_ids.discard(oldest & 0xFFFF)
+
+    def tell(self, session: Session, context: Context) -> None:
+        """Let what options said hold from now on."""
+        if context is not session.context:
+            session.context = context
+            self.revision += 1
+
+    def templates(self) -> Iterator[tuple[Session, Template]]:
+        """All templates, with whose they are; announced longest ago first."""
+        return ((self._by_number[key >> 16], template) for key, template in self._templates.items())
 
     def withdraw(self, session: Session, template_id: int | None, *, is_options: bool) -> None:
         """Forget a template, or with None all of its kind (RFC 7011 8.1)."""
@@ -112,6 +134,7 @@ class Sessions:
             if key in self._templates and (template_id is not None or self._templates[key].is_options == is_options):
                 del self._templates[key]
                 session.template_ids.discard(i)
+                self.revision += 1
 
     def trim(self) -> list[int]:
         """Forget sessions beyond the bound; the numbers of those forgotten. Only between batches: slots are reused."""
@@ -125,7 +148,8 @@ class Sessions:
         prefix = exporter + port.to_bytes(2, "big") + b"\1"
         return [self._forget(key) for key in [key for key in self._sessions if key.startswith(prefix)]]
 
-    def _of(self, key: bytes) -> Session:
+    def of_key(self, key: bytes) -> Session:
+        """The session of a key, which has just been heard; a new one where there is none."""
         session = self._sessions.get(key)
         if session is None:
             if not self._free:
@@ -144,6 +168,7 @@ class Sessions:
         for template_id in session.template_ids:
             del self._templates[session.number << 16 | template_id]
         del self._by_number[session.number]
+        self.revision += 1
         self._free.append(session.slot)
         return session.number
 
