@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.wire.netflow import messages, state
+from nsstream.wire.netflow.alike import kinds_of
 from nsstream.wire.netflow.plan import Plan
 from nsstream.wire.netflow.sampling import Context
 from nsstream.wire.netflow.template import IPFIX_OPTIONS_TEMPLATES, V9_OPTIONS_TEMPLATES
@@ -80,8 +81,8 @@ class Sessions:
 
     def of_messages(
         self, message_facts: NDArray[np.int64], exporter: NDArray[np.uint8], port: NDArray[np.uint16] | None
-    ) -> list[Session | None]:
-        """The session of each message, new ones made; None where the message could not be read."""
+    ) -> tuple[list[Session], NDArray[np.int64]]:
+        """The sessions of the messages, new ones made, and the index of each message's; -1: it could not be read."""
         n = len(message_facts)
         keys = np.zeros((n, KEY_BYTES), np.uint8)
         keys[:, :16] = exporter
@@ -90,11 +91,20 @@ class Sessions:
             keys[:, 18] = 1
         keys[:, 19] = message_facts[:, messages.VERSION]
         keys[:, 20:] = message_facts[:, messages.DOMAIN].astype(">u4").view(np.uint8).reshape(n, 4)
+        is_unread = message_facts[:, messages.VERSION] == 0
+        kinds = kinds_of(keys.view(np.uint64), is_unread)
+        if kinds is not None:
+            index, last = kinds
+            heard = {int(k): self.of_key(keys[last[k]].tobytes()) for k in np.argsort(last)}
+            return [heard[k] for k in range(len(last))], index
         octets = keys.tobytes()
-        sessions: list[Session | None] = []
-        for i, version in enumerate(message_facts[:, messages.VERSION].tolist()):
-            sessions.append(self.of_key(octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]) if version else None)
-        return sessions
+        index_of: dict[bytes, int] = {}
+        index = np.full(n, -1, np.int64)
+        for i in np.flatnonzero(~is_unread).tolist():
+            key = octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]
+            index[i] = index_of.setdefault(key, len(index_of))
+            self.of_key(key)
+        return [self._sessions[key] for key in index_of], index
 
     def template(self, session: Session, template_id: int, now_ns: int) -> Template | None:
         """The template of that id, unless it was never announced, or too long ago."""
@@ -103,11 +113,15 @@ class Sessions:
             return None
         return template
 
+    def holds(self, session: Session, template_id: int, set_id: int, octets: bytes) -> bool:
+        """Whether a template that was announced before, however long ago, is this very one."""
+        template = self._templates.get(session.number << 16 | template_id)
+        return template is not None and (template.set_id, template.octets) == (set_id, octets)
+
     def announce(self, session: Session, template_id: int, template: Template) -> None:
         """Let a template hold from now on, in place of what had its id."""
         key = session.number << 16 | template_id
-        before = self._templates.get(key)
-        if before is None or (before.set_id, before.octets) != (template.set_id, template.octets):
+        if not self.holds(session, template_id, template.set_id, template.octets):
             self.revision += 1
         self._templates[key] = template
         self._templates.move_to_end(key)
