@@ -1,4 +1,4 @@
-"""Exports as an exporter would send them: NetFlow v5 and IPFIX of a few elements. Flows are told apart by number."""
+"""Exports as an exporter would send them: v5, v9 and IPFIX of a few elements. Flows are told apart by number."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ def ipfix(*sets: bytes, sequence: int = 0, domain: int = 1) -> bytes:
     return struct.pack("!HHIII", 10, 16 + len(body), int(time.time()), sequence, domain) + body
 
 
-def template_set() -> bytes:
+def v9(*sets: bytes, sequence: int = 0, source_id: int = 1) -> bytes:
+    head = struct.pack("!HHIIII", 9, len(sets), 100_000, int(time.time()), sequence, source_id)
+    return head + b"".join(sets)
+
+
+def template_set(version: int = 10) -> bytes:
     fields = b"".join(struct.pack("!HH", *field) for field in _FIELDS)
-    return struct.pack("!HHHH", 2, 8 + len(fields), TEMPLATE_ID, len(_FIELDS)) + fields
+    return struct.pack("!HHHH", 2 if version == 10 else 0, 8 + len(fields), TEMPLATE_ID, len(_FIELDS)) + fields
 
 
 def data_set(first: int, count: int = FLOWS_A_DATAGRAM) -> bytes:

@@ -1,6 +1,7 @@
 """Sources that listen, made from one text: ``127.0.0.1:2055``, ``[::1]:4739``, ``:2055``, or an address alone.
 
-No address is every IPv4 address of the machine, as in other collectors; no port is the protocol's own.
+No address is every IPv4 address of the machine, as in other collectors; no port is the protocol's own. ``@`` is the
+socket that the service manager passed in, ``@name`` the one of that name (`FileDescriptorName=`, systemd.socket(5)).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from nsstream.capture.netflow_tcp import NetflowTcpSource
 from nsstream.capture.netflow_udp import IPFIX_PORT, NETFLOW_PORT, NetflowUdpSource
+from nsstream.capture.sockets import passed_socket
 from nsstream.errors import InputError
 
 _BRACKETED: Final = re.compile(r"\[([^\]]+)\](?::(.*))?", re.DOTALL)
@@ -34,11 +36,15 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
 
 def netflow_udp_source(target: str, **options: Any) -> NetflowUdpSource:
     """NetFlow v5, v9 and IPFIX over UDP; options as of `NetflowUdpSource`."""
+    if target.startswith("@"):
+        return NetflowUdpSource(passed=passed_socket(target[1:]), **options)
     address, port = split_address(target, NETFLOW_PORT)
     return NetflowUdpSource(address, port, **options)
 
 
 def netflow_tcp_source(target: str, **options: Any) -> NetflowTcpSource:
     """IPFIX over TCP; options as of `NetflowTcpSource`."""
+    if target.startswith("@"):
+        return NetflowTcpSource(passed=passed_socket(target[1:]), **options)
     address, port = split_address(target, IPFIX_PORT)
     return NetflowTcpSource(address, port, **options)

@@ -13,6 +13,7 @@ It stands in the library, beside the protocol, so that whoever installs nsstream
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -25,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.capture.source import Source
+from nsstream.capture.source import HandsOver, Source
 from nsstream.counters import Tally
 from nsstream.errors import InputError
 
@@ -187,6 +188,39 @@ def is_idle_without_input(case: SourceCase, directory: Path) -> None:
         source.close()
 
 
+def tells_its_successor(case: SourceCase, directory: Path) -> None:
+    """What a source hands over is JSON, the same object while nothing is new, taken over by the next, never trusted."""
+    source = case.make(_made(directory / "first"))
+    if not isinstance(source, HandsOver):
+        return
+    source.open()
+    try:
+        _read(case, source, directory / "first")
+        _expect(source.handover() is source.handover(), "the same handover twice where nothing was read between")
+    finally:
+        source.close()
+    last = source.handover()
+    heir = case.make(_made(directory / "second"))
+    if last is not None and isinstance(heir, HandsOver):
+        heir.take_over(json.loads(json.dumps(last)))
+    try:
+        heir.open()
+        heir.tally.check()
+    finally:
+        heir.close()
+    strange: tuple[object, ...] = (None, [], "handover", 1, {}, {"format": "of somebody else"})
+    for number, foreign in enumerate(strange):
+        stranger = case.make(_made(directory / f"stranger{number}"))
+        assert isinstance(stranger, HandsOver)
+        try:
+            stranger.take_over(foreign)
+        except InputError as err:
+            _expect("\n" not in str(err), f"one sentence expected, got {str(err)!r}")
+        else:
+            raise AssertionError(f"take_over of {foreign!r} raised no InputError")
+        _expect(stranger.tally.offered == 0, f"what was refused is not counted, got {stranger.tally}")
+
+
 RULES: Final = (
     is_inert_until_open,
     gives_every_row_in_order,
@@ -195,6 +229,7 @@ RULES: Final = (
     may_be_closed_in_the_middle,
     leaves_nothing_behind,
     is_idle_without_input,
+    tells_its_successor,
 )
 
 
@@ -275,6 +310,11 @@ def _read(
         batches.append(batch)
         count += len(batch)
     return batches
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _held() -> dict[str, int]:

@@ -3,7 +3,8 @@
 Promises: every datagram that the kernel queued is decoded, and what it could not queue is counted as
 ``dropped["socket"]``. Nobody can know how many records such a datagram held: each counts as 1, as does one that was
 cut, ``malformed["cut_datagram"]``. A socket that was passed in stays open at `close`, and what is queued in it is the
-successor's; in one of our own, what is left is counted as dropped.
+successor's; in one of our own, what is left is counted as dropped. Templates, options and the count of drops go to the
+successor by `handover`, at most a second after they changed, and with `close`; what is parked with `close` only.
 
 Exports carry no proof of who sent them. Whoever reaches the port decides what is learned, so the default is loopback;
 for exporters elsewhere name the address that they reach, and keep others from it by a firewall.
@@ -15,13 +16,14 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from nsstream.capture.datagrams import LARGEST_DATAGRAM_BYTES, DatagramReceiver
 from nsstream.capture.sockets import SocketMark, bind_socket, duplicate_socket, grow_receive_buffer
 from nsstream.capture.source import EXPORT_LATENESS_S, IDLE_S
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
+from nsstream.errors import InputError
 from nsstream.trace import FlowTable
 from nsstream.wire.netflow import ExportDecoder
 
@@ -33,6 +35,11 @@ CUT_DATAGRAM: Final = "cut_datagram"
 # it takes a million datagrams a second (2304 octets of buffer each, for those of an Ethernet frame) to half fill it.
 _LONGEST_PAUSE_S: Final = 0.002
 _PAUSE_S_PER_BYTE: Final = 0.5 / (1_000_000 * 2304)
+
+_HANDOVER_FORMAT: Final = "nsstream-netflow-udp"
+_HANDOVER_VERSION: Final = 1
+_REMEMBER_NS: Final = 1_000_000_000  # between two looks at what exporters told
+_REMEMBER_AGES_NS: Final = 60_000_000_000  # where they told nothing but what was known
 
 
 class NetflowUdpSource:
@@ -70,6 +77,7 @@ class NetflowUdpSource:
         self.tally = Tally()
         self.receive_buffer_bytes = 0  # as the kernel says; 0 before `open`
         self.mark = since  # where the count of the socket's drops stands
+        self._told_mark = since
         self._address = address
         self._port = port
         self._passed = passed
@@ -84,6 +92,11 @@ class NetflowUdpSource:
         self._poll = select.poll()
         self._pause_s = 0.0
         self._has_ended = False
+        self._inherited: object = None  # of the decoder, until `open`
+        self._exporters: object = None  # what the decoder last handed over, and of when
+        self._exporters_revision = -1
+        self._exporters_ns = 0
+        self._handover: dict[str, Any] | None = None
 
     @property
     def listens_on(self) -> tuple[str, int]:
@@ -118,6 +131,9 @@ class NetflowUdpSource:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._decoder = self._make_decoder()
+        if self._inherited is not None:
+            self._decoder.take_over(self._inherited, self._clock.wall_ns())
+            self._inherited = None
         self.tally = self._decoder.tally
         self._count_drops(self._socket)
         self._has_ended = False
@@ -132,10 +148,14 @@ class NetflowUdpSource:
         sock = self._open_socket()
         self._gather()
         self._count_drops(sock)
-        if not len(self._receiver):
-            return FlowTable.empty()
-        datagrams = self._receiver.take()
-        return self._decoder.decode(datagrams.octets, datagrams.offset, datagrams.sender, datagrams.receive_time_ns)
+        flows = FlowTable.empty()
+        if len(self._receiver):
+            datagrams = self._receiver.take()
+            flows = self._decoder.decode(
+                datagrams.octets, datagrams.offset, datagrams.sender, datagrams.receive_time_ns
+            )
+        self._remember()
+        return flows
 
     def close(self) -> None:
         """Stop listening; the tally and `mark` stay. What a passed socket has queued stays in it."""
@@ -149,6 +169,43 @@ class NetflowUdpSource:
         self._socket.close()
         self._socket = None
         self._has_ended = True
+        self._remember(is_final=True)
+
+    def handover(self) -> dict[str, Any] | None:
+        """Templates, options and the count of drops, for a successor on this socket or another one."""
+        return self._handover
+
+    def take_over(self, handover: object) -> None:
+        """Know what a predecessor knew, from `open` on; raises InputError where that is not what one hands over."""
+        if not isinstance(handover, dict):
+            raise InputError(f"what was handed over must be a mapping, got {handover!r:.60}")
+        if (handover.get("format"), handover.get("version")) != (_HANDOVER_FORMAT, _HANDOVER_VERSION):
+            raise InputError(
+                f"what was handed over is {handover.get('format')!r:.60} version {handover.get('version')!r:.60}"
+            )
+        mark = SocketMark.from_dict(handover["mark"]) if handover.get("mark") is not None else None
+        self._make_decoder().take_over(handover.get("exporters"), self._clock.wall_ns())
+        self._inherited = handover["exporters"]
+        self._handover = handover
+        self.mark = mark or self.mark
+
+    def _remember(self, *, is_final: bool = False) -> None:
+        """Have `handover` tell what is new, but look at what exporters told only now and then."""
+        revision, now_ns = self._decoder.revision, self._clock.monotonic_ns()
+        wait_ns = _REMEMBER_NS if revision != self._exporters_revision else _REMEMBER_AGES_NS
+        is_due = self._exporters is None or now_ns - self._exporters_ns >= wait_ns
+        if is_due or is_final:
+            self._exporters = self._decoder.handover(is_final=is_final)
+            self._exporters_revision, self._exporters_ns = revision, now_ns
+        elif self._handover is not None and self.mark == self._told_mark:
+            return
+        self._told_mark = self.mark
+        self._handover = {
+            "format": _HANDOVER_FORMAT,
+            "version": _HANDOVER_VERSION,
+            "mark": self.mark and self.mark.as_dict(),
+            "exporters": self._exporters,
+        }
 
     def _gather(self) -> None:
         """Receive until the batch is full, or its time is over, or nothing has come for a while."""

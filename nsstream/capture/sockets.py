@@ -13,7 +13,9 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
 
 from nsstream.errors import InputError
 
@@ -24,6 +26,7 @@ _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _SO_COOKIE: Final = 57
 _MEMINFO_DROPS: Final = 8  # SK_MEMINFO_DROPS of <linux/sock_diag.h>
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # random(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,22 @@ def passed_sockets(environ: Mapping[str, str], pid: int) -> list[PassedSocket]:
         except OSError as err:
             raise InputError(f"descriptor {fd} ({name}), passed by LISTEN_FDS, is no socket: {err.strerror}") from err
     return passed
+
+
+@cache
+def _passed_to_us() -> tuple[PassedSocket, ...]:
+    return tuple(passed_sockets(os.environ, os.getpid()))
+
+
+def passed_socket(name: str = "") -> socket.socket:
+    """The socket of that name that was passed to this process, or the only one; raises InputError where it was not."""
+    passed = _passed_to_us()
+    found = [one.socket for one in passed if name in ("", one.name)]
+    if len(found) != 1:
+        names = ", ".join(one.name for one in passed) or "none"
+        wanted = f"one socket named {name!r}" if name else "exactly one socket"
+        raise InputError(f"{wanted} must be passed in by the service manager (LISTEN_FDS); passed: {names}")
+    return found[0]
 
 
 def bind_socket(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
@@ -135,8 +154,27 @@ class SocketMark:
         memory = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
         return cls(cookie, struct.unpack(f"={len(memory) // 4}I", memory)[_MEMINFO_DROPS])
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, which say of which start of the machine they are, too."""
+        return {"cookie": self.cookie, "drop_count": self.drop_count, "boot": _boot_id()}
+
+    @classmethod
+    def from_dict(cls, values: object) -> Self | None:
+        """The mark that `as_dict` wrote; None for one of an earlier start. Raises InputError for anything else."""
+        if not isinstance(values, dict) or not isinstance(values.get("boot"), str):
+            raise InputError(f"the mark of a socket must be a mapping with a boot id, got {values!r:.60}")
+        numbers = [values.get("cookie"), values.get("drop_count")]
+        for number, bits in zip(numbers, (64, 32), strict=True):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << bits:
+                raise InputError(f"the mark of a socket must have numbers of 64 and 32 bits, got {numbers!r:.60}")
+        return cls(values["cookie"], values["drop_count"]) if values["boot"] == _boot_id() else None
+
     def drops_since(self, before: SocketMark | None) -> int:
         """Drops since `before` if it is of the same socket; else all of this socket's."""
         if before is None or before.cookie != self.cookie:
             return self.drop_count
         return (self.drop_count - before.drop_count) % 2**32
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text(encoding="ascii").strip()

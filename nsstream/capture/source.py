@@ -15,6 +15,10 @@ Rules for a source:
   it reads a file, rows of what was complete by its end alone may be others when the file has grown: then it has
   `resume`, too.
 - `close` may be called at any time, also twice, also unopened. It ends only what `open` started.
+- A source that must know more than its input says, to go on where another one of it stopped, is a `HandsOver` as well.
+  `handover` is called after each batch and after `close`, and belongs to the rows and the tally so far; it is cheap,
+  the same object as long as there is nothing new. It holds plain values, for JSON. `take_over` may be called once,
+  before `open`, and believes nothing: what it cannot use raises InputError, one sentence, and is as if it never came.
 
 `tests/contract` holds every source of ours to them; third parties add theirs by the entry-point group
 ``nsstream.capture`` and may run the same tests.
@@ -22,7 +26,7 @@ Rules for a source:
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable, PacketBatch
@@ -50,6 +54,17 @@ class Source(Protocol[RowsT_co]):
 
     def close(self) -> None:
         """Release what `open` acquired."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """What a source is, too, that tells its successor what it knew."""
+
+    def handover(self) -> dict[str, Any] | None:
+        """What a successor has to know now; None where that is nothing."""
+
+    def take_over(self, handover: object) -> None:
+        """Know what a predecessor knew."""
 
 
 def rows_held_by(source: Source[Any]) -> Rows | None:

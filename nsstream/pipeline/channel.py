@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from threading import Condition
+from typing import Any
 
 from nsstream.chunk import Rows
 from nsstream.counters import Tally
@@ -31,6 +32,7 @@ class Delivery:
     told: Tally = field(default_factory=Tally)
     parked: int = 0  # records that wait in the source at this moment; in no other count
     total: Tally = field(default_factory=Tally)  # of the source, to here
+    handover: dict[str, Any] | None = None  # of the source, as it is here; None: as before
     is_end: bool = False
     error: BaseException | None = None
 
@@ -70,10 +72,11 @@ class Channel:
             self._enqueue(delivery, count)
             return True
 
-    def finish(self, total: Tally, error: BaseException | None = None) -> None:
-        """Say that nothing more comes, and why; never blocks."""
+    def finish(self, last: Delivery) -> None:
+        """Hand over the last of all, which has no rows, and say that nothing more comes; never blocks."""
+        assert last.rows is None
         with self._changed:
-            self._enqueue(Delivery(None, parked=total.parked, total=total, is_end=True, error=error), 0)
+            self._enqueue(replace(last, is_end=True), 0)
 
     def get(self, timeout_s: float) -> Delivery | None:
         """The next delivery, None where none came in time."""

@@ -3,23 +3,28 @@
 One thread reads the source into a bounded `Channel`, the caller's thread empties it into an `Intake`: so a slow disk
 never stops a live source from being read; what the channel has no room for is dropped and counted. Stop order: source,
 channel, chunker (what is open is closed, marked partial), journal. A source that gives nothing again hands over what it
-holds back before it is closed.
+holds back before it is closed; what it tells the one that goes on after it (`HandsOver`) is kept by the intake, and
+given to a source of the same name before it is opened.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nsstream.capture.source import Source, can_resume, rows_held_by
+from nsstream.capture.source import HandsOver, Source, can_resume, rows_held_by
 from nsstream.chunk import Rows
 from nsstream.clock import Clock
 from nsstream.counters import Tally
+from nsstream.errors import InputError
 from nsstream.pipeline.channel import Channel, Delivery, WhenFull
 from nsstream.pipeline.intake import Intake
+
+_log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
 STOP_GRACE_S: Final = 5.0  # what a source may need to come back from `read_batch`
@@ -70,6 +75,7 @@ class IngestLoop:
         listen: Callable[[IngestStatus], None] | None = None,
     ) -> None:
         self._source = source
+        self._heir: HandsOver | None = source if isinstance(source, HandsOver) else None
         self._intake = intake
         self._channel = Channel(capacity_rows, when_full)
         self._clock = clock
@@ -114,7 +120,13 @@ class IngestLoop:
         while True:
             delivery = self._channel.get(POLL_S)
             if delivery is not None:
-                self._intake.take(delivery.rows, delivery.told, parked=delivery.parked, total=delivery.total)
+                self._intake.take(
+                    delivery.rows,
+                    delivery.told,
+                    parked=delivery.parked,
+                    total=delivery.total,
+                    handover=delivery.handover,
+                )
                 self._accounted = delivery.total
                 if delivery.is_end:
                     return delivery.error
@@ -168,8 +180,10 @@ class IngestLoop:
         """Read the source to its end, in a thread of its own."""
         seen = _tally_of(self._known)
         to_skip = 0 if self._known and can_resume(self._source, seen) else seen.kept
+        handed: dict[str, Any] | None = None
         error: BaseException | None = None
         try:
+            self._take_over()
             for rows in self._batches():
                 if to_skip:
                     passed = min(to_skip, len(rows))
@@ -178,15 +192,35 @@ class IngestLoop:
                         continue
                     rows = rows.take(slice(passed, len(rows)))
                 total = copy_of(self._source.tally)
-                if total != seen:  # of rows, or of what is lost or waits
+                handover = self._handover()
+                if total != seen or handover is not handed:  # of rows, or of what is lost or waits
                     told, seen = difference(total, seen), total
-                    self._channel.put(Delivery(rows, told, parked=total.parked, total=total))
+                    news = None if handover is handed else handover
+                    if self._channel.put(Delivery(rows, told, parked=total.parked, total=total, handover=news)):
+                        handed = handover
         except BaseException as err:  # the boundary of the thread: it is raised again by `run`
             error = err
+        try:
+            self._source.close()  # what it leaves behind is counted before the last word, and its successor's
+        except BaseException as err:
+            error = error or err
         total = seen if to_skip else copy_of(self._source.tally)  # stopped before it came to where the last one stood
-        if total != seen:
-            self._channel.put(Delivery(None, _rest(total, seen), parked=total.parked, total=total))
-        self._channel.finish(total, error)
+        told = _rest(total, seen)
+        self._channel.finish(
+            Delivery(None, told, parked=total.parked, total=total, error=error, handover=self._handover())
+        )
+
+    def _take_over(self) -> None:
+        handover = self._intake.handover
+        if handover is None or self._heir is None:
+            return
+        try:
+            self._heir.take_over(handover)
+        except InputError as err:
+            _log.warning("handover_ignored source=%s error=%s", type(self._source).__name__, err)
+
+    def _handover(self) -> dict[str, Any] | None:
+        return None if self._heir is None else self._heir.handover()
 
 
 def copy_of(tally: Tally) -> Tally:

@@ -26,6 +26,7 @@ from nsstream.chunk.whole_file import whole_file
 from nsstream.clock import Clock
 from nsstream.counters import Tally
 from nsstream.errors import OutputError, StateError
+from nsstream.pipeline.handover_files import HandoverFiles
 
 _log = logging.getLogger(__name__)
 KEY_FILE: Final = "sampling.key"  # in the state directory, in hexadecimal
@@ -58,7 +59,7 @@ class Intake:
     """The way into one state directory, which is made if it is missing.
 
     Args:
-        state: holds ``chunks/``, ``journal/`` and the key that says which conversations stay.
+        state: holds ``chunks/``, ``journal/``, ``handover/`` and the key that says which conversations stay.
         source_id: names where rows come from; a process that goes on with the same one continues the same grid.
         config: how rows become chunks.
         clock: for the age of chunks, for commits, and for what is future where the source is live.
@@ -89,6 +90,8 @@ class Intake:
         self._kind = Kind.PACKETS
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
         self._waiting = Tally()  # in the source, at this moment
+        self._handover_files = HandoverFiles(state / "handover")
+        self._handover: dict[str, Any] | None = None
         self._source_total: dict[str, object] = {}
         self._synced_ns = self._moved_ns = self._expired_ns = clock.monotonic_ns()
         self.chunk_count = 0  # stored by this intake
@@ -120,14 +123,32 @@ class Intake:
         is_same = self.recovered.progress.get("source") == self._source_id
         return self.recovered.progress.get("total", {}) if is_same else {}
 
-    def take(self, rows: Rows | None, told: Tally, *, parked: int = 0, total: Tally | None = None) -> None:
-        """Take rows, and what became of all records since the last call; ``told.kept`` are the rows."""
+    @property
+    def handover(self) -> dict[str, Any] | None:
+        """What the source handed over last, in this process or the one before; None where it was another one."""
+        return self._handover
+
+    def take(
+        self,
+        rows: Rows | None,
+        told: Tally,
+        *,
+        parked: int = 0,
+        total: Tally | None = None,
+        handover: dict[str, Any] | None = None,
+    ) -> None:
+        """Take rows, and what became of all records since the last call; ``told.kept`` are the rows.
+
+        `handover` is what the source's successor has to know behind these rows, where that is something new.
+        """
         row_count = 0 if rows is None else len(rows)
         if told.kept != row_count:
             raise ValueError(f"{row_count} rows came, and {told.kept} were told of")
         self._waiting = Tally(offered=parked, parked=parked)
         if total is not None and total.behind is not None:
             self._waiting.behind = Tally(offered=total.behind.parked, parked=total.behind.parked)
+        if handover is not None:
+            self._handover = handover
         if total is not None:
             self._source_total = total.as_dict()
         self._chunker.account(replace(told, kept=0, offered=told.offered - row_count))
@@ -162,13 +183,15 @@ class Intake:
     def sync(self, closing: Sequence[Chunk] = ()) -> bool:
         """Commit the journal; whether the disk took it."""
         self._synced_ns = self._clock.monotonic_ns()
-        progress = {"source": self._source_id, "total": self._source_total}
         try:
+            handover = self._handover_files.save(self._handover)
+            progress = {"source": self._source_id, "total": self._source_total, "handover": handover}
             self._journal.sync(self._chunker, closing, progress)
         except OutputError as err:
             self.unprotected_rows = sum(unsaved.row_count for unsaved in self._chunker.unsaved())
             _log.warning("journal_behind rows=%d error=%s", self.unprotected_rows, err)
             return False
+        self._handover_files.keep_only(handover)
         self.unprotected_rows = 0
         return True
 
@@ -251,6 +274,7 @@ class Intake:
             _log.info("journal_recovered rows=%d torn_octets=%d", found.row_count, found.torn_octets)
         if is_same:
             self._source_total = found.progress.get("total", {})
+            self._handover = self._handover_files.read(found.progress.get("handover"))
         ours, self._chunker = self._chunker, chunker
         self._put_away(chunker.close_ended() if goes_on else chunker.flush())
         if not goes_on:

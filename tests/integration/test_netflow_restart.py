@@ -6,55 +6,18 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_netflow import data_set, ipfix, template_set, v5
+from socket_holder import DATAGRAMS, DEADLINE_S, Exporter, start_with_socket, wait_until
 
 from nsstream.capture.sockets import SocketMark, bind_socket, grow_receive_buffer
 
 SERVICE = Path(__file__).with_name("netflow_service.py")
-START = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="netflow")
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
-RATE_HZ = 2000
-DATAGRAMS = 200_000  # at most: 100 s, if numba has to compile meanwhile
 RESTARTS = 3
-DEADLINE_S = 120.0
-
-
-class Exporter(threading.Thread):
-    """Sends numbered flows, one a datagram, at an even rate, until told to stop but never more than `DATAGRAMS`."""
-
-    def __init__(self, address: tuple[str, int], export: Callable[[int], bytes]) -> None:
-        super().__init__(daemon=True)
-        self.sent = 0
-        self._address = address
-        self._export = export
-        self.is_told_to_stop = threading.Event()
-
-    def send_first(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(self._export(0), self._address)
-        self.sent = 1
-
-    def run(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            start = time.monotonic() - self.sent / RATE_HZ
-            while self.sent < DATAGRAMS and not self.is_told_to_stop.is_set():
-                while self.sent < min(DATAGRAMS, (time.monotonic() - start) * RATE_HZ):
-                    sock.sendto(self._export(self.sent), self._address)
-                    self.sent += 1
-                time.sleep(0.002)
 
 
 class Service:
@@ -67,9 +30,7 @@ class Service:
         self.numbers.touch()
 
     def start(self) -> None:
-        fd = self.socket.fileno()
-        command = [sys.executable, "-c", START, str(fd), str(SERVICE), str(self.numbers), str(self.state)]
-        self.child = subprocess.Popen(command, pass_fds=[fd])
+        self.child = start_with_socket(self.socket, [str(SERVICE), str(self.numbers), str(self.state)])
 
     def stop(self) -> None:
         self.child.send_signal(signal.SIGTERM)
@@ -94,13 +55,6 @@ def ipfix_export(number: int) -> bytes:
     """The template comes with every hundredth datagram: what a new life is sent before it waits until then."""
     sets = [data_set(number, 1)]
     return ipfix(*([template_set(), *sets] if number % 100 == 0 else sets), sequence=number)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,7 @@ from made_exports import (
     v9,
 )
 
+from nsstream.counters import Tally
 from nsstream.errors import WireError
 from nsstream.trace import FlowTable
 from nsstream.wire.netflow import ExportDecoder, MessageSplitter
@@ -86,13 +88,17 @@ def datagrams(draw: st.DrawFn) -> Datagram:
     return bytes(changed), draw(st.sampled_from([EXPORTER, OTHER_EXPORTER])), NOW_NS + draw(st.integers(-50, 200)) * S
 
 
-def small_decoder() -> ExportDecoder:
+def small_decoder(max_parked_age_s: float = 60) -> ExportDecoder:
     """One whose bounds of time and memory matter within a few datagrams."""
-    return ExportDecoder(template_lifetime_s=90, max_templates=5, max_parked_bytes=1500, max_parked_age_s=60)
+    return ExportDecoder(
+        template_lifetime_s=90, max_templates=5, max_parked_bytes=1500, max_parked_age_s=max_parked_age_s
+    )
 
 
-def read(datagrams: list[Datagram], sizes: list[int], *, is_tcp: bool = False) -> tuple[FlowTable, ExportDecoder]:
-    decoder = small_decoder()
+def read(
+    datagrams: list[Datagram], sizes: list[int], *, is_tcp: bool = False, decoder: ExportDecoder | None = None
+) -> tuple[FlowTable, ExportDecoder]:
+    decoder = decoder or small_decoder()
     tables = []
     edges = [0, *sorted({size % (len(datagrams) + 1) for size in sizes}), len(datagrams)]
     for a, b in pairwise(edges):
@@ -117,6 +123,68 @@ def test_any_batching_gives_the_same_rows_tally_and_statistics(
         np.testing.assert_array_equal(column, getattr(pieces, name), err_msg=name)
     assert one.tally == other.tally
     assert one.exporters == other.exporters
+
+
+@settings(max_examples=300)
+@given(datagrams=st.lists(datagrams(), max_size=14), cut=st.integers(0, 14))
+def test_a_decoder_that_takes_over_reads_on_as_if_it_had_read_all(datagrams: list[Datagram], cut: int) -> None:
+    patient = 1000  # what is parked expires by the clock of `take_over`, too
+    whole, one = read(datagrams, [], decoder=small_decoder(patient))
+    before, first = read(datagrams[:cut], [], decoder=small_decoder(patient))
+    second = small_decoder(patient)
+    handed = json.loads(json.dumps(first.handover(is_final=True)))
+    second.take_over(handed, max((time_ns for *_, time_ns in datagrams[:cut]), default=NOW_NS))
+    after = FlowTable.empty()
+    if datagrams[cut:]:
+        messages, exporters, times_ns = ([d[i] for d in datagrams[cut:]] for i in range(3))
+        after = second.decode(*arrays(messages, exporters, times_ns))
+    second.tally.check()
+    pieces = FlowTable.concatenate([before, after])
+    for name, column in whole.columns().items():
+        np.testing.assert_array_equal(column, getattr(pieces, name), err_msg=name)
+    both = Tally()
+    both.add(first.tally)
+    both.add(second.tally)
+    both.offered -= first.tally.parked  # which the second was offered again
+    both.parked -= first.tally.parked
+    assert both == one.tally
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just([]), st.just({}),
+    st.sampled_from([1 << 63, -(1 << 63), 1 << 64, "AAAA", "::ffff:192.0.2.1", [[1, 2]], [0] * 8]),
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(
+    datagrams=st.lists(datagrams(), max_size=8),
+    path=st.lists(st.integers(0, 50), max_size=5),
+    value=VALUES,
+    after=st.lists(datagrams(), max_size=4),
+)
+def test_a_broken_handover_is_refused_whole_or_does_no_harm(
+    datagrams: list[Datagram], path: list[int], value: object, after: list[Datagram]
+) -> None:
+    handed = read(datagrams, [])[1].handover(is_final=True)
+    place: object = handed
+    for step in path:
+        if not isinstance(place, list | dict) or not place:
+            break
+        key = list(place)[step % len(place)] if isinstance(place, dict) else step % len(place)
+        inner = place[key]  # type: ignore[index, call-overload]
+        if step == path[-1] or not isinstance(inner, list | dict) or not inner:
+            place[key] = value  # type: ignore[index, call-overload]
+            break
+        place = inner
+    decoder = small_decoder()
+    with contextlib.suppress(WireError):
+        decoder.take_over(handed, NOW_NS)
+        assert len(decoder.exporters) == len(handed["sessions"])
+    decoder.tally.check()
+    for datagram in after:
+        decoder.decode(*arrays([datagram[0]], [datagram[1]], [datagram[2]]))
+        decoder.tally.check()
 
 
 @settings(max_examples=300)

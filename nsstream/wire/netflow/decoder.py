@@ -11,40 +11,34 @@ Sources: Cisco's NetFlow v5, RFC 3954 (v9), RFC 7011 and 7012 (IPFIX), RFC 5103 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.counters import Tally
+from nsstream.errors import WireError
 from nsstream.trace import FlowTable
-from nsstream.wire.netflow import fates, messages, plan, sampling, state, template
+from nsstream.wire.netflow import fates, handover, messages, plan, sampling, state
 from nsstream.wire.netflow.batch import Batch
+from nsstream.wire.netflow.choosing import choose_by_kind
 from nsstream.wire.netflow.columns import FlowColumns
 from nsstream.wire.netflow.fates import add_fate, add_fates
 from nsstream.wire.netflow.messages import read_messages
 from nsstream.wire.netflow.parking import ParkedSet, Parking
-from nsstream.wire.netflow.plan import Plan, plan_flows, plan_options
+from nsstream.wire.netflow.plan import Plan
+from nsstream.wire.netflow.planned import PlannedSets
 from nsstream.wire.netflow.reading import count_records
 from nsstream.wire.netflow.records import read_records
 from nsstream.wire.netflow.sequence import follow_sequence
 from nsstream.wire.netflow.sessions import Session, Sessions, Template
 from nsstream.wire.netflow.statistics import ExporterStatistics
-from nsstream.wire.netflow.template import FIRST_DATA_SET, TemplateRecord, read_template_set
+from nsstream.wire.netflow.template import FIRST_DATA_SET, TEMPLATE_SETS
 from nsstream.wire.netflow.v5 import v5_plan
 
 _SECOND_NS: Final = 1_000_000_000
 _LONGEST_PADDING: Final = 3
-_CACHED_SETS: Final = 512
-_CACHED_SET_BYTES: Final = 4096
-
-_TEMPLATE_SETS: Final = {
-    9: (template.V9_TEMPLATES, template.V9_OPTIONS_TEMPLATES),
-    10: (template.IPFIX_TEMPLATES, template.IPFIX_OPTIONS_TEMPLATES),
-}
-
-PlannedTemplates = tuple[list[tuple[TemplateRecord, Plan | None]], int]
 
 
 class ExportDecoder:
@@ -85,12 +79,56 @@ class ExportDecoder:
         self._max_clock_error_ns = round(max_clock_error_s * _SECOND_NS)
         self._now_ns = 0  # the latest time of receipt
         self._v5 = v5_plan()
-        self._planned: OrderedDict[tuple[int, bytes], PlannedTemplates] = OrderedDict()
+        self._planned = PlannedSets()
 
     @property
     def exporters(self) -> list[ExporterStatistics]:
         """What is known of each exporter and domain; the one that was silent longest first."""
         return [ExporterStatistics.of(session, self._sessions.facts[session.slot]) for session in self._sessions]
+
+    @property
+    def revision(self) -> int:
+        """Grows when a successor would have to be told something new: of templates and options, not of their age."""
+        return self._sessions.revision
+
+    def handover(self, *, is_final: bool = False) -> dict[str, Any]:
+        """What is known of the exporters, as values for JSON, for the `take_over` of a decoder that goes on.
+
+        `is_final`: nothing is decoded after it; then sequence numbers and what is parked go along.
+        """
+        sessions = self._sessions
+        return handover.write(sessions, sessions.facts, sessions.templates(), self._parking, is_final=is_final)
+
+    def take_over(self, value: object, now_ns: int) -> None:
+        """Know what another decoder knew; before anything is decoded.
+
+        What has expired by `now_ns`, of the receiver's clock, is not revived. Raises WireError where `value` is not
+        what `handover` gave; then nothing of it is known.
+        """
+        known = handover.read(value)
+        planned: list[tuple[handover.KnownTemplate, int, Plan]] = []
+        for i, told in enumerate(known.templates):
+            records, _ = self._planned.of(told.set_id, told.octets)
+            if len(records) != 1 or records[0][1] is None or records[0][0].octets != told.octets:
+                raise WireError(f"template {i}: its octets are no record of a template")
+            planned.append((told, records[0][0].template_id, records[0][1]))
+        sessions = [self._sessions.of_key(one.key) for one in known.sessions]
+        for session, one in zip(sessions, known.sessions, strict=True):
+            self._sessions.tell(session, one.context)
+            columns = [state.STARTED_MS, state.EXPECTED, state.UPTIME_MS]
+            self._sessions.facts[session.slot, columns] = one.started_ms, one.expected, one.uptime_ms
+        for told, template_id, how in planned:
+            template = Template(how, told.set_id, told.octets, min(told.announced_ns, now_ns))
+            self._sessions.announce(sessions[told.session], template_id, template)
+        for parked in known.parked:
+            since_ns = min(parked.since_ns, now_ns)
+            self._now_ns = max(self._now_ns, since_ns)
+            self.tally.offered += 1
+            self.tally.parked += 1
+            mine = replace(parked, session_number=sessions[parked.session_number].number, since_ns=since_ns)
+            self._unpark(fates.NO_TEMPLATE, self._parking.park(mine))
+        self._unpark(fates.NO_TEMPLATE, self._parking.expire(now_ns))
+        self._unpark(fates.NO_TEMPLATE, self._parking.forget(self._sessions.trim()))
 
     def decode_message(self, message: bytes, exporter: bytes, receive_time_ns: int) -> FlowTable:
         """Decode one datagram; `exporter` is 16 octets, IPv4-mapped."""
@@ -130,9 +168,12 @@ class ExportDecoder:
             raise ValueError("offset must rise and stay inside the octets")
         counts = np.zeros(len(fates.REASONS), np.int64)
         message_facts, sets = read_messages(octets, offset, receive_time_ns, counts)
-        sessions = self._sessions.of_messages(message_facts, exporter, exporter_port)
-        batch = Batch(octets, message_facts, exporter, sessions, sets)
-        self._resolve(batch)
+        sessions, session_of_message = self._sessions.of_messages(message_facts, exporter, exporter_port)
+        batch = Batch(octets, message_facts, exporter, sessions, session_of_message, sets)
+        is_waiting = len(self._parking) > 0
+        if not choose_by_kind(batch, self._sessions, self._planned, self._v5, is_waiting=is_waiting):
+            self._resolve(batch)
+        self._now_ns = max(self._now_ns, batch.latest_ns)
         flows = self._read(batch, counts)
         add_fates(self.tally, counts)
         self._unpark(fates.NO_TEMPLATE, self._parking.expire(self._now_ns))
@@ -148,10 +189,9 @@ class ExportDecoder:
         """Find the plan of each data set, in order; templates and options take effect on what follows."""
         receive_ns = batch.messages[:, messages.RECEIVE_NS].tolist()
         message_of_set = batch.sets[:, messages.MESSAGE].tolist()
+        session_of_message = batch.session_of_message.tolist()
         for s, (m, set_id) in enumerate(zip(message_of_set, batch.sets[:, messages.ID].tolist(), strict=True)):
-            session = batch.sessions[m]
-            if session is None:  # a set of a message that could be read has a session
-                continue
+            session = batch.sessions[session_of_message[m]]
             if set_id == messages.V5_SET:
                 batch.choose(s, self._v5, session.context)
                 continue
@@ -166,14 +206,14 @@ class ExportDecoder:
                     batch.options_records[m] = batch.options_records.get(m, 0) + count
                 else:
                     batch.choose(s, known.plan, session.context)
-            elif set_id in _TEMPLATE_SETS[session.key[19]]:
+            elif set_id in TEMPLATE_SETS[session.key[19]]:
                 self._announce(batch, session, set_id, batch.body(s), receive_ns[m])
             else:
                 add_fate(self.tally, fates.RESERVED_SET, 1)
 
     def _announce(self, batch: Batch, session: Session, set_id: int, body: bytes, receive_ns: int) -> None:
         self._unpark(fates.NO_TEMPLATE, self._parking.expire(self._now_ns))
-        records, unreadable = self._plan(set_id, body)
+        records, unreadable = self._planned.of(set_id, body)
         if unreadable:
             add_fate(self.tally, fates.BAD_TEMPLATE, unreadable)
         for record, how in records:
@@ -182,7 +222,7 @@ class ExportDecoder:
                     one = record.template_id if record.template_id >= FIRST_DATA_SET else None
                     self._sessions.withdraw(session, one, is_options=record.is_options)
                 continue
-            self._sessions.announce(session, record.template_id, Template(how, record.is_options, receive_ns))
+            self._sessions.announce(session, record.template_id, Template(how, set_id, record.octets, receive_ns))
             for parked in self._parking.take(session.number, record.template_id):
                 if record.is_options:
                     body_octets = np.frombuffer(parked.body, np.uint8)
@@ -193,34 +233,12 @@ class ExportDecoder:
                     self.tally.offered -= 1
                     batch.add(parked, session, how)
 
-    def _plan(self, set_id: int, body: bytes) -> PlannedTemplates:
-        """The templates of a set, with their plans, and how many could not be read. A withdrawal has no plan."""
-        planned = self._planned.get((set_id, body))
-        if planned is not None:
-            self._planned.move_to_end((set_id, body))
-            return planned
-        records, unreadable = read_template_set(body, set_id)
-        plans: list[tuple[TemplateRecord, Plan | None]] = []
-        for record in records:
-            how = None
-            if not record.is_withdrawal:
-                how = plan_options(record.fields) if record.is_options else plan_flows(record.fields)
-                if how.facts[plan.RECORD_LENGTH] == 0:
-                    unreadable += 1
-                    continue
-            plans.append((record, how))
-        if len(body) <= _CACHED_SET_BYTES:
-            self._planned[set_id, body] = plans, unreadable
-            if len(self._planned) > _CACHED_SETS:
-                self._planned.popitem(last=False)
-        return plans, unreadable
-
     def _apply_options(self, session: Session, how: Plan, octets: NDArray[np.uint8], start: int, end: int) -> int:
         """Take in what the options records of a set say; how many there are."""
         options = sampling.read_options(octets, start, end, how)
         if how.facts[plan.FATE] == fates.KEPT:
             for values in options:
-                session.context = session.context.after(values)
+                self._sessions.tell(session, session.context.after(values))
         return len(options)
 
     def _park(self, batch: Batch, s: int, session: Session, set_id: int) -> None:

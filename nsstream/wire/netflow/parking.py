@@ -8,6 +8,7 @@ sets give way to new ones.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,9 @@ class Parking:
 
     def __len__(self) -> int:
         return len(self._sets)
+
+    def __iter__(self) -> Iterator[ParkedSet]:
+        return iter(self._sets.values())
 
     def park(self, parked: ParkedSet) -> int:
         """Keep a set; how many older ones had to go, or 1 where it is larger than all the room itself."""

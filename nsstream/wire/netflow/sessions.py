@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.wire.netflow import messages, state
+from nsstream.wire.netflow.alike import kinds_of
 from nsstream.wire.netflow.plan import Plan
 from nsstream.wire.netflow.sampling import Context
+from nsstream.wire.netflow.template import IPFIX_OPTIONS_TEMPLATES, V9_OPTIONS_TEMPLATES
 
 KEY_BYTES: Final = 24
+OPTIONS_TEMPLATES: Final = (V9_OPTIONS_TEMPLATES, IPFIX_OPTIONS_TEMPLATES)
 _FIRST_ROOM: Final = 64
 
 
@@ -44,8 +47,14 @@ class Template:
     """A template as it holds now."""
 
     plan: Plan
-    is_options: bool
+    set_id: int  # of the set that it came in: version, and whether it is of options
+    octets: bytes  # of its record
     announced_ns: int  # time of receipt, the last time
+
+    @property
+    def is_options(self) -> bool:
+        """Whether it describes options, not flows."""
+        return self.set_id in OPTIONS_TEMPLATES
 
 
 class Sessions:
@@ -61,6 +70,7 @@ class Sessions:
         self._next_number = 1
         self._free: list[int] = []
         self.facts = np.empty((0, state.STATE_FACT_COUNT), np.int64)
+        self.revision = 0  # grows when templates or contexts are other ones than before
         self._grow(_FIRST_ROOM)
 
     def __iter__(self) -> Iterator[Session]:
@@ -71,8 +81,8 @@ class Sessions:
 
     def of_messages(
         self, message_facts: NDArray[np.int64], exporter: NDArray[np.uint8], port: NDArray[np.uint16] | None
-    ) -> list[Session | None]:
-        """The session of each message, new ones made; None where the message could not be read."""
+    ) -> tuple[list[Session], NDArray[np.int64]]:
+        """The sessions of the messages, new ones made, and the index of each message's; -1: it could not be read."""
         n = len(message_facts)
         keys = np.zeros((n, KEY_BYTES), np.uint8)
         keys[:, :16] = exporter
@@ -81,11 +91,20 @@ class Sessions:
             keys[:, 18] = 1
         keys[:, 19] = message_facts[:, messages.VERSION]
         keys[:, 20:] = message_facts[:, messages.DOMAIN].astype(">u4").view(np.uint8).reshape(n, 4)
+        is_unread = message_facts[:, messages.VERSION] == 0
+        kinds = kinds_of(keys.view(np.uint64), is_unread)
+        if kinds is not None:
+            index, last = kinds
+            heard = {int(k): self.of_key(keys[last[k]].tobytes()) for k in np.argsort(last)}
+            return [heard[k] for k in range(len(last))], index
         octets = keys.tobytes()
-        sessions: list[Session | None] = []
-        for i, version in enumerate(message_facts[:, messages.VERSION].tolist()):
-            sessions.append(self._of(octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]) if version else None)
-        return sessions
+        index_of: dict[bytes, int] = {}
+        index = np.full(n, -1, np.int64)
+        for i in np.flatnonzero(~is_unread).tolist():
+            key = octets[i * KEY_BYTES : (i + 1) * KEY_BYTES]
+            index[i] = index_of.setdefault(key, len(index_of))
+            self.of_key(key)
+        return [self._sessions[key] for key in index_of], index
 
     def template(self, session: Session, template_id: int, now_ns: int) -> Template | None:
         """The template of that id, unless it was never announced, or too long ago."""
@@ -94,15 +113,32 @@ class Sessions:
             return None
         return template
 
+    def holds(self, session: Session, template_id: int, set_id: int, octets: bytes) -> bool:
+        """Whether a template that was announced before, however long ago, is this very one."""
+        template = self._templates.get(session.number << 16 | template_id)
+        return template is not None and (template.set_id, template.octets) == (set_id, octets)
+
     def announce(self, session: Session, template_id: int, template: Template) -> None:
         """Let a template hold from now on, in place of what had its id."""
         key = session.number << 16 | template_id
+        if not self.holds(session, template_id, template.set_id, template.octets):
+            self.revision += 1
         self._templates[key] = template
         self._templates.move_to_end(key)
         session.template_ids.add(template_id)
         while len(self._templates) > self._max_templates:
             oldest, _ = self._templates.popitem(last=False)
             self._by_number[oldest >> 16].template_ids.discard(oldest & 0xFFFF)
+
+    def tell(self, session: Session, context: Context) -> None:
+        """Let what options said hold from now on."""
+        if context is not session.context:
+            session.context = context
+            self.revision += 1
+
+    def templates(self) -> Iterator[tuple[Session, Template]]:
+        """All templates, with whose they are; announced longest ago first."""
+        return ((self._by_number[key >> 16], template) for key, template in self._templates.items())
 
     def withdraw(self, session: Session, template_id: int | None, *, is_options: bool) -> None:
         """Forget a template, or with None all of its kind (RFC 7011 8.1)."""
@@ -112,6 +148,7 @@ class Sessions:
             if key in self._templates and (template_id is not None or self._templates[key].is_options == is_options):
                 del self._templates[key]
                 session.template_ids.discard(i)
+                self.revision += 1
 
     def trim(self) -> list[int]:
         """Forget sessions beyond the bound; the numbers of those forgotten. Only between batches: slots are reused."""
@@ -125,7 +162,8 @@ class Sessions:
         prefix = exporter + port.to_bytes(2, "big") + b"\1"
         return [self._forget(key) for key in [key for key in self._sessions if key.startswith(prefix)]]
 
-    def _of(self, key: bytes) -> Session:
+    def of_key(self, key: bytes) -> Session:
+        """The session of a key, which has just been heard; a new one where there is none."""
         session = self._sessions.get(key)
         if session is None:
             if not self._free:
@@ -144,6 +182,7 @@ class Sessions:
         for template_id in session.template_ids:
             del self._templates[session.number << 16 | template_id]
         del self._by_number[session.number]
+        self.revision += 1
         self._free.append(session.slot)
         return session.number
 

@@ -17,6 +17,10 @@ V9_OPTIONS_TEMPLATES: Final = 1
 IPFIX_TEMPLATES: Final = 2
 IPFIX_OPTIONS_TEMPLATES: Final = 3
 FIRST_DATA_SET: Final = 256
+TEMPLATE_SETS: Final = {
+    9: (V9_TEMPLATES, V9_OPTIONS_TEMPLATES),
+    10: (IPFIX_TEMPLATES, IPFIX_OPTIONS_TEMPLATES),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class TemplateRecord:
     template_id: int
     fields: tuple[Field, ...]
     is_options: bool
+    octets: bytes = b""  # as it stood in its set
 
     @property
     def is_withdrawal(self) -> bool:
@@ -54,13 +59,14 @@ def read_template_set(body: bytes, set_id: int) -> tuple[list[TemplateRecord], i
     is_ipfix = set_id >= IPFIX_TEMPLATES
     is_options = set_id in (V9_OPTIONS_TEMPLATES, IPFIX_OPTIONS_TEMPLATES)
     while len(body) - at >= 4:
+        first = at
         template_id, count = _u16(body, at), _u16(body, at + 2)
         if template_id == 0 and not any(body[at:]):
             break  # padding
         if is_ipfix and count == 0:
             if template_id < FIRST_DATA_SET and template_id != set_id:
                 return records, 1
-            records.append(TemplateRecord(template_id, (), is_options))
+            records.append(TemplateRecord(template_id, (), is_options, body[at : at + 4]))
             at += 4
             continue
         at += 4
@@ -79,7 +85,7 @@ def read_template_set(body: bytes, set_id: int) -> tuple[list[TemplateRecord], i
         fields, at = _read_fields(body, at, count, 0 if is_ipfix else scope_count, is_ipfix=is_ipfix)
         if len(fields) < count:
             return records, 1
-        records.append(TemplateRecord(template_id, tuple(fields), is_options))
+        records.append(TemplateRecord(template_id, tuple(fields), is_options, body[first:at]))
     return records, 0
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from made_netflow import data_set, ipfix, template_set, v5
 
 from nsstream.capture.netflow_udp import NetflowUdpSource
 from nsstream.capture.sockets import SocketMark, bind_socket
+from nsstream.clock import ManualClock
 from nsstream.errors import InputError
 from nsstream.trace import FlowTable
 
@@ -174,3 +177,90 @@ def test_port_that_is_taken_is_said_in_one_sentence(source: NetflowUdpSource) ->
 def test_reading_before_open_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="not open"):
         NetflowUdpSource(port=0).read_batch()
+
+
+def test_successor_knows_templates_and_drops_that_were_handed_over(passed: socket.socket) -> None:
+    first = NetflowUdpSource(passed=passed, receive_buffer_bytes=4096)
+    first.open()
+    send(passed.getsockname(), ipfix(template_set()), *(v5(i, 1) for i in range(3000)))
+    first.read_batch()
+    handed = json.loads(json.dumps(first.handover()))
+    first.close()
+    dropped = first.tally.dropped["socket"]
+    assert dropped > 0
+    second = NetflowUdpSource(passed=passed)
+    second.take_over(handed)  # of before `close`: that counted no further drop
+    second.open()
+    while numbers(second.read_batch()):
+        pass
+    send(passed.getsockname(), ipfix(data_set(0, 5)))
+    assert numbers(second.read_batch()) == list(range(5))
+    assert second.tally.dropped["socket"] == 0
+    second.close()
+    second.tally.check()
+
+
+def test_what_is_parked_is_handed_over_when_the_source_is_closed(passed: socket.socket) -> None:
+    first = NetflowUdpSource(passed=passed)
+    first.open()
+    send(passed.getsockname(), ipfix(data_set(0, 5)))
+    assert numbers(first.read_batch()) == []
+    first.close()
+    second = NetflowUdpSource(passed=passed)
+    second.take_over(first.handover())
+    second.open()
+    assert second.tally.parked == 1
+    send(passed.getsockname(), ipfix(template_set()))
+    assert numbers(second.read_batch()) == list(range(5))
+    second.close()
+    second.tally.check()
+
+
+def test_handover_is_the_same_object_until_there_is_something_new(passed: socket.socket) -> None:
+    clock = ManualClock(1_800_000_000 * 10**9)
+    source = NetflowUdpSource(passed=passed, clock=clock, gather_s=0)
+    source.open()
+    send(passed.getsockname(), ipfix(template_set()))
+    source.read_batch()
+    told = source.handover()
+    send(passed.getsockname(), ipfix(template_set(), data_set(0, 1)))
+    source.read_batch()
+    assert source.handover() is told
+    clock.advance(60 * 10**9)  # the age of templates is told now and then
+    send(passed.getsockname(), v5(0, 1))
+    source.read_batch()
+    assert source.handover() is not told
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "mention"),
+    [
+        (lambda v: v.update(version=2), "version 2"),
+        (lambda v: v.update(mark=7), "the mark of a socket must be a mapping"),
+        (lambda v: v["mark"].update(drop_count=1 << 32), "numbers of 64 and 32 bits"),
+        (lambda v: v["mark"].update(cookie="x"), "numbers of 64 and 32 bits"),
+        (lambda v: v.update(exporters=None), "the exporters' state must be a mapping"),
+    ],
+)
+def test_handover_that_is_broken_is_refused_and_the_source_goes_on_without_it(
+    passed: socket.socket, change: Callable[[dict[str, Any]], object], mention: str
+) -> None:
+    first = NetflowUdpSource(passed=passed)
+    first.open()
+    first.close()
+    handed = json.loads(json.dumps(first.handover()))
+    change(handed)
+    source = NetflowUdpSource(passed=passed)
+    with pytest.raises(InputError, match=mention):
+        source.take_over(handed)
+    source.open()
+    send(passed.getsockname(), v5(0, 1))
+    assert numbers(source.read_batch()) == [0]
+    source.close()
+
+
+def test_mark_of_before_the_machine_was_started_says_nothing(passed: socket.socket) -> None:
+    mark = SocketMark.of(passed)
+    assert SocketMark.from_dict(mark.as_dict()) == mark
+    assert SocketMark.from_dict(mark.as_dict() | {"boot": "another"}) is None

@@ -48,7 +48,7 @@ def test_what_was_dropped_last_of_all_is_told_at_the_end():
     channel = Channel(1, WhenFull.DROP_NEWEST)
     channel.put(delivery(1))
     channel.put(delivery(1))
-    channel.finish(Tally(), error=None)
+    channel.finish(Delivery(None))
     assert channel.get(0) is not None
     end = channel.get(0)
     assert end is not None

@@ -1,5 +1,7 @@
 """A source into chunks: the account over the whole path, a clean stop, going on, a slow or full disk."""
 
+import json
+import logging
 import os
 import struct
 import subprocess
@@ -8,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +60,35 @@ class MadeSource:
 
     def close(self) -> None:
         pass
+
+
+class KnowingSource(MadeSource):
+    """Hands over how many batches it has given, predecessors included, and drops something as it is closed."""
+
+    def __init__(self, batches: list[PacketBatch], *, believes: bool = True) -> None:
+        super().__init__(batches)
+        self.known = 0
+        self._believes = believes
+        self._handover: dict[str, Any] | None = None
+
+    def read_batch(self) -> PacketBatch | None:
+        batch = super().read_batch()
+        self._handover = {"given": self.known + self._at} if batch is not None else self._handover
+        return batch
+
+    def close(self) -> None:
+        if self._handover is not None and "is_final" not in self._handover:
+            self._handover = {**self._handover, "is_final": True}
+            self.tally.drop("socket", 7)
+
+    def handover(self) -> dict[str, Any] | None:
+        return self._handover
+
+    def take_over(self, handover: object) -> None:
+        if not self._believes:
+            raise InputError("it is not to be believed")
+        assert isinstance(handover, dict)
+        self.known = handover["given"]
 
 
 def packets_at(*times_s: float) -> PacketBatch:
@@ -321,6 +353,44 @@ def test_a_chunk_out_of_room_is_sampled_over_the_whole_path(tmp_path: Path):
     assert tally.sampled_out == 400 - info.row_count
     ports = ChunkStore(tmp_path / "chunks").read(info.id).packets.source_transport_port
     assert set(Counter(ports.tolist()).values()) <= {4}
+
+
+def test_what_a_source_hands_over_reaches_the_next_of_the_same_name_only(tmp_path: Path):
+    for run, (name, known) in enumerate([("a", 0), ("a", 2), ("a", 4), ("b", 0), ("b", 2), ("a", 0)]):
+        source = KnowingSource([packets_at(run), packets_at(run + 0.5)])
+        tally = ingest(tmp_path, source, source_id=name)
+        assert source.known == known
+        assert (tally.kept, tally.dropped["socket"]) == (2, 7), "what is dropped by `close` is in the account"
+        (saved,) = (tmp_path / "handover").iterdir()
+        assert json.loads(saved.read_bytes()) == {"given": known + 2, "is_final": True}
+
+
+def test_what_a_source_does_not_believe_is_logged_and_it_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    ingest(tmp_path, KnowingSource([packets_at(1)]))
+    with caplog.at_level(logging.WARNING):
+        tally = ingest(tmp_path, KnowingSource([packets_at(2)], believes=False))
+    assert "handover_ignored source=KnowingSource error=it is not to be believed" in caplog.text
+    assert tally.kept == 1
+    saved = tmp_path / "handover" / os.listdir(tmp_path / "handover")[0]  # noqa: PTH208
+    saved.write_bytes(b"{")
+    source = KnowingSource([packets_at(3)])
+    assert ingest(tmp_path, source).kept == 1
+    assert source.known == 0
+    assert "handover_unread" in caplog.text
+
+
+def test_a_handover_is_of_the_same_commit_as_the_rows_and_counts(tmp_path: Path):
+    told = Tally(offered=3, kept=1, dropped=Counter(socket=2))
+    with intake_in(tmp_path) as intake:
+        intake.take(packets_at(1), told, total=told, handover={"mark": 2})
+        intake.sync()
+        intake.take(packets_at(2), told, total=told, handover={"mark": 4})  # and then it is killed
+    with intake_in(tmp_path) as intake:
+        assert intake.handover == {"mark": 2}
+        assert (intake.recovered.row_count, intake.recovered.loose.dropped) == (1, {"socket": 2})
+        intake.sync()
+        assert intake.handover == {"mark": 2}
+    assert len(list((tmp_path / "handover").iterdir())) == 1
 
 
 def test_parked_records_are_told_beside_and_counted_once_they_are_decided():
