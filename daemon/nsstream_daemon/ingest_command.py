@@ -73,7 +73,10 @@ def ingest(
     place = _place_of(source)
     is_live = place is None if live is None else live
     clock = SystemClock()
-    opened = open_source(source, **_options_of(option or []))
+    options = _options_of(option or [])
+    if source.startswith("spool:"):  # so that a second run reads no file again
+        options.setdefault("ledger", state / "spool.sqlite")
+    opened = open_source(source, **options)
     if flows:
         opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
     waits_s = lateness_s_of(opened) if lateness is None else _seconds(lateness)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def test_file_is_not_read_before_its_writer_closes_it(spool: Path, make: Make) -
     assert source.tally.offered == 20
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, zstandard.compress])
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 def test_compressed_files_are_read(compress: Callable[[bytes], bytes], spool: Path, make: Make) -> None:
     source = make()
     put(spool / "one.pcap.z", compress(capture_of(1)))
