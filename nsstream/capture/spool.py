@@ -24,17 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nsstream.capture.source import IDLE_S
+from nsstream.capture.pcap_file import PcapFileSource
+from nsstream.capture.source import COLLECTOR_LATENESS_S, DEFAULT_LATENESS_S, IDLE_S
 from nsstream.capture.spool_file import SpoolFile, status_of
 from nsstream.capture.spool_history import SpoolHistory
 from nsstream.capture.spool_ledger import SpoolLedger
 from nsstream.capture.spool_queue import SpoolQueue
-from nsstream.capture.spool_reading import SpoolReading
+from nsstream.capture.spool_reading import FileSource, Rows, SpoolReading
 from nsstream.capture.spool_watch import News, SpoolWatch
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
 from nsstream.errors import InputError
-from nsstream.trace import PacketBatch
+from nsstream.trace import FlowTable, PacketBatch
 
 REFUSED_FILE: Final = "refused_file"
 MAX_COMPLAINTS: Final = 100
@@ -45,13 +46,14 @@ log = logging.getLogger(__name__)
 
 
 class SpoolSource:
-    """Reads a directory of capture files, plain or compressed.
+    """Reads a directory of capture files, plain or compressed, or of nfdump's files.
 
     Args:
         directory: to watch; not those below it.
         ledger: the file that remembers what was read, made if it is not there; None: only this process remembers.
         pattern: of file names, as a shell's.
         follow: whether to wait for more files when all are read; else the source ends there.
+        content: "packets", of captures, or "flows", of nfdump's files; a directory has one kind.
         quiet_s: how long a file must not have changed to be taken for finished, where its writer cannot be seen.
         is_polled: look at the directory each second and do not ask inotify, which tells nothing about a file system
             that another machine writes to. Also what happens where inotify fails.
@@ -66,17 +68,22 @@ class SpoolSource:
         *,
         pattern: str = "*",
         follow: bool = True,
+        content: str = "packets",
         quiet_s: float = 60.0,
         is_polled: bool = False,
         buffer_bytes: int = 1 << 20,
         clock: Clock | None = None,
     ) -> None:
+        if content not in ("packets", "flows"):
+            raise ValueError(f"content must be packets or flows, got {content!r}")
+        self.lateness_s: Final = DEFAULT_LATENESS_S if content == "packets" else COLLECTOR_LATENESS_S
         self.tally = Tally()
         self.complaints: deque[str] = deque(maxlen=MAX_COMPLAINTS)  # what was wrong with files, the last ones
         self._directory = Path(directory)
         self._ledger_path = None if ledger is None else Path(ledger)
         self._pattern = pattern
         self._follow = follow
+        self._content = content
         self._quiet_ns = int(quiet_s * 1e9)
         self._is_polled = is_polled
         self._buffer_bytes = buffer_bytes
@@ -114,8 +121,8 @@ class SpoolSource:
             self.close()
             raise
 
-    def read_batch(self) -> PacketBatch | None:
-        """The next packets; none where none came for `IDLE_S`; None at the end.
+    def read_batch(self) -> Rows | None:
+        """The next rows; none where none came for `IDLE_S`; None at the end.
 
         Raises InputError if the directory is gone, when all that was found in it is read.
         """
@@ -141,7 +148,7 @@ class SpoolSource:
                 return None
             left_s = until_s - time.monotonic()
             if left_s <= 0:
-                return PacketBatch.empty()
+                return self._no_rows()
             self._take_news(room, room.watch.look(left_s))
 
     def close(self) -> None:
@@ -178,7 +185,7 @@ class SpoolSource:
             known = room.history.known(path, file)
             before = Tally() if known is None else known.tally
             entry = room.history.begin(path, file)
-            reading = SpoolReading(path, entry, before, buffer_bytes=self._buffer_bytes)
+            reading = SpoolReading(self._source_of(path), entry, before)
             reading.open()
         except (OSError, InputError) as err:
             if status_of(path) is None:
@@ -196,10 +203,10 @@ class SpoolSource:
         self._progress_s = time.monotonic()
         return True
 
-    def _read_on(self, room: _Room) -> PacketBatch:
+    def _read_on(self, room: _Room) -> Rows:
         """The next rows of the file in hand that were not given before; none where it has ended."""
         assert self._reading is not None
-        batch: PacketBatch | None = None
+        batch: Rows | None = None
         try:
             batch = self._reading.read_batch()
         except InputError as err:
@@ -209,8 +216,18 @@ class SpoolSource:
             room.history.put(self._reading.entry(is_done=True))
             self._reading.close()
             self._reading = None
-            return PacketBatch.empty()
+            return self._no_rows()
         return batch
+
+    def _source_of(self, path: Path) -> FileSource:
+        if self._content == "packets":
+            return PcapFileSource(path, allow_cut=True, buffer_bytes=self._buffer_bytes)
+        from nsstream.capture.nfcapd_file import NfcapdFileSource
+
+        return NfcapdFileSource(path, allow_cut=True)
+
+    def _no_rows(self) -> Rows:
+        return PacketBatch.empty() if self._content == "packets" else FlowTable.empty()
 
     def _note_progress(self, room: _Room) -> None:
         """What was given before this call was taken: write it down, at most each `_PROGRESS_S`."""

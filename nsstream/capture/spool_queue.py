@@ -71,7 +71,7 @@ class SpoolQueue:
     def expect(self, name: str, *, is_closed: bool) -> None:
         """Put a file among those that wait, unless it is read or not for us."""
         path = self._directory / name
-        if name.startswith(".") or not fnmatch.fnmatchcase(name, self._pattern) or self._is_ledger(path):
+        if not self._is_ours(name):
             return
         status = status_of(path)
         if status is None:
@@ -102,11 +102,22 @@ class SpoolQueue:
     def see_gone(self, path: Path, device: int, inode: int) -> None:
         """A file is gone: renamed, compressed, or deleted before we came to it."""
         is_renamed = any((other.device, other.inode) == (device, inode) for other in self._waiting.values())
+        is_renamed = is_renamed or self._is_there(inode)  # though nobody has told yet
         is_compressed = any(path.with_name(f"{path.name}{suffix}").exists() for suffix in COMPRESSION_SUFFIXES)
         if not (is_renamed or is_compressed or self._history.knows_inode(device, inode)):
             self._on_lost(path)
 
-    def _is_ledger(self, path: Path) -> bool:
-        """Whether this is the ledger or SQLite's journal of it."""
+    def _is_there(self, inode: int) -> bool:
+        """Whether a file of ours in the directory has that inode."""
+        try:
+            with os.scandir(self._directory) as entries:
+                return any(one.inode() == inode and self._is_ours(one.name) for one in entries)
+        except OSError:
+            return False
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a file of that name is to be read; the ledger and SQLite's journal of it are not."""
+        if name.startswith(".") or not fnmatch.fnmatchcase(name, self._pattern):
+            return False
         ledger = self._ledger_path
-        return ledger is not None and path.name.startswith(ledger.name) and path.parent.samefile(ledger.parent)
+        return ledger is None or not (name.startswith(ledger.name) and self._directory.samefile(ledger.parent))

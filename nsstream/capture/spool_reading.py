@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-from nsstream.capture.pcap_file import PcapFileSource
+from nsstream.capture.source import Source
 from nsstream.capture.spool_ledger import Entry
 from nsstream.counters import Tally
-from nsstream.trace import PacketBatch
+from nsstream.trace import FlowTable, PacketBatch
+
+Rows = PacketBatch | FlowTable
+FileSource = Source[PacketBatch] | Source[FlowTable]
 
 
 class SpoolReading:
     """Rows and counts of a file that were not given before.
 
     Args:
-        path: of the file.
+        source: of the file, not opened yet.
         entry: of the file as it is now.
         before: of the records that earlier readings gave; none of them is given or counted again.
-        buffer_bytes: as of `PcapFileSource`.
     """
 
-    def __init__(self, path: Path, entry: Entry, before: Tally, *, buffer_bytes: int) -> None:
-        self._source = PcapFileSource(path, allow_cut=True, buffer_bytes=buffer_bytes)
+    def __init__(self, source: FileSource, entry: Entry, before: Tally) -> None:
+        self._source = source
         self._entry = entry
         self._before = before
         self._rows_to_skip = before.kept
@@ -33,8 +34,8 @@ class SpoolReading:
         """Open the file; raises InputError if it cannot be."""
         self._source.open()
 
-    def read_batch(self) -> PacketBatch | None:
-        """The next rows, none where all were given before; None at the end. Raises InputError as `PcapFileSource`."""
+    def read_batch(self) -> Rows | None:
+        """The next rows, none where all were given before; None at the end. Raises InputError as the file's source."""
         batch = self._source.read_batch()
         if batch is None:
             return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import zstandard
+from nfcapd_files import block, file_of, flow
 from spooled import (
     FRAME,
     Make,
@@ -25,6 +27,7 @@ from spooled import (
 from nsstream.capture.spool import SpoolSource
 from nsstream.clock import ManualClock
 from nsstream.errors import InputError
+from nsstream.trace import FlowTable
 from nsstream.wire import pcap_header
 
 
@@ -128,3 +131,36 @@ def test_missing_directory_is_refused(tmp_path: Path) -> None:
 def test_reading_before_opening_is_a_bug(spool: Path) -> None:
     with pytest.raises(RuntimeError, match="before open"):
         SpoolSource(spool).read_batch()
+
+
+def test_flows_of_a_collector_are_read_once_over_restarts(spool: Path, make: Make) -> None:
+    """As nfcapd leaves them: the file in hand under a name of its own, renamed when its time is over."""
+    put(spool / "nfcapd.202601010000", file_of(block(flow(), flow())), 1000)
+    with (spool / "nfcapd.current.77").open("wb") as current:
+        current.write(file_of(block(flow(), flow(), flow())))
+        current.flush()
+        source = make(content="flows")
+        assert len(source.read_batch()) == 2
+        assert len(source.read_batch()) == 0
+    (spool / "nfcapd.current.77").rename(spool / "nfcapd.202601010005")
+    wait_for(source, lambda: source.tally.kept == 5)
+    put(spool / "trace.pcap", capture_of(1))
+    wait_for(source, lambda: bool(source.complaints))
+    assert "trace.pcap" in source.complaints[0]
+    source.close()
+    again = make(content="flows", follow=False)
+    assert again.read_batch() is None
+    assert again.tally.offered == 0
+
+
+def wait_for(source: SpoolSource, is_so: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until_s, f"not so within 20 s: {source.tally} {source.complaints}"
+        assert isinstance(source.read_batch(), FlowTable)
+        source.tally.check()
+
+
+def test_content_is_packets_or_flows(spool: Path) -> None:
+    with pytest.raises(ValueError, match="packets or flows, got 'fish'"):
+        SpoolSource(spool, content="fish")

@@ -63,3 +63,17 @@ def test_overflow_of_events_loses_no_file(spool: Path, make: Make) -> None:
         (spool / ".one").rename(spool / ".two")
     put(spool / "a.pcap", capture_of(1))
     assert read(source, 10) == of(1)
+
+
+def test_file_that_is_renamed_while_it_waits_is_not_lost(spool: Path, make: Make) -> None:
+    """Its writer has it open, so it waits; its new name has not been seen when the old one is gone."""
+    source = make()
+    with (spool / "one.part").open("wb") as file:
+        file.write(capture_of(1))
+        file.flush()
+        put(spool / "zero.pcap", capture_of(0))
+        assert read(source, 10) == of(0)
+        (spool / "one.part").rename(spool / "one.pcap")
+    assert read(source, 10) == of(1)
+    assert source.tally.offered == 20
+    assert not source.complaints
