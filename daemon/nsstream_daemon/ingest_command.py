@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nsstream.trace.metering import FlowMeter
 
 PLAIN_INTERVAL_S: Final = 10.0
+_SPOOL_QUEUE_ROWS: Final = 1 << 14  # the ledger takes what waits for read: what kill -9 may cost
 _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -74,7 +75,11 @@ def ingest(
     place = _place_of(source)
     is_live = place is None if live is None else live
     clock = SystemClock()
-    opened = open_source(source, **_options_of(option or []))
+    options = _options_of(option or [])
+    if source.startswith("spool:"):  # so that a second run reads no file again
+        options.setdefault("ledger", state / "spool.sqlite")
+        queue_rows = min(queue_rows, _SPOOL_QUEUE_ROWS)
+    opened = open_source(source, **options)
     if flows:
         opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
     waits_s = lateness_s_of(opened) if lateness is None else _seconds(lateness)

@@ -5,7 +5,7 @@ kernel's buffer), ``nic``, ``tool`` (its own queue); what it had captured and no
 every process it started in its group are gone when `close` returns. A tool that is missing, refuses, or fails is
 reported with its own words.
 
-The child reads nothing: its standard input is /dev/null. If this process is killed, the child ends with its next write.
+The child reads nothing: its standard input is /dev/null. If this process is killed, so is the child's group.
 """
 
 from __future__ import annotations

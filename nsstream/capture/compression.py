@@ -1,4 +1,4 @@
-"""Compressed files, recognised by their first octets and never by their suffix: gzip, xz, Zstandard, zip of one file.
+"""Compressed files, recognised by their first octets and never by their suffix: gzip, bzip2, xz, Zstandard, zip of one.
 
 Promises: `open_decompressed` gives a reader of the octets inside, or of the file itself where it is not compressed. It
 raises EOFError where the compressed stream is cut, after all that could be decompressed was given, and another of
@@ -7,6 +7,7 @@ raises EOFError where the compressed stream is cut, after all that could be deco
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import zipfile
@@ -18,6 +19,7 @@ from typing import Final, Protocol, cast
 import zstandard
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+BZIP2_MAGIC: Final = b"BZh"
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -45,6 +47,8 @@ def open_decompressed(path: Path) -> Reader:
     head = file.peek(len(XZ_MAGIC))
     if head.startswith(GZIP_MAGIC):
         return cast(Reader, _Owning(gzip.GzipFile(fileobj=file, mode="rb"), file))
+    if head.startswith(BZIP2_MAGIC):
+        return cast(Reader, _Owning(bz2.BZ2File(file), file))
     if head.startswith(XZ_MAGIC):
         return cast(Reader, _Owning(lzma.LZMAFile(file), file))
     if head.startswith(ZSTD_MAGIC):
@@ -77,7 +81,9 @@ def _open_zipped(file: BufferedReader) -> Reader:
 class _Owning:
     """A decompressor that closes the file under it, too."""
 
-    def __init__(self, decompressor: gzip.GzipFile | lzma.LZMAFile | zipfile.ZipExtFile, file: BufferedReader) -> None:
+    def __init__(
+        self, decompressor: gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | zipfile.ZipExtFile, file: BufferedReader
+    ) -> None:
         self._decompressor = decompressor
         self._file = file
 

@@ -118,8 +118,8 @@ class TableMapping(_Part):
     source_port: Column | None = None
     destination_port: Column | None = None
     # Where ICMP type and code are: type << 8 | code in the destination port; "8.0" there; type in the source port and
-    # code in the destination port
-    icmp: Literal["destination_port", "dotted", "ports"] = "destination_port"
+    # code in the destination port; as Argus has it: so of ICMPv6, and of ICMPv4 code << 8 | type in the source port
+    icmp: Literal["destination_port", "dotted", "ports", "argus"] = "destination_port"
     packets: Column | None = None
     octets: Column | None = None
     reverse_packets: Column | None = None

@@ -37,6 +37,7 @@ _ARGUS: Final[dict[str, Any]] = {
     "protocol": "Proto",
     "source_port": "Sport",
     "destination_port": "Dport",
+    "icmp": "argus",
     "tcp_flags": {"column": "State", "form": "argus_state"},
     "numbers": {"ip_class_of_service": "sTos"},
     "label": {"columns": ("Label",)},

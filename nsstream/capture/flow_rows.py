@@ -175,8 +175,12 @@ def _put_ports(
             values, is_read = whole_numbers(cells[column], mapping.missing, _MAX_PORT)
         fates.refuse("bad_port", ~is_read)
         ports[end] = values
-    if mapping.icmp == "ports":
-        icmp = ((ports["source"] & 0xFF) << 8 | (ports["destination"] & 0xFF)).astype(np.uint16)
+    if mapping.icmp in ("ports", "argus"):
+        kind, code = ports["source"], ports["destination"]
+        if mapping.icmp == "argus":  # of ICMPv4 it prints both as the little-endian number that they are in memory
+            is_v4 = columns["protocol_identifier"] == ICMP
+            kind, code = np.where(is_v4, kind & 0xFF, kind), np.where(is_v4, kind >> 8, code)
+        icmp = ((kind & 0xFF) << 8 | (code & 0xFF)).astype(np.uint16)
     elif mapping.icmp == "destination_port":
         icmp = ports["destination"].astype(np.uint16)
     columns["icmp_type_code"] = np.where(is_icmp, icmp, np.uint16(0))

@@ -135,7 +135,7 @@ def _make(name: str, factory: Callable[..., AnySource], target: str, options: di
     try:
         signature.bind(target, **options)
     except TypeError as err:
-        known = ", ".join(p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY) or "none"
+        known = ", ".join(list(signature.parameters)[1:]) or "none"
         raise InputError(f"{name}: {err}; options: {known}") from err
     try:
         return factory(target, **options)

@@ -1,8 +1,7 @@
 """SpoolLedger: which files of a spool were read, and how far, so that a restart reads no packet twice.
 
-A file is its device and inode, and what it was when it was read: size, time of change, a digest of its first octets.
-The same inode with more octets behind the same first ones has grown; with other first octets it is another file, for
-file systems give inode numbers out again.
+What makes a file the same stands in `spool_file`. The same inode with more octets behind the same first ones has grown;
+with other first octets it is another file, for file systems give inode numbers out again.
 
 Promises: every change is one transaction of SQLite and on the disk when the call returns; entries of files that are
 gone for a day are removed. Raises InputError where the ledger cannot be read or written, or is something else.
@@ -10,9 +9,7 @@ gone for a day are removed. Raises InputError where the ledger cannot be read or
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nsstream.capture.spool_file import SpoolFile, head_of
 from nsstream.counters import Tally
 from nsstream.errors import InputError
 
-HEAD_BYTES: Final = 4096
 KEPT_WHEN_GONE_NS: Final = 86_400 * 1_000_000_000
 
 _SCHEMA: Final = """
@@ -37,21 +34,6 @@ CREATE TABLE IF NOT EXISTS file (
 
 
 @dataclass(frozen=True, slots=True)
-class SpoolFile:
-    """A file as it was found."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> SpoolFile:
-        """What `os.stat` says."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """How far a file was read: `tally` is of all records so far, whose kept ones were given."""
 
@@ -61,12 +43,6 @@ class Entry:
     head_digest: str
     is_done: bool
     tally: Tally = field(default_factory=Tally)
-
-
-def head_of(path: Path, octet_count: int) -> str:
-    """Digest of the first octets of a file; raises OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.blake2b(file.read(octet_count), digest_size=16).hexdigest()
 
 
 class SpoolLedger:

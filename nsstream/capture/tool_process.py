@@ -1,7 +1,8 @@
 """Tool processes: a capture tool started in a group of its own, ended with all it started, its complaints heard.
 
 Promises: `ToolProcess.end` leaves no process of the group behind, and tells how the tool itself ended; nothing waits
-longer than it was asked to. A tool that cannot be started raises InputError.
+longer than it was asked to. If this process is killed, a `ToolGuard` kills the group. A tool that cannot be started
+raises InputError.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from nsstream.capture.source import IDLE_S
+from nsstream.capture.tool_guard import ToolGuard
 from nsstream.capture.tool_messages import ToolMessages
 from nsstream.errors import InputError
 
@@ -39,6 +41,12 @@ class ToolProcess:
             raise InputError(f"{self.name} is not installed, or not in PATH") from err
         except OSError as err:
             raise InputError(f"{self.name} cannot be started: {err.strerror}") from err
+        try:
+            self._guard = ToolGuard(self._child.pid)
+        except OSError as err:
+            with self._child:  # closes its pipes, and waits
+                self._signal(signal.SIGKILL)
+            raise InputError(f"{self.name} cannot be watched over: /bin/sh: {err.strerror}") from err
         assert self._child.stdout is not None
         assert self._child.stderr is not None
         self.stdout = self._child.stdout.fileno()
@@ -67,6 +75,7 @@ class ToolProcess:
         while self._is_running() and time.monotonic() < until_s:
             time.sleep(0.01)
         self._signal(signal.SIGKILL)  # before the child is reaped: until then its group is nobody else's
+        self._guard.dismiss()
         status = self._child.wait()
         self.listen()
         self.messages.finish()

@@ -139,7 +139,7 @@ class PcapReader:
         if header.link_type not in SUPPORTED_LINK_TYPES:
             raise WireError(
                 f"link type {link_type_name(header.link_type)} is not supported: convert it with tshark or editcap to "
-                "Ethernet, raw IP, Linux cooked or loopback"
+                "Ethernet, raw IP, Linux cooked or loopback, or read it as pyshark:FILE"
             )
         self._header = header
         self._consume(HEADER_BYTES)

@@ -31,7 +31,7 @@ def collect(capture: Path, directory: Path, version: int, *options: str) -> Path
         exporter = ["softflowd", "-r", str(capture), "-n", f"127.0.0.1:{port}", "-v", str(version), "-d"]
         places = ["-p", str(directory / "softflowd.pid"), "-c", "none"]  # with a control socket it never ends
         subprocess.run([*exporter, *places], check=True, capture_output=True, timeout=DEADLINE_S)
-        wait_until(lambda: received_and_waiting(port) == 0)
+        wait_until_taken(port)
     finally:
         nfcapd.terminate()
         nfcapd.wait(DEADLINE_S)
@@ -69,6 +69,17 @@ def received_and_waiting(port: int) -> int | None:
         if int(cells[1].partition(":")[2], 16) == port:
             return int(cells[4].partition(":")[2], 16)
     return None
+
+
+def wait_until_taken(port: int) -> None:
+    """Wait until nfcapd has worked on all that was sent to it.
+
+    It drops the datagram in hand when SIGTERM comes: so one that is no export follows, which leaves the queue when
+    the last of the exports is done with.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.sendto(bytes(24), ("127.0.0.1", port))
+    wait_until(lambda: received_and_waiting(port) == 0)
 
 
 def wait_until(holds: object) -> None:

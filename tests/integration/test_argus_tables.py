@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +12,16 @@ import numpy as np
 import pytest
 from made_captures import write_capture
 
-from nsstream.capture import read_trace
-from nsstream.capture.flow_csv import FlowCsvSource
-from nsstream.trace import FlowTable
-from nsstream.trace.fields import ACK, FIN, SYN
+logging.getLogger("scapy").setLevel(logging.ERROR)
+from scapy.layers.inet import ICMP, IP, UDP  # noqa: E402
+from scapy.layers.inet6 import ICMPv6Unknown, IPv6  # noqa: E402
+from scapy.layers.l2 import Ether  # noqa: E402
+from scapy.utils import PcapWriter  # noqa: E402
+
+from nsstream.capture import read_trace  # noqa: E402
+from nsstream.capture.flow_csv import FlowCsvSource  # noqa: E402
+from nsstream.trace import FlowTable  # noqa: E402
+from nsstream.trace.fields import ACK, FIN, SYN  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     shutil.which("argus") is None or shutil.which("ra") is None, reason="argus is not installed"
@@ -70,3 +77,29 @@ def test_totals_of_both_directions_stay_whole(capture: Path) -> None:
     np.testing.assert_array_equal(flows.octet_delta_count, apart.octet_delta_count)
     np.testing.assert_array_equal(flows.reverse_octet_delta_count, apart.reverse_octet_delta_count)
     np.testing.assert_array_equal(flows.scaled_packet_count, apart.scaled_packet_count)
+
+
+def test_icmp_types_and_codes_are_those_of_the_capture(tmp_path: Path) -> None:
+    """No packet answers another, so Argus's records are the packets, in their order."""
+    v4 = [(8, 0), (3, 1), (3, 3), (11, 0), (5, 1), (13, 0)]
+    v6 = [(128, 0), (1, 4), (3, 1)]
+    quoted = IP(src="192.0.2.1", dst="203.0.113.9") / UDP(sport=1111, dport=33434)
+    packets = [
+        IP(src="192.0.2.1", dst=f"198.51.100.{kind}") / ICMP(type=kind, code=code) / quoted for kind, code in v4
+    ] + [
+        IPv6(src="2001:db8::1", dst=f"2001:db8::{kind}") / ICMPv6Unknown(type=kind, code=code, msgbody=bytes(60))
+        for kind, code in v6
+    ]
+    capture = tmp_path / "icmp.pcap"
+    with PcapWriter(str(capture)) as writer:
+        for i, packet in enumerate(packets):
+            frame = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet
+            frame.time = 1_700_000_000 + i
+            writer.write(frame)
+    wanted = [kind << 8 | code for kind, code in v4 + v6]
+    assert len(read_trace(capture)[0]) == len(wanted)
+    for counts in ("spkts dpkts sbytes dbytes state stos", "state stos dtos pkts bytes sbytes"):
+        flows, _ = read(argus_table(capture, f"{ENDS} {counts}", "-u"))
+        assert flows.icmp_type_code.tolist() == wanted
+        assert not flows.source_transport_port.any()
+        assert not flows.destination_transport_port.any()

@@ -1,5 +1,6 @@
 """nsstream ingest as a user runs it: files, a pipe, signals, a second run, exports."""
 
+import bz2
 import json
 import os
 import signal
@@ -174,3 +175,22 @@ def test_options_that_make_no_sense_are_told_in_one_sentence(tmp_path: Path):
         assert done.stderr.count("\n") == 1
     done = nsstream("ingest", tmp_path / "nothing.pcap", "--state", tmp_path / "state")
     assert (done.returncode, "nothing.pcap" in done.stderr) == (1, True)
+
+
+def test_a_spool_is_read_once_over_runs(tmp_path: Path):
+    spool, state = tmp_path / "spool", tmp_path / "state"
+    spool.mkdir()
+    (spool / "1.pcap").write_bytes(capture_of([0, 1, 2]))
+    (spool / "2.pcap.bz2").write_bytes(bz2.compress(capture_of([3, 4])))
+    (spool / "readme").write_text("no capture at all")
+    arguments = ("ingest", f"spool:{spool}", "--state", state, "--option", "follow=false")
+    offered = []
+    for new in ("", "3.pcap", ""):
+        if new:
+            (spool / new).write_bytes(capture_of([70, 71, 72, 73]))
+        done = nsstream(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert ("readme: " in done.stderr) == (not offered)  # a bad file is named, once
+        offered += [line.split()[1] for line in done.stdout.splitlines() if line.startswith("offered")]
+    assert offered == ["6", "4", "0"]
+    assert rows_in(state) == 9

@@ -20,7 +20,16 @@ from pathlib import Path
 
 import pytest
 from made_exports import arrays
-from nfdump_tools import DEADLINE_S, NEEDS_NFDUMP, NEEDS_SOFTFLOWD, free_port, nfdump, received_and_waiting, wait_until
+from nfdump_tools import (
+    DEADLINE_S,
+    NEEDS_NFDUMP,
+    NEEDS_SOFTFLOWD,
+    free_port,
+    nfdump,
+    received_and_waiting,
+    wait_until,
+    wait_until_taken,
+)
 from test_netflow_against_tshark import NEEDS_VENDORS, VENDORS, softflowd_exports
 from tshark_exports import read_by_tshark
 
@@ -126,6 +135,7 @@ def flows_of_nfdump(directory: Path, exports: list[tuple[bytes, str]]) -> Counte
                 senders[source].bind((source, 0))
             senders[source].sendto(payload, ("127.0.0.1", port))
             wait_until(lambda: received_and_waiting(port) == 0)
+        wait_until_taken(port)
     finally:
         os.kill(nfcapd.pid, signal.SIGTERM)
         nfcapd.wait(DEADLINE_S)

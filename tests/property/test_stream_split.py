@@ -14,7 +14,6 @@ from nfcapd_files import block as flow_block
 from nfcapd_files import file_of, flow
 
 from nsstream.capture.contract import StreamOutcome, check_any_split
-from nsstream.capture.pdml import PdmlSplitter
 from nsstream.capture.pipe import PipeSource
 from nsstream.counters import Tally
 from nsstream.errors import InputError, WireError
@@ -22,6 +21,7 @@ from nsstream.trace import FlowTable, PacketBatch
 from nsstream.wire import PcapReader, pcap_header, write_records
 from nsstream.wire.netflow.splitter import MessageSplitter
 from nsstream.wire.nfcapd import NfcapdReader
+from nsstream.wire.pdml import PdmlSplitter
 
 UDP = bytes.fromhex(
     "020000000002 020000000001 0800 4500 001c 0001 0000 4011 0000 c0000201 c6336407 d431 0035 0008 0000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from nsstream.capture.compression import STREAM_ERRORS, open_decompressed
 OCTETS = np.random.default_rng(0).integers(0, 256, 400_000, np.uint8).tobytes() + bytes(300_000)
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
+    "bzip2": lambda octets: bz2.compress(octets, 1),  # blocks of 100 kB
     "xz": lzma.compress,
     "zstd": zstandard.compress,
 }
@@ -47,7 +49,7 @@ def test_plain_file_is_given_as_it_is(path: Path) -> None:
     assert read_all(path) == OCTETS
 
 
-@pytest.mark.parametrize("octets", [b"", b"\x1f", b"\xfd7z", b"\x28\xb5\x2f"])
+@pytest.mark.parametrize("octets", [b"", b"\x1f", b"BZ", b"\xfd7z", b"\x28\xb5\x2f"])
 def test_file_shorter_than_a_magic_number_is_plain(octets: bytes, path: Path) -> None:
     path.write_bytes(octets)
     assert read_all(path) == octets

@@ -1,63 +1,21 @@
+"""The walk of a TPACKET_V3 block: frames as they were on the wire, and headers that lie."""
+
 import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ring_blocks import DATAGRAM, FRAME, MACS, SECONDS, ring_block, ring_frame
 
 from nsstream.wire import RecordIndex, dissect
 from nsstream.wire.link import ETHERNET, LINUX_SLL, RAW
 from nsstream.wire.ring_block import max_frames, scan_block
 
 BLOCK = 4096
-SECONDS = 1_700_000_000
 VLAN_VALID = 1 << 4
 TPID_VALID = 1 << 6
 CSUM_NOT_READY = 1 << 3
-
-MACS = bytes.fromhex("020000000002 020000000001")
-DATAGRAM = bytes.fromhex("4500 001c 0001 0000 4011 0000 c0000201 c6336407 d431 0035 0008 0000")
-FRAME = MACS + b"\x08\x00" + DATAGRAM
-
-
-def ring_frame(
-    frame: bytes,
-    *,
-    mac: int = 82,
-    status: int = 0,
-    tci: int = 0,
-    tpid: int = 0,
-    length: int | None = None,
-    nanoseconds: int = 5,
-    protocol: int = 0x0800,
-    hardware_type: int = 1,
-    packet_type: int = 0,
-    next_offset: int | None = None,
-) -> bytes:
-    """tpacket3_hdr, sockaddr_ll, a gap and the frame, padded to the next."""
-    size = -(-(mac + len(frame)) // 16) * 16
-    head = struct.pack(
-        "=6I2H2I2H8x",
-        size if next_offset is None else next_offset,
-        SECONDS,
-        nanoseconds,
-        len(frame),
-        len(frame) if length is None else length,
-        status,
-        mac,
-        mac + 14,
-        0,
-        tci,
-        tpid,
-        0,
-    )
-    sockaddr = struct.pack("=H2siHBB8s", 17, protocol.to_bytes(2, "big"), 3, hardware_type, packet_type, 6, MACS[6:])
-    return (head + sockaddr).ljust(mac, b"\0")[:mac] + frame + bytes(size - mac - len(frame))
-
-
-def ring_block(*frames: bytes, count: int | None = None, first: int = 48) -> bytes:
-    head = struct.pack("=6IQ4I", 1, 0, 1, len(frames) if count is None else count, first, 0, 1, 0, 0, 0, 0)
-    return (head + b"".join(frames)).ljust(BLOCK, b"\0")
 
 
 def scan(block: bytes, link_type: int = ETHERNET) -> tuple[np.ndarray, RecordIndex, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsstream.capture.pdml import PdmlSplitter
+from nsstream.wire.pdml import PdmlSplitter
 
 HEAD = b'<?xml version="1.0"?>\n<pdml>\n'
 ONE = b'<packet>\n  <proto name="geninfo"/>\n</packet>'

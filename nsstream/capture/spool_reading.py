@@ -1,0 +1,73 @@
+"""SpoolReading: one file of a spool, read from where an earlier reading of it came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from nsstream.capture.source import Source
+from nsstream.capture.spool_ledger import Entry
+from nsstream.counters import Tally
+from nsstream.trace import FlowTable, PacketBatch
+
+Rows = PacketBatch | FlowTable
+FileSource = Source[PacketBatch] | Source[FlowTable]
+
+
+class SpoolReading:
+    """Rows and counts of a file that were not given before.
+
+    Args:
+        source: of the file, not opened yet.
+        entry: of the file as it is now.
+        before: of the records that earlier readings gave; none of them is given or counted again.
+    """
+
+    def __init__(self, source: FileSource, entry: Entry, before: Tally) -> None:
+        self._source = source
+        self._entry = entry
+        self._before = before
+        self._rows_to_skip = before.kept
+        self._taken = Tally()  # what of the source's tally was taken
+
+    def open(self) -> None:
+        """Open the file; raises InputError if it cannot be."""
+        self._source.open()
+
+    def read_batch(self) -> Rows | None:
+        """The next rows, none where all were given before; None at the end. Raises InputError as the file's source."""
+        batch = self._source.read_batch()
+        if batch is None:
+            return None
+        skipped = min(self._rows_to_skip, len(batch))
+        self._rows_to_skip -= skipped
+        return batch.take(slice(skipped, None)) if skipped else batch
+
+    def take_tally(self) -> Tally:
+        """What was counted since the last call; also to be asked for after an error."""
+        fresh = _less(self._source.tally, self._before)
+        added = _less(fresh, self._taken)
+        self._taken = fresh
+        return added
+
+    def entry(self, *, is_done: bool) -> Entry:
+        """How far the file was read, for the ledger."""
+        tally = self._source.tally
+        if tally.kept < self._before.kept:
+            tally = self._before  # still among what was given before
+        return replace(self._entry, is_done=is_done, tally=tally)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+
+def _less(tally: Tally, known: Tally) -> Tally:
+    """What a tally counts beyond another one, count by count, never below zero."""
+    less = Tally(kept=max(0, tally.kept - known.kept))
+    for name in "malformed", "unsupported", "dropped":
+        fewer: Counter[str] = getattr(tally, name) - getattr(known, name)  # drops what is not positive
+        setattr(less, name, fewer)
+    parts = (less.malformed, less.unsupported, less.dropped)
+    less.offered = less.kept + sum(sum(part.values()) for part in parts)
+    return less
