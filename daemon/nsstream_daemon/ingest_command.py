@@ -36,6 +36,9 @@ def ingest(
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of one chunk; beyond, conversations are sampled.")] = 4
     << 20,
     max_memory: Annotated[str, typer.Option(help="Of the rows of all open chunks: 768M, 4G.")] = "768M",
+    apart_rows: Annotated[
+        int, typer.Option(min=0, help="Late rows, and future rows, that are stored apart from a chunk; 0: none.")
+    ] = 1 << 16,
     queue_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait for the disk.")] = 1 << 18,
     keep_for: Annotated[str | None, typer.Option(help="Age at which stored chunks expire, such as 7d.")] = None,
     keep_size: Annotated[
@@ -81,7 +84,9 @@ def ingest(
         length_s=_whole_seconds(chunk),
         allowed_lateness_s=waits_s,
         allowed_future_s=None if waits_s >= UNORDERED_S else _seconds(future),
-        limits=ChunkLimits(max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets),
+        limits=ChunkLimits(
+            max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets, apart_rows, open_octets // 32
+        ),
         is_live=is_live,
         retention=Retention(
             None if keep_for is None else round(_seconds(keep_for) * 1e9),
@@ -104,10 +109,10 @@ def ingest(
                 tally = loop.run()
         if isinstance(opened, MeteredSource):
             _print_account(Console(), {"packets": ""}, opened.packet_tally.as_dict())
-        recovered = intake.recovered.row_count
+        counts = {"recovered": intake.recovered.row_count, "stored apart": intake.apart_rows}
         _print_account(
             Console(),
-            {"chunks": intake.chunk_count} | ({"recovered": f"{recovered:,}"} if recovered else {}),
+            {"chunks": intake.chunk_count} | {name: f"{count:,}" for name, count in counts.items() if count},
             tally.as_dict(),
         )
         if lost := tally.dropped["disk"]:

@@ -9,7 +9,9 @@ its commit did not follow; (2) a chunk is made durable out of sight, then commit
 its file is removed; what is prepared and committed appears after a kill, too, what is not committed never does, and a
 file whose chunk is there is a left-over: so no row comes twice, and none is missing; (3) a process that goes on writes
 to new files behind the old ones; (4) where the disk is full, `sync` takes back what it began to write and raises
-OutputError: nothing is lost by that unless the process dies, too.
+OutputError: nothing is lost by that unless the process dies, too; (5) rows apart are journaled like an interval whose
+name is not known yet, under the number of their stay (`RowsApart.number`); those of a number that the commit does not
+tell of are left-overs.
 """
 
 from __future__ import annotations
@@ -29,21 +31,22 @@ from nsstream.chunk.chunker import Chunker
 from nsstream.chunk.interval import Grid
 from nsstream.chunk.journal_segment import Segment, checksum_of
 from nsstream.chunk.open_interval import Unsaved
-from nsstream.chunk.rows import Kind, Rows, kind_of, label_names_of
+from nsstream.chunk.rows import Fate, Kind, Rows, kind_of, label_names_of
 from nsstream.chunk.whole_file import PART_SUFFIX, whole_file
 from nsstream.counters import Tally
 from nsstream.errors import OutputError, StateError
 
 FORMAT: Final = "nsstream-journal"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".arrows"
 COMMIT: Final = "commit.json"
 _NAME: Final = re.compile(r"(?P<id>.+)\.(?P<run>\d{6})" + re.escape(SUFFIX))
+_APART: Final = re.compile(r"apart-(?P<fate>late|future)-(?P<number>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRows:
-    """What a journal holds of one interval."""
+    """What a journal holds of one interval, or of the rows apart of one fate."""
 
     index: int
     part: int
@@ -51,6 +54,7 @@ class OpenRows:
     pieces: list[Rows]
     level: int
     sampled_out: int
+    fate: Fate = Fate.KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,10 @@ class Recovered:
     loose: Tally = field(default_factory=Tally)
     progress: Mapping[str, Any] = field(default_factory=dict)
     intervals: Sequence[OpenRows] = ()
-    row_count: int = 0
+    apart: Sequence[OpenRows] = ()
+    apart_number: int = 0
+    apart_lost: Mapping[Fate, Tally] = field(default_factory=dict)
+    row_count: int = 0  # of the intervals
     torn_octets: int = 0  # behind the last whole batch of a file
     uncommitted_rows: int = 0  # whole, but the commit did not follow
 
@@ -80,6 +87,7 @@ class Journal:
         self._files: dict[str, Segment] = {}
         self._commit_number = 0
         self._run = 0
+        self._apart_number = 0
 
     def recover(self, is_stored: Callable[[str], bool], publish: Callable[[str], object] | None = None) -> Recovered:
         """Read what a process before left, and go on behind it.
@@ -101,18 +109,22 @@ class Journal:
         for chunk_id, counts in commit["closing"].items():
             if publish is not None:
                 publish(chunk_id)
-            if not is_stored(chunk_id):
+            if counts is not None and not is_stored(chunk_id):
                 loose.add(Tally.from_dict(counts))
+        self._apart_number = int(commit["apart_number"])
         length_ns = int(commit["length_ns"])
-        intervals, torn, uncommitted = [], 0, 0
+        intervals: list[OpenRows] = []
+        apart: list[OpenRows] = []
+        torn, uncommitted = 0, 0
         for chunk_id in self.ids():
-            if is_stored(chunk_id):
+            is_apart = _APART.fullmatch(chunk_id)
+            if int(is_apart["number"]) != self._apart_number if is_apart else is_stored(chunk_id):
                 self.remove([chunk_id])
                 continue
             found, torn_here, uncommitted_here = self._read_interval(chunk_id, length_ns)
             torn, uncommitted = torn + torn_here, uncommitted + uncommitted_here
             if found:
-                intervals.append(found)
+                (apart if is_apart else intervals).append(found)
             else:
                 self.remove([chunk_id])
         return Recovered(
@@ -122,13 +134,16 @@ class Journal:
             loose,
             commit["progress"],
             intervals,
+            apart,
+            self._apart_number,
+            {Fate(fate): Tally.from_dict(counts) for fate, counts in commit["apart_lost"].items()},
             sum(len(piece) for interval in intervals for piece in interval.pieces),
             torn,
             uncommitted,
         )
 
     def ids(self) -> list[str]:
-        """The chunks whose intervals are journaled."""
+        """The chunks whose intervals are journaled, and the names of rows apart."""
         return sorted({match["id"] for match in map(_NAME.fullmatch, self._names()) if match})
 
     def sync(self, chunker: Chunker, closing: Sequence[Chunk] = (), progress: Mapping[str, Any] | None = None) -> int:
@@ -136,7 +151,8 @@ class Journal:
 
         Args:
             chunker: its open intervals are saved.
-            closing: chunks that it gave and that are prepared; publish them next, then `remove` their ids.
+            closing: chunks that it gave and that are prepared, rows apart among them; publish them next, then `remove`
+                their ids, and `remove_apart`.
             progress: what a source needs to go on behind the last row, as JSON.
 
         Raises OutputError where the disk is full or fails; all that was durable stays so.
@@ -145,7 +161,7 @@ class Journal:
         row_count = 0
         for unsaved in chunker.unsaved():
             self._append(unsaved, number, chunker.grid)
-            chunker.mark_saved(unsaved.index)
+            chunker.mark_saved(unsaved)
             row_count += unsaved.row_count
         commit = {
             "format": FORMAT,
@@ -155,7 +171,9 @@ class Journal:
             "latest_ns": chunker.latest_ns,
             "closed_before": chunker.closed_before,
             "loose": chunker.loose.as_dict(),
-            "closing": {chunk.id: _without_rows(chunk.tally).as_dict() for chunk in closing},
+            "closing": {chunk.id: _counts_without(chunk) for chunk in closing},
+            "apart_number": chunker.apart.number,
+            "apart_lost": {fate: tally.as_dict() for fate, tally in chunker.apart.lost.items()},
             "progress": dict(progress or {}),
         }
         with whole_file(self.directory / COMMIT) as file:
@@ -170,9 +188,15 @@ class Journal:
             for path in self._segments_of(chunk_id):
                 path.unlink(missing_ok=True)
 
+    def remove_apart(self, number: int) -> None:
+        """Forget rows apart of a smaller number: they are durable as chunks (or lost for good)."""
+        for gone in range(self._apart_number, number):
+            self.remove([_name_of_apart(fate, gone) for fate in (Fate.LATE, Fate.FUTURE)])
+        self._apart_number = number
+
     def _append(self, unsaved: Unsaved, number: int, grid: Grid) -> None:
         kind = kind_of(unsaved.pieces[0])
-        chunk_id = part_id(grid.start_ns(unsaved.index), grid.end_ns(unsaved.index), kind, unsaved.part)
+        chunk_id = _name_of(unsaved, kind, grid)
         if chunk_id not in self._files:
             schema = batch_of_rows(unsaved.pieces[0].take(slice(0, 0))).schema.with_metadata(
                 {"format": FORMAT, "format_version": str(FORMAT_VERSION), "kind": str(kind), "id": chunk_id}
@@ -186,6 +210,7 @@ class Journal:
                 "sampled_out": unsaved.sampled_out,
                 "index": unsaved.index,
                 "part": unsaved.part,
+                "fate": unsaved.fate,
             }
             segment.append(
                 (batch_of_rows(piece), told | {"label_names": label_names_of(piece)}) for piece in unsaved.pieces
@@ -226,11 +251,11 @@ class Journal:
                 torn += len(octets) - whole
         if not last:
             return None, torn, uncommitted
-        grid = Grid(length_ns)
-        index, part = int(last["index"]), int(last["part"])
-        if part_id(grid.start_ns(index), grid.end_ns(index), kind, part) != chunk_id:
+        index, part, fate = int(last["index"]), int(last["part"]), Fate(last["fate"])
+        found = OpenRows(index, part, kind, pieces, int(last["level"]), int(last["sampled_out"]), fate)
+        if _name_of(found, kind, Grid(length_ns)) != chunk_id:
             raise StateError(f"{self.directory}: the journal of {chunk_id} is not of chunks of {length_ns} ns")
-        return OpenRows(index, part, kind, pieces, int(last["level"]), int(last["sampled_out"])), torn, uncommitted
+        return found, torn, uncommitted
 
     def _read_commit(self) -> dict[str, Any] | None:
         path = self.directory / COMMIT
@@ -255,8 +280,22 @@ class Journal:
         self.remove(self.ids())
 
 
-def _without_rows(tally: Tally) -> Tally:
-    """The counts of a tally that are of no row of an interval."""
+def _name_of(rows: Unsaved | OpenRows, kind: Kind, grid: Grid) -> str:
+    """What the files of an interval, or of rows apart, are called."""
+    if rows.fate is Fate.KEPT:
+        return part_id(grid.start_ns(rows.index), grid.end_ns(rows.index), kind, rows.part)
+    return _name_of_apart(rows.fate, rows.index)
+
+
+def _name_of_apart(fate: Fate, number: int) -> str:
+    return f"apart-{fate}-{number:06d}"
+
+
+def _counts_without(chunk: Chunk) -> dict[str, object] | None:
+    """The counts of a chunk's tally that are of no row of its interval; None of rows apart, whose chunk has them."""
+    if chunk.fate is not Fate.KEPT:
+        return None
+    tally = chunk.tally
     parts = sum(tally.malformed.values()) + sum(tally.unsupported.values()) + sum(tally.dropped.values())
     return Tally(
         offered=tally.late + tally.future + parts,
@@ -265,4 +304,4 @@ def _without_rows(tally: Tally) -> Tally:
         malformed=tally.malformed.copy(),
         unsupported=tally.unsupported.copy(),
         dropped=tally.dropped.copy(),
-    )
+    ).as_dict()

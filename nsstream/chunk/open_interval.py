@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk.rows import Kind, Rows, concatenate, join, time_of
-from nsstream.chunk.sampling import LEVELS, levels_of
+from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, join, time_of
+from nsstream.chunk.sampling import LEVELS, NOTHING, levels_of
 
 _SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
 
@@ -26,6 +26,7 @@ class Unsaved:
     pieces: list[Rows]  # at least one; it may have no rows, where only the level or `sampled_out` is new
     level: int
     sampled_out: int
+    fate: Fate = Fate.KEPT  # else it is of rows apart (`apart`)
 
     @property
     def row_count(self) -> int:
@@ -87,6 +88,15 @@ class OpenInterval:
     def looks_at_levels(self) -> bool:
         """Whether rows are counted by level."""
         return self._offered_by_level is not None
+
+    def level_that_fits(self, most: int, *, at_least: int = 0) -> int:
+        """The lowest level from `at_least` on at which what was offered is at most so many rows."""
+        level = max(self.level, at_least)
+        if self.offered_at(level) > most:
+            self.look_at_levels()
+            while level < NOTHING and self.offered_at(level) > most:
+                level += 1
+        return level
 
     def raise_level(self, level: int) -> int:
         """Leave out the conversations below a level, and return how many rows that were kept before go with them."""

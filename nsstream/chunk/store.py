@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nsstream.chunk.chunk import Chunk, part_id
 from nsstream.chunk.chunk_file import SUFFIX, ChunkInfo, batch_of_chunk, read_chunk, read_info
-from nsstream.chunk.rows import Kind
+from nsstream.chunk.rows import Fate, Kind
 from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder, whole_file
 from nsstream.errors import OutputError, StateError
 
@@ -85,10 +85,10 @@ class ChunkStore:
                     raise
         return sorted(infos, key=lambda info: (info.start_ns, len(info.id), info.id))
 
-    def next_part(self, start_ns: int, end_ns: int, kind: Kind) -> int:
+    def next_part(self, start_ns: int, end_ns: int, kind: Kind, fate: Fate = Fate.KEPT) -> int:
         """The first part of an interval that is not stored."""
         part = 0
-        while self.path_of(part_id(start_ns, end_ns, kind, part)).exists():
+        while self.path_of(part_id(start_ns, end_ns, kind, part, fate)).exists():
             part += 1
         return part
 
