@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nsstream.trace.metering import FlowMeter
 
 PLAIN_INTERVAL_S: Final = 10.0
+QUEUE_ROWS: Final = 1 << 16
+LIVE_QUEUE_ROWS: Final = 1 << 18  # what the disk is too slow for is lost
 _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -39,7 +41,9 @@ def ingest(
     apart_rows: Annotated[
         int, typer.Option(min=0, help="Late rows, and future rows, that are stored apart from a chunk; 0: none.")
     ] = 1 << 16,
-    queue_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait for the disk.")] = 1 << 18,
+    queue_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows that may wait for the disk; 65536, of what comes live 262144.")
+    ] = None,
     keep_for: Annotated[str | None, typer.Option(help="Age at which stored chunks expire, such as 7d.")] = None,
     keep_size: Annotated[
         str | None, typer.Option(help="Total size above which the oldest expire, such as 50G.")
@@ -100,7 +104,7 @@ def ingest(
                 opened,
                 intake,
                 when_full=WhenFull.DROP_NEWEST if is_live else WhenFull.BLOCK,
-                capacity_rows=queue_rows,
+                capacity_rows=queue_rows or (LIVE_QUEUE_ROWS if is_live else QUEUE_ROWS),
                 clock=clock,
                 skips_known=place is not None and place.is_file(),
                 listen=view,

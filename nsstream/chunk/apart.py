@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nsstream.chunk.admission import FUTURE, LATE
 from nsstream.chunk.chunk import Chunk
 from nsstream.chunk.open_interval import OpenInterval, Unsaved
-from nsstream.chunk.rows import Fate, Kind, Rows, kind_of, time_of
+from nsstream.chunk.rows import Fate, Kind, Rows, kind_of
 from nsstream.chunk.sampling import ChunkLimits
 from nsstream.counters import Tally
 
@@ -109,7 +109,6 @@ class RowsApart:
 
     def _chunk_of(self, fate: Fate, held: OpenInterval, start_ns: int, end_ns: int, is_partial: bool) -> Chunk:
         rows = held.take_rows()
-        rows = rows.take(np.argsort(time_of(rows), kind="stable"))
         tally = Tally(offered=len(rows) + held.sampled_out, kept=len(rows), sampled_out=held.sampled_out)
         tally.add(self.lost.pop(fate, Tally()))
         return Chunk.of(

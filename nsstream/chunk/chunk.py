@@ -10,6 +10,7 @@ import numpy as np
 
 from nsstream.chunk.interval import id_of
 from nsstream.chunk.rows import FIELDS, Fate, Kind, Rows, kind_of, label_names_of, time_of, with_sorted_labels
+from nsstream.chunk.scratch import BLOCK_ROWS, shed
 from nsstream.counters import Tally
 from nsstream.errors import StateError
 from nsstream.trace import FlowTable, PacketBatch
@@ -48,6 +49,7 @@ class Chunk:
             raise ValueError(f"chunk {self.id} holds rows outside [{self.start_ns}, {self.end_ns})")
         if (time_ns[1:] < time_ns[:-1]).any():
             raise ValueError(f"chunk {self.id} is not in time order")
+        shed([time_ns])
 
     @property
     def kind(self) -> Kind:
@@ -113,7 +115,10 @@ def digest_of(chunk_id: str, table: Rows) -> str:
     digest = hashlib.sha256(chunk_id.encode())
     for name, (dtype, _, _) in FIELDS[kind_of(table)].items():
         digest.update(f"\0{name}:{dtype.newbyteorder('<').str}\0".encode())
-        digest.update(np.ascontiguousarray(getattr(table, name), dtype.newbyteorder("<")).data)
+        column = getattr(table, name)
+        for start in range(0, len(column), BLOCK_ROWS):
+            digest.update(np.ascontiguousarray(column[start : start + BLOCK_ROWS], dtype.newbyteorder("<")).data)
+            shed([column])
     for label in label_names_of(table):
         digest.update(f"\0{label}".encode())
     return digest.hexdigest()

@@ -41,6 +41,7 @@ from nsstream.chunk.interval import Grid
 from nsstream.chunk.open_interval import OpenInterval, Unsaved
 from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, kind_of, time_of
 from nsstream.chunk.sampling import KEY_BYTES, UNLIMITED, ChunkLimits
+from nsstream.chunk.scratch import Scratch
 from nsstream.counters import Tally
 
 DEFAULT_LATENESS_NS: Final = 5_000_000_000
@@ -59,6 +60,7 @@ class Chunker:
         sampling_key: 16 octets that say which conversations stay where there is no room for all.
         first_part: which part of an interval (by start and end) opens; parts before it are stored already.
         first_part_apart: the same of the late and the future rows that came in an interval.
+        scratch: where rows wait that are many; None: in memory.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Chunker:
         sampling_key: bytes = bytes(KEY_BYTES),
         first_part: Callable[[int, int], int] | None = None,
         first_part_apart: Callable[[int, int, Fate], int] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         if allowed_lateness_ns < 0:
             raise ValueError(f"allowed_lateness_ns must be >= 0, got {allowed_lateness_ns!r}")
@@ -91,6 +94,7 @@ class Chunker:
         self._limits = limits
         self._key = sampling_key
         self._first_part = first_part or (lambda start_ns, end_ns: 0)
+        self._scratch = scratch
         self._kind: Kind | None = None
         self._open: dict[int, OpenInterval] = {}
         self._undecided: Rows | None = None
@@ -188,7 +192,7 @@ class Chunker:
         if index in self._open:
             raise ValueError(f"interval {index} is open already")
         self._kind = kind_of(pieces[0])
-        interval = self._open[index] = OpenInterval(self._kind, part, self._key, level=level)
+        interval = self._open[index] = self._new_interval(self._kind, part, level)
         for piece in pieces:
             interval.add(piece)
         interval.sampled_out, interval.recovered = sampled_out, interval.row_count
@@ -254,10 +258,13 @@ class Chunker:
     def _add(self, index: int, rows: Rows) -> None:
         if index not in self._open:
             part = self._first_part(self.grid.start_ns(index), self.grid.end_ns(index))
-            self._open[index] = OpenInterval(kind_of(rows), part, self._key, level=self._joint_level)
+            self._open[index] = self._new_interval(kind_of(rows), part, self._joint_level)
         gone = self._open[index].add(rows)
         self.tally.kept += len(rows) - gone
         self.tally.sampled_out += gone
+
+    def _new_interval(self, kind: Kind, part: int, level: int) -> OpenInterval:
+        return OpenInterval(kind, part, self._key, level=level, scratch=self._scratch)
 
     def _make_room(self) -> None:
         """Raise levels as far as the limits need; the result depends on what was offered, not on how often we ask."""
@@ -295,9 +302,6 @@ class Chunker:
         for other in self._open.values():
             other.base = other.level
         rows = interval.take_rows()
-        time_ns = time_of(rows)
-        if (time_ns[1:] < time_ns[:-1]).any():
-            rows = rows.take(np.argsort(time_ns, kind="stable"))
         tally = Tally(offered=len(rows) + interval.sampled_out, kept=len(rows), sampled_out=interval.sampled_out)
         tally.add(self.loose)
         self.loose = Tally()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from nsstream.chunk.interval import Grid
 from nsstream.chunk.journal_segment import Segment, checksum_of
 from nsstream.chunk.open_interval import Unsaved
 from nsstream.chunk.rows import Fate, Kind, Rows, kind_of, label_names_of
+from nsstream.chunk.scratch import shed_rows
 from nsstream.chunk.whole_file import PART_SUFFIX, whole_file
 from nsstream.counters import Tally
 from nsstream.errors import OutputError, StateError
@@ -212,9 +213,7 @@ class Journal:
                 "part": unsaved.part,
                 "fate": unsaved.fate,
             }
-            segment.append(
-                (batch_of_rows(piece), told | {"label_names": label_names_of(piece)}) for piece in unsaved.pieces
-            )
+            segment.append(_messages_of(unsaved, told))
         except OSError as err:
             if segment.is_broken:
                 del self._files[chunk_id]
@@ -278,6 +277,12 @@ class Journal:
 
     def _remove_all(self) -> None:
         self.remove(self.ids())
+
+
+def _messages_of(unsaved: Unsaved, told: Mapping[str, Any]) -> Iterator[tuple[pa.RecordBatch, Mapping[str, Any]]]:
+    for piece in unsaved.pieces:
+        yield batch_of_rows(piece), {**told, "label_names": label_names_of(piece)}
+        shed_rows(piece)
 
 
 def _name_of(rows: Unsaved | OpenRows, kind: Kind, grid: Grid) -> str:

@@ -1,7 +1,8 @@
 """OpenInterval: the rows of an interval that has not closed yet, and how it is thinned when there is no room.
 
 Rows are kept in order of arrival, in pieces; small ones are joined as they come, so that a source of one row at a time
-costs no more than one of many. Levels (`sampling`) are looked at only once room runs out.
+costs no more than one of many. Where there is a `scratch`, many rows stand there, and only the last ones in memory.
+Levels (`sampling`) are looked at only once room runs out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, join, time_of
 from nsstream.chunk.sampling import LEVELS, NOTHING, levels_of
+from nsstream.chunk.scratch import Scratch, shed_rows
 
 _SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
 
@@ -37,7 +39,7 @@ class Unsaved:
 class OpenInterval:
     """Rows of one interval."""
 
-    def __init__(self, kind: Kind, part: int, key: bytes, *, level: int = 0) -> None:
+    def __init__(self, kind: Kind, part: int, key: bytes, *, level: int = 0, scratch: Scratch | None = None) -> None:
         self.part = part
         self.level = level  # one conversation in 2**level is kept
         self.base = level  # the level that later joint decisions start from (`Chunker`)
@@ -49,6 +51,10 @@ class OpenInterval:
         self._kind = kind
         self._key = key
         self._pieces: list[Rows] = []
+        self._scratch = scratch
+        self._put_count = 0  # pieces at the front that are in scratch files
+        self._put_at = 0 if scratch is None else scratch.piece_rows  # rows in memory that go there
+        self._memory_rows = 0
         self._levels: list[NDArray[np.uint8]] = []  # of each piece, once levels are looked at
         self._offered_by_level: NDArray[np.int64] | None = None
         if level:
@@ -64,19 +70,19 @@ class OpenInterval:
                 is_kept = levels >= self.level
                 rows, levels = rows.take(is_kept), levels[is_kept]
             self._levels.append(levels)
-        self._pieces.append(_owning(rows))
+        self._keep(_owning(rows))
         self.row_count += len(rows)
         self.sampled_out += offered - len(rows)
-        self._join_small()
         return offered - len(rows)
 
     def look_at_levels(self) -> None:
         """Count rows by level from here on; what was offered before is what is held, since nothing was left out."""
         if self._offered_by_level is None:
-            self._levels = [levels_of(piece, self._key) for piece in self._pieces]
             self._offered_by_level = np.zeros(LEVELS, np.int64)
-            for levels in self._levels:
-                self._offered_by_level += np.bincount(levels, minlength=LEVELS)
+            for piece in self._pieces:
+                self._levels.append(levels_of(piece, self._key))
+                self._offered_by_level += np.bincount(self._levels[-1], minlength=LEVELS)
+                shed_rows(piece)
 
     def offered_at(self, level: int) -> int:
         """Rows offered so far that a chunk at this level keeps; known for `base` and above."""
@@ -104,17 +110,18 @@ class OpenInterval:
             return 0
         self.level = level
         saved, before = 0, 0
-        pieces: list[Rows] = []
-        kept_levels: list[NDArray[np.uint8]] = []
-        for piece, levels in zip(self._pieces, self._levels, strict=True):
+        pieces = list(zip(self._pieces, self._levels, strict=True))
+        self._pieces, self._levels, self._put_count, self._memory_rows = [], [], 0, 0
+        for piece, levels in pieces:
             is_kept = levels >= level
             saved += int(is_kept[: max(0, self.saved - before)].sum())
             before += len(piece)
             if is_kept.any():
-                pieces.append(piece.take(is_kept))
-                kept_levels.append(levels[is_kept])
-        self._pieces, self._levels, self.saved = pieces, kept_levels, saved
-        left = sum(map(len, pieces))
+                self._levels.append(levels[is_kept])
+                self._keep(piece.take(is_kept))
+                shed_rows(piece)
+        self.saved = saved
+        left = sum(map(len, self._pieces))
         gone, self.row_count = self.row_count - left, left
         self.sampled_out += gone
         return gone
@@ -139,13 +146,37 @@ class OpenInterval:
         return pieces[::-1] or [concatenate(self._kind, [])]
 
     def take_rows(self) -> Rows:
-        """All rows in order of arrival, which leave the interval."""
+        """All rows in time order (those of one time as they came), which leave the interval."""
         pieces, self._pieces = self._pieces, []
-        return join(self._kind, pieces)
+        if self._scratch is not None and self._put_count and (joined := self._scratch.join(pieces)) is not None:
+            return joined
+        rows = join(self._kind, pieces)
+        time_ns = time_of(rows)
+        return rows.take(np.argsort(time_ns, kind="stable")) if (time_ns[1:] < time_ns[:-1]).any() else rows
+
+    def _keep(self, rows: Rows) -> None:
+        self._pieces.append(rows)
+        self._memory_rows += len(rows)
+        self._join_small()
+        if self._scratch is None or self._memory_rows < self._put_at:
+            return
+        put = self._scratch.put(self._pieces[self._put_count :])
+        if put is None:
+            self._put_at = 2 * self._memory_rows  # the disk is short of room: ask again later
+            return
+        self._pieces[self._put_count :] = [put]
+        if self._offered_by_level is not None:
+            self._levels[self._put_count :] = [np.concatenate(self._levels[self._put_count :])]
+        self._put_count += 1
+        self._put_at, self._memory_rows = self._scratch.piece_rows, 0
 
     def _join_small(self) -> None:
         pieces = self._pieces
-        while len(pieces) > 1 and len(pieces[-1]) < _SMALL_ROWS and len(pieces[-2]) < 2 * len(pieces[-1]) + 1:
+        while (
+            len(pieces) > self._put_count + 1
+            and len(pieces[-1]) < _SMALL_ROWS
+            and len(pieces[-2]) < 2 * len(pieces[-1]) + 1
+        ):
             pieces[-2:] = [concatenate(self._kind, pieces[-2:])]
             if self._offered_by_level is not None:
                 self._levels[-2:] = [np.concatenate(self._levels[-2:])]

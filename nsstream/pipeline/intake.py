@@ -22,6 +22,7 @@ from nsstream.chunk.journal import Journal, Recovered
 from nsstream.chunk.retention import Expiry, Retention, expire
 from nsstream.chunk.rows import kind_of
 from nsstream.chunk.sampling import KEY_BYTES
+from nsstream.chunk.scratch import Scratch
 from nsstream.chunk.whole_file import whole_file
 from nsstream.clock import Clock
 from nsstream.counters import Tally
@@ -87,6 +88,7 @@ class Intake:
         self.store = ChunkStore(state / "chunks")
         self.apart = ChunkStore(state / "apart")
         self._journal = Journal(state / "journal")
+        self._scratch = Scratch(state / "journal")
         self._kind = Kind.PACKETS
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
         self._parked = 0
@@ -234,6 +236,7 @@ class Intake:
             sampling_key=self._key,
             first_part=lambda start_ns, end_ns: self.store.next_part(start_ns, end_ns, self._kind),
             first_part_apart=lambda start_ns, end_ns, fate: self.apart.next_part(start_ns, end_ns, self._kind, fate),
+            scratch=self._scratch,
         )
 
     def _recover(self) -> Recovered:
@@ -264,7 +267,7 @@ class Intake:
             self._chunker = ours
             ours.account(chunker.loose)
             ours.apart.resume(chunker.apart.number, chunker.apart.lost)
-        return found
+        return replace(found, intervals=(), apart=())  # their rows are the chunker's now
 
 
 def _lock(path: Path) -> Any:

@@ -1,6 +1,8 @@
 """The chunker's laws: any batching of the same rows gives the same chunks, every row is accounted for, room is kept."""
 
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from nsstream.chunk import UNLIMITED, Chunk, Chunker, ChunkLimits, Fate
 from nsstream.chunk.rows import Kind, Rows, time_of
 from nsstream.chunk.sampling import levels_of
+from nsstream.chunk.scratch import Scratch
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable, PacketBatch
 
@@ -129,6 +132,17 @@ def test_any_batching_gives_the_same_chunks_where_times_leap(times_ns, cuts, wit
     whole = chunks_of(rows, [], 5, lateness_ns, **options)
     assert_same(whole, chunks_of(rows, cuts, 5, lateness_ns, **options))
     assert_same(whole, chunks_of(rows, list(range(len(rows))), 5, lateness_ns, **options))
+
+
+@given(NEAR_TIMES, CUTS, st.one_of(st.just(UNLIMITED), LIMITS), st.integers(0, 20 * S), KINDS, st.integers(1, 9))
+def test_rows_that_wait_in_files_give_the_same_chunks(times_ns, cuts, limits, lateness_ns, kind, piece_rows):
+    rows = rows_at(times_ns, kind)
+    in_memory = chunks_of(rows, cuts, 5, lateness_ns, limits=limits)
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Scratch(Path(directory), piece_rows=piece_rows, spare_octets=0)
+        in_files = chunks_of(rows, cuts, 5, lateness_ns, limits=limits, scratch=scratch)
+        assert list(Path(directory).iterdir()) == []
+    assert_same(in_memory, in_files)
 
 
 @given(TIMES, st.sampled_from([1, 7, 60]), st.integers(0, 20 * S))
