@@ -10,7 +10,7 @@ import numpy as np
 
 from nsstream.chunk.interval import id_of
 from nsstream.chunk.rows import FIELDS, Fate, Kind, Rows, kind_of, label_names_of, time_of, with_sorted_labels
-from nsstream.chunk.scratch import BLOCK_ROWS, shed
+from nsstream.chunk.scratch import BLOCK_ROWS, is_in_time_order, shed
 from nsstream.counters import Tally
 from nsstream.errors import StateError
 from nsstream.trace import FlowTable, PacketBatch
@@ -47,9 +47,8 @@ class Chunk:
         is_kept = self.fate is Fate.KEPT
         if is_kept and len(time_ns) and not (self.start_ns <= time_ns[0] and time_ns[-1] < self.end_ns):
             raise ValueError(f"chunk {self.id} holds rows outside [{self.start_ns}, {self.end_ns})")
-        if (time_ns[1:] < time_ns[:-1]).any():
+        if not is_in_time_order([self.table]):
             raise ValueError(f"chunk {self.id} is not in time order")
-        shed([time_ns])
 
     @property
     def kind(self) -> Kind:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, join, time_of
+from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, join, label_names_of, time_of
 from nsstream.chunk.sampling import LEVELS, NOTHING, levels_of
-from nsstream.chunk.scratch import Scratch, shed_rows
+from nsstream.chunk.scratch import Scratch, ScratchFile, is_in_time_order, shed_rows
 
 _SMALL_ROWS = 4096  # pieces below this are joined with their neighbours
 
@@ -52,6 +52,7 @@ class OpenInterval:
         self._key = key
         self._pieces: list[Rows] = []
         self._scratch = scratch
+        self._file: ScratchFile | None = None  # the last one
         self._put_count = 0  # pieces at the front that are in scratch files
         self._put_at = 0 if scratch is None else scratch.piece_rows  # rows in memory that go there
         self._memory_rows = 0
@@ -111,7 +112,7 @@ class OpenInterval:
         self.level = level
         saved, before = 0, 0
         pieces = list(zip(self._pieces, self._levels, strict=True))
-        self._pieces, self._levels, self._put_count, self._memory_rows = [], [], 0, 0
+        self._pieces, self._levels, self._file, self._put_count, self._memory_rows = [], [], None, 0, 0
         for piece, levels in pieces:
             is_kept = levels >= level
             saved += int(is_kept[: max(0, self.saved - before)].sum())
@@ -147,28 +148,46 @@ class OpenInterval:
 
     def take_rows(self) -> Rows:
         """All rows in time order (those of one time as they came), which leave the interval."""
-        pieces, self._pieces = self._pieces, []
-        if self._scratch is not None and self._put_count and (joined := self._scratch.join(pieces)) is not None:
-            return joined
+        if self._file is not None:
+            self._put()
+        pieces, file, self._pieces, self._file = self._pieces, self._file, [], None
+        if self._scratch is not None and file is not None:
+            if file.row_count == self.row_count:
+                pieces = [file.rows()]
+                if file.is_in_time_order:
+                    return pieces[0]
+            if (joined := self._scratch.join(pieces)) is not None:
+                return joined
         rows = join(self._kind, pieces)
-        time_ns = time_of(rows)
-        return rows.take(np.argsort(time_ns, kind="stable")) if (time_ns[1:] < time_ns[:-1]).any() else rows
+        return rows if is_in_time_order([rows]) else rows.take(np.argsort(time_of(rows), kind="stable"))
 
     def _keep(self, rows: Rows) -> None:
         self._pieces.append(rows)
         self._memory_rows += len(rows)
         self._join_small()
-        if self._scratch is None or self._memory_rows < self._put_at:
-            return
-        put = self._scratch.put(self._pieces[self._put_count :])
-        if put is None:
+        if self._scratch is not None and self._memory_rows >= self._put_at and not self._put():
             self._put_at = 2 * self._memory_rows  # the disk is short of room: ask again later
-            return
+
+    def _put(self) -> bool:
+        """Move what is in memory into a scratch file; whether there is room for it."""
+        pieces = self._pieces[self._put_count :]
+        if self._scratch is None or not pieces:
+            return False
+        put = None if self._file is None else self._file.append(pieces)
+        if put is None:
+            if len({label_names_of(piece) for piece in pieces}) > 1:
+                pieces = [concatenate(self._kind, pieces)]  # of several codes for labels, one
+            file = self._scratch.open(pieces[0], sum(map(len, pieces)))
+            put = None if file is None else file.append(pieces)
+            if put is None:
+                return False
+            self._file = file
         self._pieces[self._put_count :] = [put]
         if self._offered_by_level is not None:
             self._levels[self._put_count :] = [np.concatenate(self._levels[self._put_count :])]
         self._put_count += 1
         self._put_at, self._memory_rows = self._scratch.piece_rows, 0
+        return True
 
     def _join_small(self) -> None:
         pieces = self._pieces

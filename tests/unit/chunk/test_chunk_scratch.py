@@ -9,7 +9,7 @@ import pytest
 from nsstream.chunk import Chunker, Kind
 from nsstream.chunk.journal import Journal
 from nsstream.chunk.rows import Rows, concatenate, time_of
-from nsstream.chunk.scratch import Scratch, shed, shed_rows
+from nsstream.chunk.scratch import Scratch, ScratchFile, shed, shed_rows
 from nsstream.trace import FlowTable, PacketBatch
 
 S = 1_000_000_000
@@ -28,6 +28,14 @@ def packets(n: int, *, seed: int = 0, span_s: int = 9) -> PacketBatch:
     }
     columns["observation_time_ns"] = rng.integers(0, span_s * S, n)
     return PacketBatch.from_columns(columns)
+
+
+def put_into(scratch: Scratch, pieces: list[PacketBatch]) -> Rows:
+    file = scratch.open(pieces[0], 60_000)
+    assert file is not None
+    put = file.append(pieces)
+    assert put is not None
+    return put
 
 
 def assert_equal(one: Rows, other: Rows) -> None:
@@ -60,8 +68,7 @@ def resident_octets(column: np.ndarray) -> int:
 
 def test_rows_are_the_same_in_a_file_and_nothing_is_left_in_the_folder(scratch: Scratch, tmp_path: Path):
     pieces = [packets(100), packets(0), packets(37, seed=1)]
-    put = scratch.put(pieces)
-    assert put is not None
+    put = put_into(scratch, pieces)
     assert_equal(put, PacketBatch.concatenate(pieces))
     assert all(not column.flags.writeable for column in put.columns().values())
     assert list(tmp_path.iterdir()) == []
@@ -69,8 +76,8 @@ def test_rows_are_the_same_in_a_file_and_nothing_is_left_in_the_folder(scratch: 
 
 def test_what_was_looked_at_is_given_back_and_stays_as_it_is(scratch: Scratch):
     rows = packets(50_000)
-    put = scratch.put([rows])
-    assert put is not None
+    put = put_into(scratch, [rows])
+    shed_rows(put)
     assert resident_octets(time_of(put)) == 0
     assert_equal(put, rows)
     assert resident_octets(time_of(put)) >= 50_000 * 82
@@ -100,22 +107,42 @@ def test_pieces_are_joined_in_time_order_and_rows_of_one_time_as_they_came(scrat
     assert pieces == []
 
 
+def test_a_file_takes_what_it_has_room_for_and_tells_whether_that_is_in_time_order(scratch: Scratch, tmp_path: Path):
+    file = ScratchFile(tmp_path, packets(0), 25)
+    pieces = [packets(1), packets(1, seed=1), packets(20)]
+    times_ns = [np.array([5]), np.array([5]), np.arange(6, 26)]
+    pieces = [
+        PacketBatch.from_columns({**piece.columns(), "observation_time_ns": time_ns})
+        for piece, time_ns in zip(pieces, times_ns, strict=True)
+    ]
+    assert file.append(pieces[:2]) is not None
+    last = file.append(pieces[2:])
+    assert last is not None
+    assert_equal(last, pieces[2])
+    assert file.is_in_time_order
+    assert_equal(file.rows(), PacketBatch.concatenate(pieces))
+    assert file.append(pieces[2:]) is None
+    assert file.append(pieces[:1]) is not None
+    assert (file.row_count, file.is_in_time_order) == (23, False)
+    assert_equal(last, pieces[2])
+
+
 def test_labels_of_flows_keep_their_names(scratch: Scratch):
     def flows(codes: list[int], names: tuple[str, ...]) -> FlowTable:
         end = np.arange(len(codes)) * S
         columns = {"flow_start_ns": end, "flow_end_ns": end, "packet_delta_count": np.ones(len(codes), np.uint64)}
         return FlowTable.from_columns(columns | {"label": np.array(codes, np.uint16)}, names)
 
-    put = scratch.put([flows([1, 2, 0], ("web", "attack")), flows([1, 1, 2], ("attack", "dns"))])
+    put = scratch.join([flows([1, 2, 0], ("web", "attack")), flows([1, 1, 2], ("attack", "dns"))])
     assert isinstance(put, FlowTable)
     named = [("", *put.label_names)[code] for code in put.label]
-    assert named == ["web", "attack", "", "attack", "attack", "dns"]
+    assert named == ["web", "attack", "attack", "attack", "", "dns"]
 
 
 def test_where_there_is_no_room_rows_stay_in_memory(tmp_path: Path):
     for scratch in (Scratch(tmp_path, spare_octets=1 << 62), Scratch(tmp_path / "gone", spare_octets=0)):
         pieces: list[Rows] = [packets(100)]
-        assert scratch.put(pieces) is None
+        assert scratch.open(pieces[0]) is None
         assert scratch.join(pieces) is None
         assert len(pieces) == 1
         chunker = Chunker(10 * S, allowed_lateness_ns=10 * S, scratch=scratch)
