@@ -41,6 +41,7 @@ FORMAT: Final = "nsstream-journal"
 FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".arrows"
 COMMIT: Final = "commit.json"
+_MESSAGE_ROWS: Final = 1 << 15
 _NAME: Final = re.compile(r"(?P<id>.+)\.(?P<run>\d{6})" + re.escape(SUFFIX))
 _APART: Final = re.compile(r"apart-(?P<fate>late|future)-(?P<number>\d+)")
 
@@ -281,8 +282,10 @@ class Journal:
 
 def _messages_of(unsaved: Unsaved, told: Mapping[str, Any]) -> Iterator[tuple[pa.RecordBatch, Mapping[str, Any]]]:
     for piece in unsaved.pieces:
-        yield batch_of_rows(piece), {**told, "label_names": label_names_of(piece)}
-        shed_rows(piece)
+        for start in range(0, max(1, len(piece)), _MESSAGE_ROWS):
+            rows = piece.take(slice(start, start + _MESSAGE_ROWS))
+            yield batch_of_rows(rows), {**told, "label_names": label_names_of(rows)}
+            shed_rows(rows)
 
 
 def _name_of(rows: Unsaved | OpenRows, kind: Kind, grid: Grid) -> str:

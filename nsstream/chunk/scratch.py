@@ -11,8 +11,9 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from nsstream.chunk.rows import FIELDS, ROW_OCTETS, Kind, Rows, concatenate, kind_of, label_names_of, make_rows, time_of
 
 FILE_ROWS: Final = 4 << 20
-PIECE_ROWS: Final = 1 << 16  # fewer rows are not worth a file
+PIECE_ROWS: Final = 1 << 15  # fewer rows are not worth a file
 BLOCK_ROWS: Final = 1 << 18  # of a column, in memory at a time
+_MOST_BLOCKS: Final = 64
 SPARE_OCTETS: Final = 2 << 30  # left to the journal and to the chunks
 
 
@@ -63,7 +65,7 @@ class Scratch:
         """
         order = None
         if not is_in_time_order(pieces):
-            order = np.argsort(_joined([time_of(rows) for rows in pieces]), kind="stable")
+            order = order_of(_joined([time_of(rows) for rows in pieces]))
         if len({label_names_of(rows) for rows in pieces}) > 1:
             pieces[:] = [concatenate(Kind.FLOWS, pieces)]  # of several codes for labels, one
         file = self.open(pieces[0], sum(map(len, pieces)))
@@ -99,7 +101,7 @@ class ScratchFile:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
-    def append(self, pieces: Sequence[Rows], order: NDArray[np.intp] | None = None) -> Rows | None:
+    def append(self, pieces: Sequence[Rows], order: NDArray[np.uint32] | None = None) -> Rows | None:
         """The rows of all pieces, in this order, out of memory; None where there is no room, or labels differ."""
         count = sum(map(len, pieces))
         if self.row_count + count > self._room or any(label_names_of(rows) != self._names for rows in pieces):
@@ -129,7 +131,7 @@ class ScratchFile:
         columns = {name: column[start : self.row_count] for name, column in self._columns.items()}
         return make_rows(self._kind, columns, self._names)
 
-    def _write(self, place: int, parts: list[NDArray[np.generic]], order: NDArray[np.intp] | None) -> None:
+    def _write(self, place: int, parts: list[NDArray[np.generic]], order: NDArray[np.uint32] | None) -> None:
         if order is not None:
             joined = _joined(parts)
             blocks = (joined[order[at : at + BLOCK_ROWS]] for at in range(0, len(order), BLOCK_ROWS))
@@ -143,12 +145,40 @@ class ScratchFile:
             shed(parts)
 
 
-def _joined(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _width(dtype: np.dtype[np.generic], cell: tuple[int, ...]) -> int:
     return dtype.itemsize * int(np.prod(cell, dtype=np.int64))
+
+
+def order_of(time_ns: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """What puts times in order, those that are the same as they came; a part of them in memory at a time.
+
+    Times that are nearly in order are cut into spans at the least time of each block, and few blocks reach into a span.
+    """
+    n = len(time_ns)
+    size = max(BLOCK_ROWS, -(-n // _MOST_BLOCKS))
+    bounds: list[tuple[int, int, int]] = []  # of each block: its first row, its least and its latest time
+    for start in range(0, n, size):
+        block = time_ns[start : start + size]
+        bounds.append((start, int(block.min()), int(block.max())))
+        shed([time_ns])
+    order = np.empty(n, np.uint32)
+    done = 0
+    cuts = sorted({least for _, least, _ in bounds} | {1 + max(latest for _, _, latest in bounds)})
+    for cut, until in pairwise(cuts):
+        rows = []
+        for start, least, latest in bounds:
+            if least < until and latest >= cut:
+                block = time_ns[start : start + size]
+                rows.append(start + np.flatnonzero((block >= cut) & (block < until)))
+        span = np.concatenate(rows)
+        order[done : done + len(span)] = span[np.argsort(time_ns[span], kind="stable")]
+        done += len(span)
+        shed([time_ns])
+    return order
 
 
 def is_in_time_order(pieces: Sequence[Rows], latest_ns: int = np.iinfo(np.int64).min) -> bool:

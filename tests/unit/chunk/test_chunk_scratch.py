@@ -9,7 +9,7 @@ import pytest
 from nsstream.chunk import Chunker, Kind
 from nsstream.chunk.journal import Journal
 from nsstream.chunk.rows import Rows, concatenate, time_of
-from nsstream.chunk.scratch import Scratch, ScratchFile, shed, shed_rows
+from nsstream.chunk.scratch import BLOCK_ROWS, Scratch, ScratchFile, order_of, shed, shed_rows
 from nsstream.trace import FlowTable, PacketBatch
 
 S = 1_000_000_000
@@ -105,6 +105,14 @@ def test_pieces_are_joined_in_time_order_and_rows_of_one_time_as_they_came(scrat
     assert joined is not None
     assert_equal(joined, expected)
     assert pieces == []
+
+
+@pytest.mark.parametrize("span_ns", [1, 1000, 1 << 62])
+def test_times_are_put_in_order_span_by_span_those_that_are_the_same_as_they_came(span_ns: int):
+    rng = np.random.default_rng(1)
+    n = 3 * BLOCK_ROWS + 5
+    for times_ns in (rng.integers(0, span_ns, n), np.arange(n) + rng.integers(0, 900, n), np.full(n, 7)):
+        np.testing.assert_array_equal(order_of(times_ns), np.argsort(times_ns, kind="stable"))
 
 
 def test_a_file_takes_what_it_has_room_for_and_tells_whether_that_is_in_time_order(scratch: Scratch, tmp_path: Path):
