@@ -37,7 +37,9 @@ def ingest(
     future: Annotated[str, typer.Option(help="How far ahead of the clock, or of the rest, a row may be.")] = "1h",
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of one chunk; beyond, conversations are sampled.")] = 4
     << 20,
-    max_memory: Annotated[str, typer.Option(help="Of the rows of all open chunks: 768M, 4G.")] = "768M",
+    max_memory: Annotated[
+        str, typer.Option(help="Of the rows of all open chunks, most of which wait in files: 768M, 4G.")
+    ] = "768M",
     apart_rows: Annotated[
         int, typer.Option(min=0, help="Late rows, and future rows, that are stored apart from a chunk; 0: none.")
     ] = 1 << 16,

@@ -11,7 +11,7 @@ the one before: ``offered = kept + sampled_out + dropped by the disk``. Batches 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -94,9 +94,9 @@ class RowsApart:
         """Go on where a process that died stood."""
         self.number, self.lost = number, dict(lost)
 
-    def restore(self, fate: Fate, pieces: list[Rows], *, level: int, sampled_out: int) -> None:
+    def restore(self, fate: Fate, kind: Kind, pieces: Iterable[Rows], *, level: int, sampled_out: int) -> None:
         """Hold again what a journal has, in order."""
-        held = self._open(fate, kind_of(pieces[0]), level=level)
+        held = self._open(fate, kind, level=level)
         for piece in pieces:
             held.add(piece)
         held.sampled_out, held.recovered = sampled_out, held.row_count

@@ -18,7 +18,7 @@ future rows are in no chunk's columns, but beside them (`Chunk.apart`), as far a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -187,11 +187,13 @@ class Chunker:
         self.latest_ns, self.closed_before = latest_ns, closed_before
         self.account(loose)
 
-    def restore(self, index: int, part: int, pieces: list[Rows], *, level: int, sampled_out: int) -> int:
+    def restore(
+        self, index: int, part: int, kind: Kind, pieces: Iterable[Rows], *, level: int, sampled_out: int
+    ) -> int:
         """Open an interval again with the rows that a journal holds, in order; return how many came back."""
         if index in self._open:
             raise ValueError(f"interval {index} is open already")
-        self._kind = kind_of(pieces[0])
+        self._kind = kind
         interval = self._open[index] = self._new_interval(self._kind, part, level)
         for piece in pieces:
             interval.add(piece)

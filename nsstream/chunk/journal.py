@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +26,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from nsstream.chunk.chunk import Chunk, part_id
-from nsstream.chunk.chunk_file import batch_of_rows, rows_of_batch
+from nsstream.chunk.chunk_file import batch_of_rows
 from nsstream.chunk.chunker import Chunker
 from nsstream.chunk.interval import Grid
-from nsstream.chunk.journal_segment import Segment, checksum_of
+from nsstream.chunk.journal_segment import Segment, read_messages
 from nsstream.chunk.open_interval import Unsaved
 from nsstream.chunk.rows import Fate, Kind, Rows, kind_of, label_names_of
 from nsstream.chunk.scratch import shed_rows
@@ -53,10 +53,25 @@ class OpenRows:
     index: int
     part: int
     kind: Kind
-    pieces: list[Rows]
+    pieces: Iterable[Rows]  # read as they are asked for, as often as that
+    row_count: int
     level: int
     sampled_out: int
     fate: Fate = Fate.KEPT
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """The committed rows of files, message by message."""
+
+    paths: list[Path]
+    commit_number: int
+
+    def __iter__(self) -> Iterator[Rows]:
+        for path in self.paths:
+            for rows, told, _ in read_messages(path):
+                if told["commit"] <= self.commit_number:
+                    yield rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +154,7 @@ class Journal:
             apart,
             self._apart_number,
             {Fate(fate): Tally.from_dict(counts) for fate, counts in commit["apart_lost"].items()},
-            sum(len(piece) for interval in intervals for piece in interval.pieces),
+            sum(interval.row_count for interval in intervals),
             torn,
             uncommitted,
         )
@@ -222,37 +237,24 @@ class Journal:
             raise OutputError(f"cannot write the journal {segment.path}: {err.strerror or err}") from err
 
     def _read_interval(self, chunk_id: str, length_ns: int) -> tuple[OpenRows | None, int, int]:
-        pieces: list[Rows] = []
         last: dict[str, Any] = {}
         kind = Kind.PACKETS
-        torn, uncommitted = 0, 0
-        for path in self._segments_of(chunk_id):
-            octets = path.read_bytes()
+        row_count, torn, uncommitted = 0, 0, 0
+        paths = self._segments_of(chunk_id)
+        for path in paths:
             whole = 0  # octets of whole messages
-            source = pa.BufferReader(octets)
-            try:
-                reader = pa.ipc.open_stream(source)
-                kind = Kind((reader.schema.metadata or {}).get(b"kind", b"").decode())
-                whole = source.tell()
-                while True:
-                    batch, metadata = reader.read_next_batch_with_custom_metadata()
-                    batch.validate()
-                    if int(metadata[b"crc32"]) != checksum_of(metadata[b"told"], batch):
-                        break
-                    told = json.loads(metadata[b"told"])
-                    if told["commit"] > self._commit_number:
-                        uncommitted += len(batch)
-                    else:
-                        pieces.append(rows_of_batch(batch, kind, tuple(told["label_names"])))
-                        last = told
-                    whole = source.tell()
-                torn += len(octets) - whole
-            except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
-                torn += len(octets) - whole
+            for rows, told, whole in read_messages(path):  # noqa: B007 - the last one counts
+                if told["commit"] > self._commit_number:
+                    uncommitted += len(rows)
+                else:
+                    kind, last = kind_of(rows), told
+                    row_count += len(rows)
+            torn += path.stat().st_size - whole
         if not last:
             return None, torn, uncommitted
         index, part, fate = int(last["index"]), int(last["part"]), Fate(last["fate"])
-        found = OpenRows(index, part, kind, pieces, int(last["level"]), int(last["sampled_out"]), fate)
+        pieces = _Committed(paths, self._commit_number)
+        found = OpenRows(index, part, kind, pieces, row_count, int(last["level"]), int(last["sampled_out"]), fate)
         if _name_of(found, kind, Grid(length_ns)) != chunk_id:
             raise StateError(f"{self.directory}: the journal of {chunk_id} is not of chunks of {length_ns} ns")
         return found, torn, uncommitted

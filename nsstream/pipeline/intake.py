@@ -252,11 +252,13 @@ class Intake:
         chunker.resume(found.latest_ns, found.closed_before, found.loose)
         for rows in found.intervals:
             self._kind = rows.kind
-            chunker.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+            chunker.restore(
+                rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out
+            )
         chunker.apart.resume(found.apart_number, found.apart_lost)
         for rows in found.apart:
             self._kind = rows.kind
-            chunker.apart.restore(rows.fate, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+            chunker.apart.restore(rows.fate, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
         if found.row_count:
             _log.info("journal_recovered rows=%d torn_octets=%d", found.row_count, found.torn_octets)
         if is_same:

@@ -127,7 +127,7 @@ def test_a_journal_gives_back_what_had_not_left_and_only_that(tmp_path: Path):
     again = Chunker(10 * S, allowed_lateness_ns=0)
     again.resume(found.latest_ns, found.closed_before, found.loose)
     again.apart.resume(found.apart_number, found.apart_lost)
-    again.apart.restore(rows.fate, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+    again.apart.restore(rows.fate, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
     (apart,) = again.close_apart()
     assert (seconds_of(apart), apart.recovered, again.tally.late) == ([3, 4], 2, 2)
 

@@ -61,7 +61,7 @@ def test_a_chunker_goes_on_as_if_nothing_had_happened(tmp_path: Path):
     found = journal.recover(nothing_stored)
     again.resume(found.latest_ns, found.closed_before, found.loose)
     for rows in found.intervals:
-        again.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+        again.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
     resumed = [*closed, *again.push(packets(13, 12)), *again.flush()]
     assert [(c.id, c.digest, c.tally) for c in resumed] == [(c.id, c.digest, c.tally) for c in chunks]
     assert sum(c.recovered for c in resumed) == 13
@@ -153,7 +153,7 @@ def test_a_sampled_chunk_keeps_its_level_and_its_whole_conversations(tmp_path: P
     found = Journal(tmp_path).recover(nothing_stored)
     again = Chunker(10_000 * S, limits=limits, sampling_key=key)
     (rows,) = found.intervals
-    again.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+    again.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
     again.tally.check()
     (chunk,) = again.flush()
     assert (chunk.digest, chunk.sampling_interval) == (whole.digest, whole.sampling_interval)

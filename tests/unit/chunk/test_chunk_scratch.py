@@ -1,6 +1,8 @@
 """Rows in nameless files: the same rows, out of memory, and nothing left behind."""
 
 import mmap
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,23 @@ def test_where_there_is_no_room_rows_stay_in_memory(tmp_path: Path):
             chunker.push(packets(10_000, seed=seed))
         (chunk,) = chunker.flush()
         assert len(chunk.table) == 200_000
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_disk_that_fills_up_costs_no_row_and_no_order(tmp_path: Path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", tmp_path], check=True)
+    try:
+        scratch = Scratch(tmp_path, piece_rows=1000, spare_octets=0)
+        chunker = Chunker(10 * S, allowed_lateness_ns=10 * S, scratch=scratch)
+        in_memory = Chunker(10 * S, allowed_lateness_ns=10 * S)
+        for seed in range(30):
+            for each in (chunker, in_memory):
+                each.push(packets(1500, seed=seed))
+        assert os.statvfs(tmp_path).f_bavail < 100
+        assert [chunk.digest for chunk in chunker.flush()] == [chunk.digest for chunk in in_memory.flush()]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_the_journal_gets_each_row_once_from_files_too(scratch: Scratch, tmp_path: Path):
