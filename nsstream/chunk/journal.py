@@ -5,10 +5,10 @@ syncs all of them; then it replaces `commit.json`, which says how far the journa
 what was counted. Batches carry the number of the commit that they belong to and a checksum.
 
 Rules: (1) what stands behind the commit was never promised, and is not recovered: a batch that the kill tore, or that
-its commit did not follow; (2) a chunk is made durable out of sight, then committed as closing, then it appears, then
-its file is removed; what is prepared and committed appears after a kill, too, what is not committed never does, and a
-file whose chunk is there is a left-over: so no row comes twice, and none is missing; (3) a process that goes on writes
-to new files behind the old ones; (4) where the disk is full, `sync` takes back what it began to write and raises
+its commit did not follow; it is cut off before a later commit has the number that it names; (2) a chunk is made durable
+out of sight, then committed as closing, then it appears, then its file is removed; what is prepared and committed
+appears after a kill, too, what is not committed never does, and a file whose chunk is there is a left-over: so no row
+comes twice, and none is missing; (3) a process that goes on writes to new files behind the old ones; (4) where the disk is full, `sync` takes back what it began to write and raises
 OutputError: nothing is lost by that unless the process dies, too; (5) rows apart are journaled like an interval whose
 name is not known yet, under the number of their stay (`RowsApart.number`); those of a number that the commit does not
 tell of are left-overs.
@@ -29,7 +29,7 @@ from nsstream.chunk.chunk import Chunk, part_id
 from nsstream.chunk.chunk_file import batch_of_rows
 from nsstream.chunk.chunker import Chunker
 from nsstream.chunk.interval import Grid
-from nsstream.chunk.journal_segment import Segment, read_messages
+from nsstream.chunk.journal_segment import Segment, cut_segment, read_messages
 from nsstream.chunk.open_interval import Unsaved
 from nsstream.chunk.rows import Fate, Kind, Rows, kind_of, label_names_of
 from nsstream.chunk.scratch import shed_rows
@@ -242,14 +242,15 @@ class Journal:
         row_count, torn, uncommitted = 0, 0, 0
         paths = self._segments_of(chunk_id)
         for path in paths:
-            whole = 0  # octets of whole messages
-            for rows, told, whole in read_messages(path):  # noqa: B007 - the last one counts
+            whole = committed = 0  # octets up to the end of the last such message
+            for rows, told, whole in read_messages(path):
                 if told["commit"] > self._commit_number:
                     uncommitted += len(rows)
                 else:
-                    kind, last = kind_of(rows), told
+                    kind, last, committed = kind_of(rows), told, whole
                     row_count += len(rows)
             torn += path.stat().st_size - whole
+            cut_segment(path, committed)
         if not last:
             return None, torn, uncommitted
         index, part, fate = int(last["index"]), int(last["part"]), Fate(last["fate"])

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from nsstream.chunk.chunk_file import rows_of_batch
 from nsstream.chunk.rows import Kind, Rows
+from nsstream.errors import OutputError
 
 
 class Segment:
@@ -90,6 +91,17 @@ def read_messages(path: Path) -> Iterator[tuple[Rows, dict[str, Any], int]]:
             octets.madvise(mmap.MADV_DONTNEED)
     except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return
+
+
+def cut_segment(path: Path, size: int) -> None:
+    """Cut off what is behind so many octets, for good; raises OutputError."""
+    try:
+        with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size > size:
+                file.truncate(size)
+                os.fsync(file.fileno())
+    except OSError as err:
+        raise OutputError(f"cannot cut the journal {path}: {err.strerror}") from err
 
 
 def checksum_of(told: bytes, batch: pa.RecordBatch) -> int:

@@ -117,6 +117,22 @@ def test_a_batch_whose_commit_did_not_follow_is_not_recovered(tmp_path: Path):
     assert (names_of(found), found.uncommitted_rows) == ([0, 1, 2, 3, 4], 5)
 
 
+def test_what_was_not_committed_stays_so_when_the_next_process_commits(tmp_path: Path):
+    journal, chunker = Journal(tmp_path), Chunker(100 * S)
+    chunker.push(packets(0, 5))
+    journal.sync(chunker)
+    commit = (tmp_path / COMMIT).read_bytes()
+    chunker.push(packets(5, 5))
+    journal.sync(chunker)
+    (tmp_path / COMMIT).write_bytes(commit)  # killed between the rows and their commit
+    journal, chunker = Journal(tmp_path), Chunker(100 * S)
+    (rows,) = journal.recover(nothing_stored).intervals
+    chunker.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+    chunker.push(packets(5, 2))  # read again from the file
+    journal.sync(chunker)
+    assert names_of(Journal(tmp_path).recover(nothing_stored)) == list(range(7))
+
+
 def test_a_left_over_of_a_stored_chunk_is_removed_and_its_counts_come_once(tmp_path: Path):
     journal, chunker = Journal(tmp_path), Chunker(10 * S)
     chunker.push(packets(0, 10))
