@@ -8,10 +8,10 @@ Rules: (1) what stands behind the commit was never promised, and is not recovere
 its commit did not follow; it is cut off before a later commit has the number that it names; (2) a chunk is made durable
 out of sight, then committed as closing, then it appears, then its file is removed; what is prepared and committed
 appears after a kill, too, what is not committed never does, and a file whose chunk is there is a left-over: so no row
-comes twice, and none is missing; (3) a process that goes on writes to new files behind the old ones; (4) where the disk is full, `sync` takes back what it began to write and raises
-OutputError: nothing is lost by that unless the process dies, too; (5) rows apart are journaled like an interval whose
-name is not known yet, under the number of their stay (`RowsApart.number`); those of a number that the commit does not
-tell of are left-overs.
+comes twice, and none is missing; (3) a process that goes on writes to new files behind the old ones; (4) where the disk
+is full, `sync` takes back what it began to write and raises OutputError: nothing is lost by that unless the process
+dies, too; (5) rows apart are journaled like an interval whose name is not known yet, under the number of their stay
+(`RowsApart.number`); those of a number that the commit does not tell of are left-overs.
 """
 
 from __future__ import annotations
