@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S: Final = 10.0
 _SPOOL_QUEUE_ROWS: Final = 1 << 14  # the ledger takes what waits for read: what kill -9 may cost
+QUEUE_ROWS: Final = 1 << 16
+LIVE_QUEUE_ROWS: Final = 1 << 18  # what the disk is too slow for is lost
 _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -37,8 +39,15 @@ def ingest(
     future: Annotated[str, typer.Option(help="How far ahead of the clock, or of the rest, a row may be.")] = "1h",
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of one chunk; beyond, conversations are sampled.")] = 4
     << 20,
-    max_memory: Annotated[str, typer.Option(help="Of the rows of all open chunks: 768M, 4G.")] = "768M",
-    queue_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait for the disk.")] = 1 << 18,
+    max_memory: Annotated[
+        str, typer.Option(help="Of the rows of all open chunks, most of which wait in files: 768M, 4G.")
+    ] = "768M",
+    apart_rows: Annotated[
+        int, typer.Option(min=0, help="Late rows, and future rows, that are stored apart from a chunk; 0: none.")
+    ] = 1 << 16,
+    queue_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows that may wait for the disk; 65536, of what comes live 262144.")
+    ] = None,
     keep_for: Annotated[str | None, typer.Option(help="Age at which stored chunks expire, such as 7d.")] = None,
     keep_size: Annotated[
         str | None, typer.Option(help="Total size above which the oldest expire, such as 50G.")
@@ -78,7 +87,7 @@ def ingest(
     options = _options_of(option or [])
     if source.startswith("spool:"):  # so that a second run reads no file again
         options.setdefault("ledger", state / "spool.sqlite")
-        queue_rows = min(queue_rows, _SPOOL_QUEUE_ROWS)
+        queue_rows = min(queue_rows or _SPOOL_QUEUE_ROWS, _SPOOL_QUEUE_ROWS)
     opened = open_source(source, **options)
     if flows:
         opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
@@ -87,7 +96,9 @@ def ingest(
         length_s=_whole_seconds(chunk),
         allowed_lateness_s=waits_s,
         allowed_future_s=None if waits_s >= UNORDERED_S else _seconds(future),
-        limits=ChunkLimits(max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets),
+        limits=ChunkLimits(
+            max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets, apart_rows, open_octets // 32
+        ),
         is_live=is_live,
         retention=Retention(
             None if keep_for is None else round(_seconds(keep_for) * 1e9),
@@ -104,7 +115,7 @@ def ingest(
                 opened,
                 intake,
                 when_full=WhenFull.DROP_NEWEST if is_live else WhenFull.BLOCK,
-                capacity_rows=queue_rows,
+                capacity_rows=queue_rows or (LIVE_QUEUE_ROWS if is_live else QUEUE_ROWS),
                 clock=clock,
                 skips_known=place is not None and place.is_file(),
                 listen=view,
@@ -113,10 +124,10 @@ def ingest(
                 tally = loop.run()
         if tally.behind is not None:
             _print_account(Console(), {"packets": ""}, tally.behind.as_dict())
-        recovered = intake.recovered.row_count
+        counts = {"recovered": intake.recovered.row_count, "stored apart": intake.apart_rows}
         _print_account(
             Console(),
-            {"chunks": intake.chunk_count} | ({"recovered": f"{recovered:,}"} if recovered else {}),
+            {"chunks": intake.chunk_count} | {name: f"{count:,}" for name, count in counts.items() if count},
             replace(tally, behind=None).as_dict(),
         )
         if lost := tally.dropped["disk"]:

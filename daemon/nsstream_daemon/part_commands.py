@@ -5,24 +5,27 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from nsstream_daemon.twin_commands import Budget, Cores, Seed, Steps, address_key
 
+if TYPE_CHECKING:
+    from nsstream.chunk import ChunkStore
+
+APART: Final = "apart"  # the folder of late and future rows
 chunk_app = typer.Typer(help="What is stored of a trace.", no_args_is_help=True)
 
 StateArgument = Annotated[Path, typer.Argument(help="A state directory, or its chunks folder.")]
+ApartOption = Annotated[bool, typer.Option("--apart", help="Late and future rows, which are in no chunk, instead.")]
 ChunkArgument = Annotated[str, typer.Argument(help="As in chunk list.")]
 
 
 @chunk_app.command("list")
-def list_chunks(state: StateArgument) -> None:
-    """List the chunks of a state directory."""
-    from nsstream.chunk import ChunkStore
-
-    store = ChunkStore(_chunks_of(state))
+def list_chunks(state: StateArgument, apart: ApartOption = False) -> None:
+    """List the chunks of a state directory; with --apart the late and future rows that came as they were open."""
+    store = _store_of(state, is_apart=apart)
     infos = store.list()
     widest = max((len(info.id) for info in infos), default=2)
     print(
@@ -41,9 +44,7 @@ def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
     """Show what one chunk says of itself."""
     from rich.console import Console
 
-    from nsstream.chunk import ChunkStore
-
-    info = ChunkStore(_chunks_of(state)).info(chunk_id)
+    info = _store_with(state, chunk_id).info(chunk_id)
     rows = {
         "id": info.id,
         "file": info.path,
@@ -51,6 +52,7 @@ def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
         "end": _utc(info.end_ns),
         "kind": str(info.kind),
         "rows": f"{info.row_count:,}",
+        "fate": str(info.fate),
         "kept": f"{_rate(info.sampling_interval)} conversations",
         "partial": "yes" if info.is_partial else "no",
         "recovered": f"{info.recovered:,}" if info.recovered else "",
@@ -69,6 +71,7 @@ def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
 def export_chunk(
     state: StateArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")],
+    apart: ApartOption = False,
     chunk_ids: Annotated[list[str] | None, typer.Argument(help="As in chunk list; none: all, by start.")] = None,
     format: Annotated[  # noqa: A002 - the word of the command line
         str, typer.Option("--format", help="parquet, csv, or pcap (packets, headers only).")
@@ -80,14 +83,13 @@ def export_chunk(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nsstream.chunk import ChunkStore
     from nsstream.chunk.export import ExportFormat, export_chunks
     from nsstream.errors import InputError
 
     if format not in list(ExportFormat):
         raise InputError(f"--format must be one of {', '.join(ExportFormat)}, got {format!r}")
-    store = ChunkStore(_chunks_of(state))
-    infos = [store.info(chunk_id) for chunk_id in chunk_ids] if chunk_ids else store.list()
+    store = _store_of(state, is_apart=apart)
+    infos = [_store_with(state, name).info(name) for name in chunk_ids] if chunk_ids else store.list()
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("export", total=sum(info.row_count for info in infos))
@@ -103,17 +105,13 @@ def export_chunk(
 @chunk_app.command("pin")
 def pin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
     """Never let a chunk expire."""
-    from nsstream.chunk import ChunkStore
-
-    ChunkStore(_chunks_of(state)).pin(chunk_id)
+    _store_with(state, chunk_id).pin(chunk_id)
 
 
 @chunk_app.command("unpin")
 def unpin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
     """Let a chunk expire again."""
-    from nsstream.chunk import ChunkStore
-
-    ChunkStore(_chunks_of(state)).unpin(chunk_id)
+    _store_with(state, chunk_id).unpin(chunk_id)
 
 
 def train(
@@ -178,13 +176,24 @@ def draw(
     Console().print(f"drawn  {output}  ({packet_count:,} packets, seed {chosen})", highlight=False, soft_wrap=True)
 
 
-def _chunks_of(state: Path) -> Path:
+def _store_of(state: Path, *, is_apart: bool = False) -> ChunkStore:
+    from nsstream.chunk import ChunkStore
     from nsstream.errors import StateError
 
     folder = state / "chunks" if (state / "chunks").is_dir() else state
     if not folder.is_dir():
         raise StateError(f"there is no state directory {state}")
-    return folder
+    if is_apart:
+        folder = folder.parent / APART
+        if not folder.is_dir():
+            raise StateError(f"nothing is stored apart in {state}")
+    return ChunkStore(folder)
+
+
+def _store_with(state: Path, chunk_id: str) -> ChunkStore:
+    """The store of rows apart if the chunk is there, else the one of chunks."""
+    apart = _store_of(state).directory.parent / APART
+    return _store_of(state, is_apart=(apart / f"{chunk_id}.arrow").exists())
 
 
 def _rate(sampling_interval: int) -> str:

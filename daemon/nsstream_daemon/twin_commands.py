@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nsstream.pipeline import TwinConfig
+    from nsstream.pipeline.twin import TwinConfig
 
 DEMO_CAPTURE: Final = "lab.pcap.xz"
 DEMO_BUDGET: Final = "240s"
@@ -55,7 +55,8 @@ def twin(
     """Make the twin of a trace (budget: 5m, unless --steps is given)."""
     from nsstream.encode.address_map import AddressMap
     from nsstream.errors import InputError
-    from nsstream.pipeline import TwinConfig, parse_duration_s
+    from nsstream.pipeline import parse_duration_s
+    from nsstream.pipeline.twin import TwinConfig
 
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
@@ -90,7 +91,8 @@ def demo(
     """Run the whole path on the bundled capture of a small lab network."""
     from nsstream.encode.address_map import AddressMap
     from nsstream.errors import OutputError
-    from nsstream.pipeline import TwinConfig, parse_duration_s
+    from nsstream.pipeline import parse_duration_s
+    from nsstream.pipeline.twin import TwinConfig
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -151,8 +153,9 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
 
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
-    from nsstream.pipeline import Progress, Stage, make_twin
+    from nsstream.pipeline import Progress, Stage
     from nsstream.pipeline.outputs import check_output
+    from nsstream.pipeline.twin import make_twin
     from nsstream.replay.pcap_sink import split_suffixes
     from nsstream.score import score_traces
     from nsstream_daemon.progress_view import ProgressView

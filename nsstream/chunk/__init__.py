@@ -8,7 +8,7 @@ from nsstream.chunk.chunk import Chunk
 from nsstream.chunk.chunk_file import ChunkInfo, read_chunk
 from nsstream.chunk.chunker import Chunker
 from nsstream.chunk.interval import Grid
-from nsstream.chunk.rows import Kind, Rows
+from nsstream.chunk.rows import Fate, Kind, Rows
 from nsstream.chunk.sampling import UNLIMITED, ChunkLimits
 from nsstream.chunk.store import ChunkStore
 from nsstream.chunk.whole_file import whole_file
@@ -20,6 +20,7 @@ __all__ = [
     "ChunkLimits",
     "ChunkStore",
     "Chunker",
+    "Fate",
     "Grid",
     "Kind",
     "Rows",

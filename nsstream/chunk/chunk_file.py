@@ -1,10 +1,10 @@
 """A chunk as one Arrow IPC file: columns to a record batch and back, and what the schema's metadata says.
 
 One record batch of the columns of `PACKET_FIELDS` or `FLOW_FIELDS`, addresses as fixed-size binary of 16 octets. The
-metadata says kind, id, interval, row count, tally, digest, sampling interval, label names, rows recovered, and whether
-the chunk is partial. A file of another format or version is refused by name. What is read is memory-mapped: a column
-costs nothing until it is touched; and for as long as any column of it lives, the file is locked (flock, shared), so
-that `retention` lets it be.
+metadata says kind, id, interval, row count, tally, digest, sampling interval, label names, rows recovered, whether the
+chunk is partial, and its fate (kept, where it is not said). A file of another format or version is refused by name.
+What is read is memory-mapped: a column costs nothing until it is touched; and for as long as any column of it lives,
+the file is locked (flock, shared), so that `retention` lets it be.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nsstream.chunk.chunk import Chunk
-from nsstream.chunk.rows import FIELDS, Kind, Rows, kind_of, label_names_of, make_rows
+from nsstream.chunk.rows import FIELDS, Fate, Kind, Rows, kind_of, label_names_of, make_rows
 from nsstream.counters import Tally
 from nsstream.errors import StateError
 
@@ -47,6 +47,7 @@ class ChunkInfo:
     digest: str
     sampling_interval: int
     recovered: int
+    fate: Fate
 
     @property
     def packet_count(self) -> int:
@@ -67,7 +68,7 @@ def read_chunk(path: Path) -> Chunk:
         rows = rows_of_batch(batch, info.kind, names)
         return Chunk(
             info.id, info.start_ns, info.end_ns, rows, info.tally, info.is_partial, info.digest,
-            info.sampling_interval, info.recovered,
+            info.sampling_interval, info.recovered, info.fate,
         )  # fmt: skip
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as err:
         raise StateError(f"{path} is a damaged chunk: {err}") from err
@@ -93,6 +94,7 @@ def batch_of_chunk(chunk: Chunk) -> pa.RecordBatch:
         "digest": chunk.digest,
         "sampling_interval": str(chunk.sampling_interval),
         "recovered": str(chunk.recovered),
+        "fate": str(chunk.fate),
         "label_names": json.dumps(label_names_of(chunk.table)),
     }
     return batch_of_rows(chunk.table, metadata)
@@ -169,6 +171,7 @@ def _info_of(path: Path, reader: Any) -> ChunkInfo:
             digest=metadata["digest"],
             sampling_interval=int(metadata["sampling_interval"]),
             recovered=int(metadata["recovered"]),
+            fate=Fate(metadata.get("fate", Fate.KEPT)),
         )
     except (KeyError, ValueError, TypeError) as err:
         raise StateError(f"{path} is a damaged chunk: its metadata lacks or garbles {err}") from err

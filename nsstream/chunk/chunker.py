@@ -11,13 +11,14 @@ row must be to get in is told in `admission`; what happens where there is no roo
 Promises: every row that is pushed is kept, or counted as late, future, parked (undecided), sampled out or malformed;
 what became of it depends on the rows before it, never on where batches begin: any batching of the same rows gives the
 same chunks, digest for digest, tally for tally. Memory is bounded by the limits and the batch in hand. The sum of the
-chunks' tallies, of what is open and of `loose` is `tally`. An interval that was offered no row makes no chunk.
+chunks' tallies, of what is open and of `loose` is `tally`. An interval that was offered no row makes no chunk. Late and
+future rows are in no chunk's columns, but beside them (`Chunk.apart`), as far as there is room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -34,11 +35,13 @@ from nsstream.chunk.admission import (
     AdmissionRules,
     judge,
 )
+from nsstream.chunk.apart import RowsApart
 from nsstream.chunk.chunk import Chunk
 from nsstream.chunk.interval import Grid
 from nsstream.chunk.open_interval import OpenInterval, Unsaved
-from nsstream.chunk.rows import Kind, Rows, concatenate, kind_of, time_of
-from nsstream.chunk.sampling import KEY_BYTES, NOTHING, UNLIMITED, ChunkLimits
+from nsstream.chunk.rows import Fate, Kind, Rows, concatenate, kind_of, time_of
+from nsstream.chunk.sampling import KEY_BYTES, UNLIMITED, ChunkLimits
+from nsstream.chunk.scratch import Scratch
 from nsstream.counters import Tally
 
 DEFAULT_LATENESS_NS: Final = 5_000_000_000
@@ -56,6 +59,8 @@ class Chunker:
         limits: of rows and memory.
         sampling_key: 16 octets that say which conversations stay where there is no room for all.
         first_part: which part of an interval (by start and end) opens; parts before it are stored already.
+        first_part_apart: the same of the late and the future rows that came in an interval.
+        scratch: where rows wait that are many; None: in memory.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class Chunker:
         limits: ChunkLimits = UNLIMITED,
         sampling_key: bytes = bytes(KEY_BYTES),
         first_part: Callable[[int, int], int] | None = None,
+        first_part_apart: Callable[[int, int, Fate], int] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         if allowed_lateness_ns < 0:
             raise ValueError(f"allowed_lateness_ns must be >= 0, got {allowed_lateness_ns!r}")
@@ -80,17 +87,20 @@ class Chunker:
         self.loose = Tally()  # counted since a chunk last closed, and of no row that is open
         self.latest_ns = -1  # the latest time admitted; -1 before any
         self.closed_before = 0  # intervals with a smaller index are closed
+        self.apart = RowsApart(limits, sampling_key, first_part_apart)
         self._rules = AdmissionRules(
             length_ns, self.grid.last_time_ns, allowed_lateness_ns, allowed_future_ns, witnesses
         )
         self._limits = limits
         self._key = sampling_key
         self._first_part = first_part or (lambda start_ns, end_ns: 0)
+        self._scratch = scratch
         self._kind: Kind | None = None
         self._open: dict[int, OpenInterval] = {}
         self._undecided: Rows | None = None
         self._joint_level = 0  # of the intervals that open before one closes
         self._clock_ns = -1
+        self._pushed_ns = -1  # the clock of the last push
 
     @property
     def open_count(self) -> int:
@@ -112,6 +122,7 @@ class Chunker:
         if self._kind not in (None, kind_of(batch)):
             raise TypeError(f"a chunker of {self._kind} was given {kind_of(batch)}")
         self.tally.offered += len(batch)
+        self._pushed_ns = -1 if now_ns is None else now_ns
         return self._push(batch, self._rules, now_ns)
 
     def advance_to(self, now_ns: int) -> list[Chunk]:
@@ -133,9 +144,16 @@ class Chunker:
                     self.latest_ns, self.closed_before = before
             else:
                 self._count("future", len(self._undecided))
+                self.apart.add(self._undecided, np.full(len(self._undecided), FUTURE, np.uint8))
                 self.tally.parked -= len(self._undecided)
                 self._undecided = None
         return chunks + [self._close(index) for index in sorted(self._open)]
+
+    def close_apart(self) -> list[Chunk]:
+        """Give the late and future rows that no chunk took along, as chunks of the interval that we are in."""
+        now_ns = min(max(self.latest_ns, self._clock_ns, self._pushed_ns, 0), self.grid.last_time_ns)
+        index = now_ns // self.grid.length_ns
+        return list(self.apart.take(self.grid.start_ns(index), self.grid.end_ns(index), is_partial=True))
 
     def account(self, tally: Tally) -> None:
         """Count records that never became rows, by the source's tally of them."""
@@ -150,28 +168,33 @@ class Chunker:
         self.loose.add(lost)
 
     def unsaved(self) -> list[Unsaved]:
-        """What the journal has not got yet, by interval; `mark_saved` says that it has."""
+        """What the journal has not got yet, by interval, rows apart last; `mark_saved` says that it has."""
         return [
             Unsaved(index, interval.part, interval.unsaved(), interval.level, interval.sampled_out)
             for index, interval in sorted(self._open.items())
             if not interval.is_saved
-        ]
+        ] + self.apart.unsaved()
 
-    def mark_saved(self, index: int) -> None:
-        """Say that the journal has all rows of an open interval."""
-        self._open[index].mark_saved()
+    def mark_saved(self, unsaved: Unsaved) -> None:
+        """Say that the journal has all rows of an open interval, or all rows apart of a fate."""
+        if unsaved.fate is Fate.KEPT:
+            self._open[unsaved.index].mark_saved()
+        else:
+            self.apart.mark_saved(unsaved.fate)
 
     def resume(self, latest_ns: int, closed_before: int, loose: Tally) -> None:
         """Go on where a process that died stood; before anything is pushed or restored."""
         self.latest_ns, self.closed_before = latest_ns, closed_before
         self.account(loose)
 
-    def restore(self, index: int, part: int, pieces: list[Rows], *, level: int, sampled_out: int) -> int:
+    def restore(
+        self, index: int, part: int, kind: Kind, pieces: Iterable[Rows], *, level: int, sampled_out: int
+    ) -> int:
         """Open an interval again with the rows that a journal holds, in order; return how many came back."""
         if index in self._open:
             raise ValueError(f"interval {index} is open already")
-        self._kind = kind_of(pieces[0])
-        interval = self._open[index] = OpenInterval(self._kind, part, self._key, level=level)
+        self._kind = kind
+        interval = self._open[index] = self._new_interval(self._kind, part, level)
         for piece in pieces:
             interval.add(piece)
         interval.sampled_out, interval.recovered = sampled_out, interval.row_count
@@ -206,6 +229,7 @@ class Chunker:
             counts = np.bincount(fate, minlength=UNDECIDED + 1)
             self._count("late", int(counts[LATE]))
             self._count("future", int(counts[FUTURE]))
+            self.apart.add(rows, fate)
             if counts[MALFORMED]:
                 for tally in (self.tally, self.loose):
                     tally.malformed[TIME_OUT_OF_RANGE] += int(counts[MALFORMED])
@@ -236,10 +260,13 @@ class Chunker:
     def _add(self, index: int, rows: Rows) -> None:
         if index not in self._open:
             part = self._first_part(self.grid.start_ns(index), self.grid.end_ns(index))
-            self._open[index] = OpenInterval(kind_of(rows), part, self._key, level=self._joint_level)
+            self._open[index] = self._new_interval(kind_of(rows), part, self._joint_level)
         gone = self._open[index].add(rows)
         self.tally.kept += len(rows) - gone
         self.tally.sampled_out += gone
+
+    def _new_interval(self, kind: Kind, part: int, level: int) -> OpenInterval:
+        return OpenInterval(kind, part, self._key, level=level, scratch=self._scratch)
 
     def _make_room(self) -> None:
         """Raise levels as far as the limits need; the result depends on what was offered, not on how often we ask."""
@@ -260,11 +287,7 @@ class Chunker:
             while offered_at(self._joint_level) > most_open:
                 self._joint_level += 1
         for interval in intervals:
-            level = max(interval.base, self._joint_level)
-            if interval.offered_at(level) > most:
-                interval.look_at_levels()
-                while level < NOTHING and interval.offered_at(level) > most:
-                    level += 1
+            level = interval.level_that_fits(most, at_least=max(interval.base, self._joint_level))
             if level > interval.level:
                 interval.look_at_levels()
             gone = interval.raise_level(level)
@@ -281,20 +304,19 @@ class Chunker:
         for other in self._open.values():
             other.base = other.level
         rows = interval.take_rows()
-        time_ns = time_of(rows)
-        if (time_ns[1:] < time_ns[:-1]).any():
-            rows = rows.take(np.argsort(time_ns, kind="stable"))
         tally = Tally(offered=len(rows) + interval.sampled_out, kept=len(rows), sampled_out=interval.sampled_out)
         tally.add(self.loose)
         self.loose = Tally()
         start_ns, end_ns = self.grid.start_ns(index), self.grid.end_ns(index)
+        is_partial = max(self.latest_ns, self._clock_ns) < end_ns - 1 or interval.part > 0
         return Chunk.of(
             start_ns,
             end_ns,
             rows,
             tally,
-            is_partial=max(self.latest_ns, self._clock_ns) < end_ns - 1 or interval.part > 0,
+            is_partial=is_partial,
             part=interval.part,
             sampling_interval=2**interval.level,
             recovered=interval.recovered,
+            apart=self.apart.take(start_ns, end_ns, is_partial=is_partial),
         )

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+from nsstream.chunk.chunk_file import rows_of_batch
+from nsstream.chunk.rows import Kind, Rows
+from nsstream.errors import OutputError
 
 
 class Segment:
@@ -60,6 +65,43 @@ class Segment:
         self._buffer.seek(0)
         self._buffer.truncate()
         return octets
+
+
+def read_messages(path: Path) -> Iterator[tuple[Rows, dict[str, Any], int]]:
+    """The rows of each whole message of a file, what is told of them, and the octets up to its end.
+
+    Ends before the first message that is cut or garbled. The rows stand in the file, mapped: they cost memory only
+    while they are looked at.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        octets = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    source = pa.BufferReader(pa.py_buffer(octets))
+    try:
+        reader = pa.ipc.open_stream(source)
+        kind = Kind((reader.schema.metadata or {}).get(b"kind", b"").decode())
+        while True:
+            batch, metadata = reader.read_next_batch_with_custom_metadata()
+            batch.validate()
+            if int(metadata[b"crc32"]) != checksum_of(metadata[b"told"], batch):
+                return
+            told = json.loads(metadata[b"told"])
+            yield rows_of_batch(batch, kind, tuple(told["label_names"])), told, source.tell()
+            octets.madvise(mmap.MADV_DONTNEED)
+    except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def cut_segment(path: Path, size: int) -> None:
+    """Cut off what is behind so many octets, for good; raises OutputError."""
+    try:
+        with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size > size:
+                file.truncate(size)
+                os.fsync(file.fileno())
+    except OSError as err:
+        raise OutputError(f"cannot cut the journal {path}: {err.strerror}") from err
 
 
 def checksum_of(told: bytes, batch: pa.RecordBatch) -> int:

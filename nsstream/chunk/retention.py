@@ -1,4 +1,4 @@
-"""Retention: which chunks of a store expire, by age and by total size, the oldest interval first.
+"""Retention: which chunks of a store expire, by age and by total size, the oldest interval first, rows apart before it.
 
 Promises: a chunk that any process is reading (a column of it lives: `chunk_file` holds a shared lock) is let be, and so
 is a pinned one; both are told of, and looked at again the next time. Partial chunks expire like whole ones. The age of
@@ -58,20 +58,25 @@ class Expiry:
     octets_left: int = 0
 
 
-def expire(store: ChunkStore, retention: Retention, now_ns: int) -> Expiry:
-    """Remove the chunks that are over a bound; raises OutputError where the folder refuses, StateError as `list`."""
-    found = [(info, size) for info in store.list() if (size := _octets_and_time(info.path))]
-    octets_left = sum(octets for _, (octets, _) in found)
+def expire(store: ChunkStore, retention: Retention, now_ns: int, *, apart: ChunkStore | None = None) -> Expiry:
+    """Remove the chunks that are over a bound; raises OutputError where the folder refuses, StateError as `list`.
+
+    The bounds hold for a store and its rows apart together.
+    """
+    stores = (store,) if apart is None else (apart, store)
+    listed = sorted(((info, of) for of in stores for info in of.list()), key=lambda found: found[0].start_ns)
+    found = [(info, of, size) for info, of in listed if (size := _octets_and_time(info.path))]
+    octets_left = sum(octets for _, _, (octets, _) in found)
     expired: list[Judged] = []
     spared: list[Judged] = []
-    for info, (octets, stored_ns) in found:
+    for info, of, (octets, stored_ns) in found:
         if retention.max_age_ns is not None and now_ns - stored_ns > retention.max_age_ns:
             reason = Reason.AGE
         elif retention.max_octets is not None and octets_left > retention.max_octets:
             reason = Reason.SIZE
         else:
             continue
-        if store.is_pinned(info.id):
+        if of.is_pinned(info.id):
             spared.append(Judged(info.id, octets, Reason.PINNED))
         elif not _remove_unread(info):
             spared.append(Judged(info.id, octets, Reason.IN_USE))

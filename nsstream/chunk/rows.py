@@ -27,6 +27,14 @@ class Kind(StrEnum):
     FLOWS = "flows"
 
 
+class Fate(StrEnum):
+    """Why rows are where they are: in a chunk, or apart from all chunks."""
+
+    KEPT = "kept"
+    LATE = "late"  # of an interval that had closed
+    FUTURE = "future"  # too far ahead of what came before, or of the clock
+
+
 FIELDS: Final[Mapping[Kind, Fields]] = {Kind.PACKETS: PACKET_FIELDS, Kind.FLOWS: FLOW_FIELDS}
 TIME_FIELD: Final[Mapping[Kind, str]] = {Kind.PACKETS: "observation_time_ns", Kind.FLOWS: "flow_end_ns"}
 ROW_OCTETS: Final[Mapping[Kind, int]] = {  # of memory, a row

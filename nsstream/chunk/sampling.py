@@ -27,18 +27,25 @@ KEY_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """How much memory rows may take, in rows and in octets of their columns: one chunk, and all open ones together."""
+    """How much memory rows may take, in rows and in octets of their columns.
+
+    One chunk, all open ones together, and the late and the future rows (each) that are held apart until a chunk closes.
+    """
 
     chunk_rows: int = 4_000_000
     chunk_octets: int = 512 << 20
     open_rows: int = 6_000_000
     open_octets: int = 768 << 20
+    apart_rows: int = 1 << 16
+    apart_octets: int = 8 << 20
 
     def __post_init__(self) -> None:
         if min(self.chunk_rows, self.chunk_octets) < 1:
             raise ValueError(f"a chunk must have room: {self!r}")
         if self.open_rows < self.chunk_rows or self.open_octets < self.chunk_octets:
             raise ValueError(f"all open chunks must have the room of one at least: {self!r}")
+        if min(self.apart_rows, self.apart_octets) < 0:
+            raise ValueError(f"rows apart cannot have less than no room: {self!r}")
 
     def rows_of_chunk(self, kind: Kind) -> int:
         """The most rows of one chunk."""
@@ -48,8 +55,12 @@ class ChunkLimits:
         """The most rows of all open chunks."""
         return min(self.open_rows, self.open_octets // ROW_OCTETS[kind])
 
+    def rows_apart(self, kind: Kind) -> int:
+        """The most late rows, and the most future rows, that are held."""
+        return min(self.apart_rows, self.apart_octets // ROW_OCTETS[kind])
 
-UNLIMITED: Final = ChunkLimits(1 << 62, 1 << 62, 1 << 62, 1 << 62)
+
+UNLIMITED: Final = ChunkLimits(*[1 << 62] * 6)
 
 
 def levels_of(rows: Rows, key: bytes) -> NDArray[np.uint8]:

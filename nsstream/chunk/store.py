@@ -5,19 +5,22 @@ Files are immutable and appear whole, or not at all. A chunk beside which a file
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
 from nsstream.chunk.chunk import Chunk, part_id
 from nsstream.chunk.chunk_file import SUFFIX, ChunkInfo, batch_of_chunk, read_chunk, read_info
-from nsstream.chunk.rows import Kind
+from nsstream.chunk.rows import Fate, Kind
+from nsstream.chunk.scratch import shed
 from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder, whole_file
 from nsstream.errors import OutputError, StateError
 
 PIN_SUFFIX: Final = ".pin"
 PREPARED_SUFFIX: Final = ".prepared"
+_BLOCK_OCTETS: Final = 4 << 20
 
 
 class ChunkStore:
@@ -85,10 +88,10 @@ class ChunkStore:
                     raise
         return sorted(infos, key=lambda info: (info.start_ns, len(info.id), info.id))
 
-    def next_part(self, start_ns: int, end_ns: int, kind: Kind) -> int:
+    def next_part(self, start_ns: int, end_ns: int, kind: Kind, fate: Fate = Fate.KEPT) -> int:
         """The first part of an interval that is not stored."""
         part = 0
-        while self.path_of(part_id(start_ns, end_ns, kind, part)).exists():
+        while self.path_of(part_id(start_ns, end_ns, kind, part, fate)).exists():
             part += 1
         return part
 
@@ -127,5 +130,23 @@ class ChunkStore:
 
 def _write(chunk: Chunk, path: Path) -> None:
     batch = batch_of_chunk(chunk)
-    with whole_file(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with whole_file(path) as file, pa.ipc.new_file(_Shedding(file, chunk), batch.schema) as writer:
         writer.write_batch(batch)
+
+
+class _Shedding(io.RawIOBase):
+    """A file that costs no memory for what was written of a chunk."""
+
+    def __init__(self, file: BinaryIO, chunk: Chunk) -> None:
+        self._file = file
+        self._columns = list(chunk.table.columns().values())
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, octets: Any) -> int:
+        view = memoryview(octets).cast("B")
+        for start in range(0, len(view), _BLOCK_OCTETS):
+            self._file.write(view[start : start + _BLOCK_OCTETS])
+            shed(self._columns)
+        return len(view)

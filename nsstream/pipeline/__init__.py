@@ -1,7 +1,9 @@
-"""Components, and the run that takes a trace to its twin."""
+"""Components, and the run that takes a trace to its twin.
+
+The run itself, `twin.make_twin`, is imported from its module: what only ingests pays for no replay client.
+"""
 
 from nsstream.pipeline.plan import parse_duration_s
 from nsstream.pipeline.progress import Listener, Progress, Stage
-from nsstream.pipeline.twin import Twin, TwinConfig, make_twin
 
-__all__ = ["Listener", "Progress", "Stage", "Twin", "TwinConfig", "make_twin", "parse_duration_s"]
+__all__ = ["Listener", "Progress", "Stage", "parse_duration_s"]

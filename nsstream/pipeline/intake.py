@@ -2,8 +2,8 @@
 
 One thread calls it; time comes from a clock that it is given. What a full disk does: the journal falls behind, which is
 counted (`unprotected_rows`) and lost only if the process dies, too; a chunk that cannot be written even after
-retention made what room it may is dropped and counted as ``disk``. The state directory is locked against a second
-intake.
+retention made what room it may is dropped and counted as ``disk``. Late and future rows go into a store of their own,
+so that nothing learns from them. The state directory is locked against a second intake.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Kind, Rows
+from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Fate, Kind, Rows
 from nsstream.chunk.interval import SECOND_NS, Grid
 from nsstream.chunk.journal import Journal, Recovered
 from nsstream.chunk.retention import Expiry, Retention, expire
 from nsstream.chunk.rows import kind_of
 from nsstream.chunk.sampling import KEY_BYTES
+from nsstream.chunk.scratch import Scratch
 from nsstream.chunk.whole_file import whole_file
 from nsstream.clock import Clock
 from nsstream.counters import Tally
@@ -59,11 +60,12 @@ class Intake:
     """The way into one state directory, which is made if it is missing.
 
     Args:
-        state: holds ``chunks/``, ``journal/``, ``handover/`` and the key that says which conversations stay.
+        state: holds ``chunks/``, ``apart/``, ``journal/``, ``handover/``, and the key that says which conversations
+            stay.
         source_id: names where rows come from; a process that goes on with the same one continues the same grid.
         config: how rows become chunks.
         clock: for the age of chunks, for commits, and for what is future where the source is live.
-        on_chunk: told of every chunk that is stored.
+        on_chunk: told of every chunk that is stored, not of rows apart.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Intake:
         self._lock = _lock(state / LOCK_FILE)
         self._key = _key_in(state)
         self.store = ChunkStore(state / "chunks")
+        self.apart = ChunkStore(state / "apart")
         self._journal = Journal(state / "journal")
+        self._scratch = Scratch(state / "journal")
         self._kind = Kind.PACKETS
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
         self._waiting = Tally()  # in the source, at this moment
@@ -95,7 +99,8 @@ class Intake:
         self._source_total: dict[str, object] = {}
         self._synced_ns = self._moved_ns = self._expired_ns = clock.monotonic_ns()
         self.chunk_count = 0  # stored by this intake
-        self.unprotected_rows = 0  # admitted, and not in the journal since the disk refused
+        self.apart_rows = 0  # of the late and future ones, those that this intake stored
+        self.unprotected_rows = 0  # taken, and not in the journal since the disk refused
         self.expired_count = 0
         self.recovered = self._recover()
 
@@ -197,7 +202,7 @@ class Intake:
 
     def flush(self) -> None:
         """Close every interval, and commit."""
-        self._put_away(self._chunker.flush())
+        self._put_away(self._chunker.flush() + self._chunker.close_apart())
         self.sync()
 
     def close(self) -> None:
@@ -207,37 +212,46 @@ class Intake:
     def _put_away(self, chunks: list[Chunk]) -> None:
         if not chunks:
             return
-        prepared = [chunk for chunk in chunks if self._prepare(chunk)]
+        apart = [rows for chunk in chunks for rows in chunk.apart]
+        prepared = [chunk for chunk in [*chunks, *apart] if self._prepare(chunk)]
         self.sync(closing=prepared)
         for chunk in prepared:
-            self.store.publish(chunk.id)
-            self.chunk_count += 1
+            self._publish(chunk.id)
             _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
-            self._on_chunk(chunk)
+            if chunk.fate is Fate.KEPT:
+                self.chunk_count += 1
+                self._on_chunk(chunk)
+            else:
+                self.apart_rows += len(chunk.table)
         self._journal.remove([chunk.id for chunk in chunks])
+        self._journal.remove_apart(self._chunker.apart.number)
         if self._config.retention != Retention():
             self._expire()
 
     def _prepare(self, chunk: Chunk) -> bool:
         """Make a chunk durable, or count it as lost."""
+        store = self.store if chunk.fate is Fate.KEPT else self.apart
         try:
             try:
-                self.store.prepare(chunk)
+                store.prepare(chunk)
             except OutputError:
                 if not self._expire().expired:
                     raise
-                self.store.prepare(chunk)
+                store.prepare(chunk)
         except OutputError as err:
             _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
-            self._chunker.lose(chunk)
+            (self._chunker if chunk.fate is Fate.KEPT else self._chunker.apart).lose(chunk)
             return False
         return True
+
+    def _publish(self, chunk_id: str) -> bool:
+        return self.store.publish(chunk_id) or self.apart.publish(chunk_id)
 
     def _expire(self) -> Expiry:
         self._expired_ns = self._clock.monotonic_ns()
         if self._config.retention == Retention():
             return Expiry()
-        done = expire(self.store, self._config.retention, self._clock.wall_ns())
+        done = expire(self.store, self._config.retention, self._clock.wall_ns(), apart=self.apart)
         self.expired_count += len(done.expired)
         for judged in done.expired:
             _log.info("chunk_expired id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
@@ -255,12 +269,15 @@ class Intake:
             limits=config.limits,
             sampling_key=self._key,
             first_part=lambda start_ns, end_ns: self.store.next_part(start_ns, end_ns, self._kind),
+            first_part_apart=lambda start_ns, end_ns, fate: self.apart.next_part(start_ns, end_ns, self._kind, fate),
+            scratch=self._scratch,
         )
 
     def _recover(self) -> Recovered:
         """Take up the intervals that a process before left open: in the same grid, or closed where ours is another."""
-        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists(), self.store.publish)
+        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists(), self._publish)
         self.store.sweep()
+        self.apart.sweep()
         if found.length_ns is None:
             return found
         is_same = found.progress.get("source") == self._source_id
@@ -269,18 +286,25 @@ class Intake:
         chunker.resume(found.latest_ns, found.closed_before, found.loose)
         for rows in found.intervals:
             self._kind = rows.kind
-            chunker.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+            chunker.restore(
+                rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out
+            )
+        chunker.apart.resume(found.apart_number, found.apart_lost)
+        for rows in found.apart:
+            self._kind = rows.kind
+            chunker.apart.restore(rows.fate, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
         if found.row_count:
             _log.info("journal_recovered rows=%d torn_octets=%d", found.row_count, found.torn_octets)
         if is_same:
             self._source_total = found.progress.get("total", {})
             self._handover = self._handover_files.read(found.progress.get("handover"))
         ours, self._chunker = self._chunker, chunker
-        self._put_away(chunker.close_ended() if goes_on else chunker.flush())
+        self._put_away(chunker.close_ended() if goes_on else chunker.flush() + chunker.close_apart())
         if not goes_on:
             self._chunker = ours
             ours.account(chunker.loose)
-        return found
+            ours.apart.resume(chunker.apart.number, chunker.apart.lost)
+        return replace(found, intervals=(), apart=())  # their rows are the chunker's now
 
 
 def _lock(path: Path) -> Any:

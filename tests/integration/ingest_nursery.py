@@ -1,8 +1,9 @@
 """A process that forks intakes to be killed, so that fifty of them do not import everything fifty times.
 
 On standard input, a line a child: state directory, run, first row, seed. Each child takes rows numbered from the first
-row on, a millisecond apart, in batches of random size, commits now and then, and reports what it committed:
-``synced RUN ROW`` says that all rows of the run up to this one are durable. It goes on until it is killed.
+row on, a millisecond apart, in batches of random size with a late row behind each, commits now and then, and reports
+what it committed: ``synced RUN ROW LATE`` says that all rows of the run up to this one are durable, and so many late
+ones. It goes on until it is killed.
 """
 
 import os
@@ -37,6 +38,13 @@ def rows_of(run: int, first: int, count: int) -> PacketBatch:
     return PacketBatch.from_columns(columns)
 
 
+def with_late(rows: PacketBatch) -> PacketBatch:
+    """And its last row once more, ten seconds before all others."""
+    last = dict(rows.take(slice(-1, None)).columns())
+    last["observation_time_ns"] = np.array([START_NS - 10**10])
+    return PacketBatch.concatenate([rows, PacketBatch.from_columns(last)])
+
+
 def say(words: str) -> None:
     os.write(1, f"{words}\n".encode())
 
@@ -44,13 +52,14 @@ def say(words: str) -> None:
 def ingest(state: Path, run: int, first: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     intake = Intake(state, "nursery", CONFIG, clock=ManualClock(START_NS))
+    late = 0
     while True:
         for _ in range(int(rng.integers(1, 6))):
             count = int(rng.integers(1, 150))
-            intake.take(rows_of(run, first, count), Tally(offered=count, kept=count))
-            first += count
+            intake.take(with_late(rows_of(run, first, count)), Tally(offered=count + 1, kept=count + 1))
+            first, late = first + count, late + 1
         if intake.sync():
-            say(f"synced {run} {first - 1}")
+            say(f"synced {run} {first - 1} {late}")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
     nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert nursery.stdin is not None
     assert nursery.stdout is not None
-    synced: dict[int, tuple[int, int]] = {}  # run -> first row, last row that was committed
+    synced: dict[int, tuple[int, int, int]] = {}  # run -> first row, last row, and how many late ones were committed
     first = 0
     try:
         assert nursery.stdout.readline() == "ready\n"
@@ -47,7 +47,7 @@ def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
             while not (line := nursery.stdout.readline()).startswith("gone"):
                 if not run % 2 and run not in synced:
                     killer.start()
-                synced[run] = first, int(line.split()[2])
+                synced[run] = first, int(line.split()[2]), int(line.split()[3])
             assert line == "gone -9\n"
             killer.join()
             # Behind all that the killed run may have committed and had no time to report: time does not go back.
@@ -78,8 +78,15 @@ def test_fifty_kills_lose_no_committed_row_and_none_comes_twice(tmp_path: Path):
     assert recovered > 0
     for run, rows in found.items():
         assert len(rows) == len(set(rows)), f"run {run} holds rows twice"
-    for run, (begin, last) in synced.items():
+    infos, apart = store.list(), ChunkStore(state / "apart").list()
+    late = [ChunkStore(state / "apart").read(info.id).table for info in apart]
+    late_run = np.concatenate([rows.tcp_acknowledgement_number for rows in late])
+    late_row = np.concatenate([rows.tcp_sequence_number for rows in late])
+    for run, (begin, last, late_count) in synced.items():
         assert set(range(begin, last + 1)) <= set(found[run]), f"run {run} lost committed rows"
+        assert np.count_nonzero((late_run == run) & (late_row <= last)) == late_count, f"run {run} lost late rows"
+    assert len(np.unique(np.stack([late_run, late_row]), axis=1).T) == len(late_run)
+    assert len(late_run) == sum(info.tally.offered for info in apart) == sum(info.tally.late for info in infos)
 
 
 def test_a_file_whose_ingest_was_killed_is_read_on_without_a_gap_and_without_a_row_twice(tmp_path: Path):

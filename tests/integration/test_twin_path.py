@@ -13,7 +13,8 @@ from nsstream.chunk import ChunkStore
 from nsstream.clock import SystemClock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, ReplayError, TrainError
-from nsstream.pipeline import Progress, Stage, Twin, TwinConfig, make_twin
+from nsstream.pipeline import Progress, Stage
+from nsstream.pipeline.twin import Twin, TwinConfig, make_twin
 
 HERE = Path(__file__).parent
 ECHO_WORKER = (sys.executable, str(HERE / "echo_worker.py"))

@@ -1,15 +1,18 @@
 """The chunker's laws: any batching of the same rows gives the same chunks, every row is accounted for, room is kept."""
 
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsstream.chunk import UNLIMITED, Chunk, Chunker, ChunkLimits
+from nsstream.chunk import UNLIMITED, Chunk, Chunker, ChunkLimits, Fate
 from nsstream.chunk.rows import Kind, Rows, time_of
 from nsstream.chunk.sampling import levels_of
+from nsstream.chunk.scratch import Scratch
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable, PacketBatch
 
@@ -20,7 +23,12 @@ LEAPS = st.lists(
     st.one_of(st.integers(0, 20 * S), st.integers(3600 * S, 3620 * S), st.sampled_from([-1, 2**62])), max_size=40
 )
 CUTS = st.lists(st.integers(0, 60), max_size=8)
-LIMITS = st.builds(lambda a, b: ChunkLimits(a, 1 << 40, a + b, 1 << 40), st.integers(1, 20), st.integers(0, 20))
+LIMITS = st.builds(
+    lambda a, b, apart: ChunkLimits(a, 1 << 40, a + b, 1 << 40, apart),
+    st.integers(1, 20),
+    st.integers(0, 20),
+    st.integers(0, 6),
+)
 KINDS = st.sampled_from(list(Kind))
 FIELDS = ("id", "start_ns", "end_ns", "digest", "tally", "is_partial", "sampling_interval")
 
@@ -62,6 +70,8 @@ def chunks_of(rows: Rows, cuts: list[int], length_s: int, lateness_ns: int, **op
         assert chunker.open_rows <= limits.open_rows
     chunks += chunker.flush()
     chunker.tally.check()
+    left = chunker.close_apart()
+    assert_apart_adds_up(chunks, left, chunker, limits)
     total = Tally()
     for tally in (*(chunk.tally for chunk in chunks), chunker.loose):
         tally.check()
@@ -70,9 +80,28 @@ def chunks_of(rows: Rows, cuts: list[int], length_s: int, lateness_ns: int, **op
     return chunks, chunker.tally
 
 
+def assert_apart_adds_up(chunks: list[Chunk], left: list[Chunk], chunker: Chunker, limits: ChunkLimits) -> None:
+    """Each chunk's late and future rows stand beside it, or are told to have had no room."""
+    assert chunker.apart.row_count == 0
+    assert chunker.close_apart() == []
+    for apart, tally in [*((c.apart, c.tally) for c in chunks), (left, chunker.loose)]:
+        for rows in apart:
+            rows.tally.check()
+            assert (rows.tally.offered, rows.tally.kept) == (getattr(tally, rows.fate), len(rows.table))
+            assert len(rows.table) <= limits.apart_rows
+        if limits.apart_rows:
+            fates = {Fate.LATE: tally.late, Fate.FUTURE: tally.future}
+            assert [rows.fate for rows in apart] == sorted(fate for fate, count in fates.items() if count)
+    for chunk in chunks:
+        assert all((rows.start_ns, rows.end_ns) == (chunk.start_ns, chunk.end_ns) for rows in chunk.apart)
+
+
 def assert_same(one: tuple[list[Chunk], Tally], other: tuple[list[Chunk], Tally]) -> None:
     for field in FIELDS:
         assert [getattr(c, field) for c in one[0]] == [getattr(c, field) for c in other[0]]
+        assert [getattr(rows, field) for c in one[0] for rows in c.apart] == [
+            getattr(rows, field) for c in other[0] for rows in c.apart
+        ]
     assert one[1] == other[1]
 
 
@@ -96,21 +125,35 @@ def test_any_batching_gives_the_same_chunks_where_there_is_no_room(times_ns, cut
     assert_same(whole, chunks_of(rows, list(range(len(rows))), 5, lateness_ns, limits=limits))
 
 
-@given(LEAPS, CUTS, st.integers(1, 4), st.integers(0, 10 * S))
-def test_any_batching_gives_the_same_chunks_where_times_leap(times_ns, cuts, witnesses, lateness_ns):
-    rows = rows_at(times_ns)
-    options = {"allowed_future_ns": 100 * S, "witnesses": witnesses}
+@given(LEAPS, CUTS, st.integers(1, 4), st.integers(0, 10 * S), st.one_of(st.just(UNLIMITED), LIMITS), KINDS)
+def test_any_batching_gives_the_same_chunks_where_times_leap(times_ns, cuts, witnesses, lateness_ns, limits, kind):
+    rows = rows_at(times_ns, kind)
+    options = {"allowed_future_ns": 100 * S, "witnesses": witnesses, "limits": limits}
     whole = chunks_of(rows, [], 5, lateness_ns, **options)
     assert_same(whole, chunks_of(rows, cuts, 5, lateness_ns, **options))
     assert_same(whole, chunks_of(rows, list(range(len(rows))), 5, lateness_ns, **options))
+
+
+@given(NEAR_TIMES, CUTS, st.one_of(st.just(UNLIMITED), LIMITS), st.integers(0, 20 * S), KINDS, st.integers(1, 9))
+def test_rows_that_wait_in_files_give_the_same_chunks(times_ns, cuts, limits, lateness_ns, kind, piece_rows):
+    rows = rows_at(times_ns, kind)
+    in_memory = chunks_of(rows, cuts, 5, lateness_ns, limits=limits)
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Scratch(Path(directory), piece_rows=piece_rows, spare_octets=0)
+        in_files = chunks_of(rows, cuts, 5, lateness_ns, limits=limits, scratch=scratch)
+        assert list(Path(directory).iterdir()) == []
+    assert_same(in_memory, in_files)
 
 
 @given(TIMES, st.sampled_from([1, 7, 60]), st.integers(0, 20 * S))
 def test_every_packet_is_kept_once_or_counted(times_ns, length_s, lateness_ns):
     chunks, tally = chunks_of(rows_at(times_ns), [], length_s, lateness_ns)
     names = [name for chunk in chunks for name in names_of(chunk.table)]
+    apart = [name for chunk in chunks for rows in chunk.apart for name in names_of(rows.table)]
     assert tally.offered == len(times_ns)
-    assert tally.kept == len(names) == len(set(names))
+    assert tally.kept == len(names)
+    assert tally.late == len(apart)
+    assert len({*names, *apart}) == len(names) + len(apart)
     assert tally.late == sum(c.tally.late for c in chunks)
     assert [c.start_ns for c in chunks] == sorted({c.start_ns for c in chunks})
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsstream.chunk import ChunkLimits, ChunkStore
+from nsstream.chunk import ChunkLimits, ChunkStore, Fate
 from nsstream.clock import ManualClock
 from nsstream.counters import PLACES, Tally
 from nsstream.pipeline.intake import Intake, IntakeConfig
@@ -42,7 +42,7 @@ def test_the_account_adds_up_at_every_moment_and_over_any_kill(batches, is_live,
         allowed_lateness_s=2,
         allowed_future_s=600,
         witnesses=3,
-        limits=ChunkLimits(chunk_rows=room, open_rows=2 * room),
+        limits=ChunkLimits(chunk_rows=room, open_rows=2 * room, apart_rows=room),
         is_live=is_live,
     )
     with tempfile.TemporaryDirectory() as directory:
@@ -70,10 +70,17 @@ def test_the_account_adds_up_at_every_moment_and_over_any_kill(batches, is_live,
             intake.tally.check()
         intake.flush()
         intake.tally.check()
-        infos = ChunkStore(state / "chunks").list()
+        infos, apart = ChunkStore(state / "chunks").list(), ChunkStore(state / "apart").list()
         for info in infos:
             info.tally.check()
             assert info.tally.kept == info.row_count <= room
+        counts: Counter[Fate] = Counter()
+        for info in apart:
+            info.tally.check()
+            assert info.tally.kept == info.row_count <= room
+            counts[info.fate] += info.tally.offered
+        assert counts[Fate.LATE] == sum(info.tally.late for info in infos) + left_over(intake).late
+        assert counts[Fate.FUTURE] == sum(info.tally.future for info in infos) + left_over(intake).future
         assert sum(info.tally.offered for info in infos) + left_over(intake).offered == offered
         intake.close()
 

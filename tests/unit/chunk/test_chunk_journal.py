@@ -62,7 +62,7 @@ def test_a_chunker_goes_on_as_if_nothing_had_happened(tmp_path: Path):
     found = journal.recover(nothing_stored)
     again.resume(found.latest_ns, found.closed_before, found.loose)
     for rows in found.intervals:
-        again.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+        again.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
     resumed = [*closed, *again.push(packets(13, 12)), *again.flush()]
     assert [(c.id, c.digest, c.tally) for c in resumed] == [(c.id, c.digest, c.tally) for c in chunks]
     assert sum(c.recovered for c in resumed) == 13
@@ -118,6 +118,22 @@ def test_a_batch_whose_commit_did_not_follow_is_not_recovered(tmp_path: Path):
     assert (names_of(found), found.uncommitted_rows) == ([0, 1, 2, 3, 4], 5)
 
 
+def test_what_was_not_committed_stays_so_when_the_next_process_commits(tmp_path: Path):
+    journal, chunker = Journal(tmp_path), Chunker(100 * S)
+    chunker.push(packets(0, 5))
+    journal.sync(chunker)
+    commit = (tmp_path / COMMIT).read_bytes()
+    chunker.push(packets(5, 5))
+    journal.sync(chunker)
+    (tmp_path / COMMIT).write_bytes(commit)  # killed between the rows and their commit
+    journal, chunker = Journal(tmp_path), Chunker(100 * S)
+    (rows,) = journal.recover(nothing_stored).intervals
+    chunker.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+    chunker.push(packets(5, 2))  # read again from the file
+    journal.sync(chunker)
+    assert names_of(Journal(tmp_path).recover(nothing_stored)) == list(range(7))
+
+
 def test_a_left_over_of_a_stored_chunk_is_removed_and_its_counts_come_once(tmp_path: Path):
     journal, chunker = Journal(tmp_path), Chunker(10 * S)
     chunker.push(packets(0, 10))
@@ -155,7 +171,7 @@ def test_a_sampled_chunk_keeps_its_level_and_its_whole_conversations(tmp_path: P
     found = Journal(tmp_path).recover(nothing_stored)
     again = Chunker(10_000 * S, limits=limits, sampling_key=key)
     (rows,) = found.intervals
-    again.restore(rows.index, rows.part, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
+    again.restore(rows.index, rows.part, rows.kind, rows.pieces, level=rows.level, sampled_out=rows.sampled_out)
     again.tally.check()
     (chunk,) = again.flush()
     assert (chunk.digest, chunk.sampling_interval) == (whole.digest, whole.sampling_interval)
