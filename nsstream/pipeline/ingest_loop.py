@@ -205,7 +205,7 @@ class IngestLoop:
         except BaseException as err:
             error = error or err
         total = seen if to_skip else copy_of(self._source.tally)  # stopped before it came to where the last one stood
-        told = _rest(total, seen)
+        told = Tally() if total == seen else _rest(total, seen)
         self._channel.finish(
             Delivery(None, told, parked=total.parked, total=total, error=error, handover=self._handover())
         )
