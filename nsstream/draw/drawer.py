@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from nsstream.draw.choose import draw_chosen
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints, decode_endpoints
-from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, LENGTH_GRID
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable, TcpEvent
 from nsstream.trace.fields import FIN, RST, TCP
 
+PAIRS_TRIED: Final = 12
+VOLUME_MARGIN: Final = 0.05  # of a chunk's packets
 MOST_REMEMBERED: Final = 1 << 20  # five-tuples that are not used again
 
 Key = tuple[bytes, bytes, int, int, int]
@@ -78,8 +80,9 @@ class Drawer:
         )  # fmt: skip
 
     def _distinct(self, ends: Endpoints) -> Endpoints:
-        """Move initiator ports that may move until no five-tuple stands twice."""
+        """Move what may move until no five-tuple stands twice."""
         port = ends.initiator_port.copy()
+        ends = self._ask_otherwise(ends)
         is_tcp = ends.protocol_identifier == TCP
         for i in range(len(port)):
             key = _key(ends, i, int(port[i]))
@@ -95,6 +98,29 @@ class Drawer:
             del self._used[old]
         return replace(ends, initiator_port=port)
 
+    def _ask_otherwise(self, ends: Endpoints) -> Endpoints:
+        """Give conversations whose five-tuple stands already another responder and port, if that is new.
+
+        Both are of other conversations of the same initiator and port: who scans asks everybody, and nobody twice.
+        """
+        responder, port = ends.responder_address.copy(), ends.responder_port.copy()
+        asked: dict[tuple[bytes, int, int], list[int]] = defaultdict(list)
+        keys = [_key(ends, i, int(ends.initiator_port[i])) for i in range(len(port))]
+        for i, key in enumerate(keys):
+            asked[key[0], key[2], key[3]].append(i)
+        seen: set[Key] = set()
+        for i, key in enumerate(keys):
+            if key in seen and not ends.has_free_port[i] and not ends.continues_from_before[i]:
+                others = asked[key[0], key[2], key[3]]
+                for host, service in self._rng.choice(others, (PAIRS_TRIED, 2)).tolist():
+                    other = key[0], keys[host][1], key[2], key[3], keys[service][4]
+                    if other not in seen and other not in self._used:
+                        key = other
+                        responder[i], port[i] = ends.responder_address[host], ends.responder_port[service]
+                        break
+            seen.add(key)
+        return replace(ends, responder_address=responder, responder_port=port)
+
     def _note_open(self, table: ConversationTable) -> None:
         waiting: dict[tuple[int, int, int, int], list[Key]] = defaultdict(list)
         for i in np.flatnonzero(table.is_open_at_end).tolist():
@@ -103,14 +129,23 @@ class Drawer:
 
 
 def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Give conversations (n,) the chunk's own lengths, the longest to the one drawn longest, and so on.
+    """Give long conversations the chunk's own lengths, the longest to the one drawn longest, and so on: (n,).
 
-    Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so their ranks are
-    kept and their values taken from the measured distribution. Equal lengths are ranked by lot.
+    Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so the ranks of those
+    beyond the grid's exact lengths are kept, and their values taken from the measured distribution. Equal lengths are
+    ranked by lot. Short ones stay as they are, since other attributes agree with them (who is never answered has said
+    once what another says twice), unless the volume is then not the chunk's: then all are replaced alike.
     """
+    measured = codec.length.counts.copy()
+    measured[: LENGTH_GRID.exact + 1] = 0
+    wanted = round(len(counts) * measured.sum() / max(codec.length.counts.sum(), 1))
     rank = np.lexsort((rng.random(len(counts)), counts))
-    out = np.empty_like(counts)
-    out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
+    found = min(wanted, int((counts > LENGTH_GRID.exact).sum()))
+    out = np.maximum(counts, 1)
+    if found:
+        out[rank[-found:]] = replace(codec.length, counts=measured).sample(wanted)[-found:]
+    if abs(int(out.sum()) - codec.packet_count) > VOLUME_MARGIN * codec.packet_count:
+        out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
     return out
 
 

@@ -20,7 +20,7 @@ SIZE_GRID: Final = Grid(exact=0, first=20, per_decade=16, largest=65_535)  # oct
 HOST_SLOTS: Final = 1024
 RARE_IPV4: Final = HOST_SLOTS  # the token of an IPv4 host that has no slot
 RARE_IPV6: Final = HOST_SLOTS + 1
-SERVICE_SLOTS: Final = 768
+SERVICE_SLOTS: Final = 3072
 PORT_SLOTS: Final = 128
 SIZE_SLOTS: Final = 384
 KIND_SLOTS: Final = 320

@@ -38,6 +38,7 @@ def draw_attributes(
     at, done = np.array([r[0] for r in rows]), np.zeros(batch, np.int64)
     last = np.array([r[1] for r in rows])
     previous = pieces[at, 0].astype(np.float64)
+    usual_ns = float(codec.start_gap.sample(1)[0])
     state = torch.zeros(1, batch, network.width)
     summary = torch.zeros(batch, 1, network.width)
     attributes, starts, ranks = [], [], []
@@ -51,9 +52,11 @@ def draw_attributes(
         )
         known, state = network.history(summary, state)
         moment = torch.from_numpy(moment_of(piece[:, 3]))
-        tokens, summary = _say(network, known[:, 0], features, moment, law, torch.from_numpy(left_ns), generator)
+        later = np.maximum(piece[:, 2] - done - 1, 0)  # conversations of the piece that are still to come need room
+        room_ns = np.maximum(left_ns - later * usual_ns, left_ns / (later + 1))
+        tokens, summary = _say(network, known[:, 0], features, moment, law, torch.from_numpy(room_ns), generator)
         gap = codec.start_gap.draw(tokens[:, _GAP].numpy(), rng)
-        start = np.where(gap < left_ns, previous + gap, previous + np.floor(left_ns * rng.random(batch)))
+        start = previous + np.where(gap < room_ns, gap, np.floor(room_ns * rng.random(batch)))
         attributes.append(tokens.numpy()[alive])
         starts.append(start[alive])
         ranks.append(where[alive] * (1 << 32) + step)
@@ -73,7 +76,7 @@ def _say(
     features: NDArray[np.float32],
     moment: Tensor,
     law: AttributeLaw,
-    left_ns: Tensor,
+    room_ns: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """One conversation a row: tokens (n, a) and their summary (n, 1, d) for the history."""
@@ -82,7 +85,7 @@ def _say(
     summary = torch.zeros_like(known)
     for i in range(len(law.masks)):
         logits = network.logits(i, known, tokens) + network.correction[i][moment]
-        logits = logits.masked_fill(~law.allowed(i, tokens, left_ns), FORBIDDEN)
+        logits = logits.masked_fill(~law.allowed(i, tokens, room_ns), FORBIDDEN)
         tokens[:, i] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
         said = network.said[i](tokens[:, i])
         known, summary = known + said, summary + said
@@ -92,8 +95,9 @@ def _say(
 class AttributeLaw:
     """Which attribute tokens may be said, given those before.
 
-    Rules: what the codec cannot decode is never said; no conversation starts beyond its slice's end; the service and
-    the responder are of the initiator's IP family; nobody talks to itself, unless the chunk shows that.
+    Rules: what the codec cannot decode is never said; no conversation starts so late that those after it in the slice
+    have no room; the service and the responder are of the initiator's IP family; nobody talks to itself, unless the
+    chunk shows that.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -103,11 +107,11 @@ class AttributeLaw:
         self._hosts = torch.from_numpy(hosts_by_family(codec))
         self._services = torch.from_numpy(services_by_family(codec))
 
-    def allowed(self, i: int, tokens: Tensor, left_ns: Tensor) -> Tensor:
+    def allowed(self, i: int, tokens: Tensor, room_ns: Tensor) -> Tensor:
         """Tokens that attribute i may have (n, size_i) after the tokens (n, a) before it."""
         may = self.masks[i].expand(len(tokens), -1)
         if i == _GAP:
-            may = may & ((self._gap_edges < left_ns[:, None]) | (self._gap_edges == 0))
+            may = may & ((self._gap_edges < room_ns[:, None]) | (self._gap_edges == 0))
         elif i in (_SERVICE, _RESPONDER):
             initiator = tokens[:, _INITIATOR]
             family = self._hosts[1, initiator].long()
