@@ -1,5 +1,6 @@
 """Drawer: chunk after chunk, the same for the same seed, with open conversations carried over."""
 
+import dataclasses
 from collections import Counter
 from itertools import pairwise
 
@@ -9,11 +10,12 @@ import pytest
 from nsstream.draw import Drawer
 from nsstream.draw.drawer import fit_volume
 from nsstream.encode.codec import slice_of
+from nsstream.encode.decoding import Endpoints, decode_endpoints
 from nsstream.encode.schema import SLICES
 from nsstream.errors import StateError
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.trace import PacketBatch
-from nsstream.trace.fields import FIN, RST, TCP
+from nsstream.trace.fields import FIN, RST, TCP, UDP
 from nsstream.trace.grouping import group_conversations
 
 
@@ -153,3 +155,60 @@ def test_what_was_drawn_longest_is_longest(checkpoints):
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(StateError, match="cannot read the checkpoint"):
         Drawer(seed=1).draw(tmp_path / "nothing")
+
+
+def test_short_conversations_stay_as_long_as_they_were_drawn(checkpoints):
+    codec = load_checkpoint(checkpoints[0]).codec
+    drawn = np.random.default_rng(2).permutation(codec.length.sample(int(codec.profile.sum())))
+    counts = fit_volume(drawn, codec, np.random.default_rng(1))
+    is_short = drawn <= 32
+    assert is_short.any()
+    np.testing.assert_array_equal(counts[is_short], drawn[is_short])
+
+
+def scan(count: int, hosts: int, ports: int) -> Endpoints:
+    """One host that asks others from one port, at random, and so some twice."""
+    rng = np.random.default_rng(1)
+    columns = {f.name: np.zeros(count, np.uint8) for f in dataclasses.fields(Endpoints)}
+    address = np.zeros((count, 16), np.uint8)
+    columns |= {"initiator_address": address, "initiator_port": np.full(count, 40_000, np.uint16)}
+    columns["responder_address"] = address.copy()
+    columns["responder_address"][:, 15] = rng.integers(1, hosts + 1, count)
+    columns["responder_port"] = rng.integers(1, ports + 1, count).astype(np.uint16)
+    columns["protocol_identifier"] = np.full(count, UDP, np.uint8)
+    columns["has_free_port"] = np.zeros(count, bool)
+    return Endpoints(**columns)
+
+
+def test_who_scans_asks_nobody_twice():
+    asked = scan(300, hosts=20, ports=40)
+    assert len(set(keys_of_ends(asked))) < 260
+    ends = Drawer(seed=1)._distinct(asked)
+    assert len(set(keys_of_ends(ends))) == 300
+    assert set(ends.initiator_port.tolist()) == {40_000}
+    assert set(ends.responder_port.tolist()) <= set(asked.responder_port.tolist())
+
+
+def test_where_everybody_has_been_asked_somebody_is_asked_again():
+    ends = Drawer(seed=1)._distinct(scan(30, hosts=2, ports=3))
+    assert len(set(keys_of_ends(ends))) <= 6
+    assert len(ends.initiator_port) == 30
+
+
+def keys_of_ends(ends):
+    return [
+        (a.tobytes(), b.tobytes(), int(p), int(q))
+        for a, b, p, q in zip(
+            ends.initiator_address, ends.responder_address, ends.initiator_port, ends.responder_port, strict=True
+        )
+    ]
+
+
+def test_no_client_speaks_from_a_port_that_a_dissector_claims(checkpoints):
+    model = load_checkpoint(checkpoints[0])
+    attributes = np.zeros((4000, 11), np.int64)
+    service = np.flatnonzero(model.codec.service.table()[:, 0] == TCP)[0]
+    attributes[:, 3], attributes[:, 7] = service, 128 + 2571 // 1024
+    ends = decode_endpoints(attributes, model.codec, np.random.default_rng(1))
+    assert 2572 in ends.initiator_port.tolist()
+    assert 2571 not in ends.initiator_port.tolist()

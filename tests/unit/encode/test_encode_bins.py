@@ -43,3 +43,16 @@ def test_an_empty_bin_is_inactive_and_spans_its_edges():
     assert np.isfinite(bins.quantiles).all()
     assert (np.diff(bins.quantiles, axis=1) >= 0).all()
     assert (bins.quantiles[:, 0] >= SIZE_GRID.edges).all()
+
+
+def test_a_value_is_drawn_beyond_what_has_passed_already():
+    rng = np.random.default_rng(1)
+    values = np.array([1_000_000] * 10 + [1_050_000] * 10)
+    bins = Bins.fit(PACKET_GAP_GRID, values)
+    token = PACKET_GAP_GRID.tokens(values[:1])
+    passed = np.full(200, 1_020_000)
+    drawn = bins.draw(np.repeat(token, 200), rng, passed)
+    assert drawn.min() >= 1_020_000
+    assert (drawn == 1_050_000).mean() > 0.8
+    beyond = np.full(5, 2_000_000)  # of the bin
+    assert bins.draw(np.repeat(token, 5), rng, beyond).tolist() == beyond.tolist()

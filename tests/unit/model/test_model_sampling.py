@@ -68,6 +68,15 @@ def test_the_profile_is_kept_in_chunks_however_short_and_slices_however_full(net
     assert start_ns.max() <= short.last_ns
 
 
+def test_starts_leave_room_for_those_that_follow_in_their_slice(networks, codec):
+    profile = np.zeros(SLICES, np.int64)
+    profile[3] = 300
+    crowded = dataclasses.replace(codec, profile=profile)
+    _, start_ns = draw_attributes(networks["attributes"], crowded, *chance())
+    gaps = np.diff(start_ns[1:])
+    assert gaps[-100:].sum() > 0.05 * gaps.sum()
+
+
 def test_no_attribute_is_drawn_that_the_codec_cannot_decode(conversations, codec):
     for column, mask in zip(conversations[0].T, allowed_attributes(codec), strict=True):
         assert mask[column].all()
@@ -115,8 +124,27 @@ def test_no_token_is_drawn_that_the_codec_does_not_know(drawn, given, codec):
     assert allowed_kinds(codec)[given[1][owner], drawn.kind].all()
     within = np.ones(len(drawn.gap), bool)
     within[drawn.packet_offset[:-1]] = False
-    assert codec.packet_gap.is_active()[drawn.gap[within]].all()
+    known = codec.packet_gap.is_active() | codec.own_gap.is_active()
+    assert known[drawn.gap[within]].all()
     assert (drawn.gap[~within] == 0).all()
+
+
+def test_a_timer_keeps_its_own_sides_time(networks, codec, given):
+    """Every kind by its own side's clock, which ticks once in 50 ms: whatever comes between, a side's gaps are that."""
+    ticks = Bins.fit(PACKET_GAP_GRID, np.full(9, 50_000_000))
+    own = dataclasses.replace(codec, own_clock=np.ones_like(codec.own_clock), own_gap=ticks)
+    attributes, stack, _, _ = given
+    n = len(attributes)
+    start_ns = np.full(n, codec.first_ns)
+    drawn = draw_packets(networks["packets"], own, attributes, stack, start_ns, np.full(n, 6), *chance())
+    side = codec.kind.table()[drawn.kind, 1].clip(0, 1).reshape(n, 6)
+    times = drawn.time_ns.reshape(n, 6)
+    spoke_twice = 0
+    for of_side, at in zip(side, times, strict=True):
+        for gap in [*np.diff(at[of_side == 0]), *np.diff(at[of_side == 1])]:
+            spoke_twice += gap == 50_000_000
+            assert gap >= 50_000_000 or gap == 0 or (gap < 50_000_000 and at[-1] <= codec.last_ns)
+    assert spoke_twice > n
 
 
 def test_gaps_that_are_all_too_long_are_cut_short_and_known_still(networks, codec, given):
