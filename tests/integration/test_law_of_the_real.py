@@ -21,7 +21,7 @@ LONGEST = 400  # packets of a conversation that are looked at
 
 
 def forbidden_share(path):
-    """Of a trace's packets, the share that the law would not have let through, each judged after the real ones before."""
+    """The share of a trace's packets that the law would not let through, each judged after the real ones before."""
     source = PcapFileSource(path)
     source.open()
     batches = []
