@@ -1,4 +1,4 @@
-"""nsstream ingest on a spool with a backlog, killed with -9 again and again: each row of each file is stored once."""
+"""nsstream ingest on a spool with a backlog, killed with -9 or stopped ten times: each row of each file comes once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from nsstream.counters import Tally
 DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
 START_S = 1_700_000_040
 KILLS = 8
+STOPS = 2
 SMALL, SMALL_ROWS, LARGE_ROWS = 400, 300, 120_000
 ROWS = SMALL * SMALL_ROWS + LARGE_ROWS
 DEADLINE_S = 120
@@ -58,15 +59,16 @@ def command(spool: Path, state: Path, *options: str) -> list[str]:
 
 
 def ingest_with_kills(ingest: list[str], state: Path, chunk_counts: np.ndarray, rng: np.random.Generator) -> int:
-    """Ingest, killed at random moments once so many chunks are stored; how many lives were killed."""
+    """Ingest, ended at random moments once so many chunks are stored, each fourth time cleanly; how many kills."""
     kills = 0
-    for wanted in np.sort(chunk_counts):
+    for number, wanted in enumerate(np.sort(chunk_counts)):
         process = subprocess.Popen(ingest, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until_s = time.monotonic() + DEADLINE_S
         while process.poll() is None and len(list(state.glob("chunks/*.arrow"))) < wanted:
             assert time.monotonic() < until_s
             time.sleep(0.001)
-        killer = threading.Timer(float(rng.uniform(0.0, 0.08)), process.kill)
+        end = process.terminate if number % 4 == 3 else process.kill
+        killer = threading.Timer(float(rng.uniform(0.0, 0.08)), end)
         killer.start()
         kills += process.wait(timeout=DEADLINE_S) < 0
         killer.join()
@@ -96,12 +98,12 @@ def test_each_row_of_a_backlog_comes_once_over_kills(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     ingest = command(spool, state)
     chunks = ROWS // 2000
-    counts = rng.integers(1, chunks - 5, KILLS)
+    counts = rng.integers(1, chunks - 5, KILLS + STOPS)
     counts[0] = 0  # before anything is stored
     assert ingest_with_kills(ingest, state, counts, rng) >= KILLS - 1
     account(ingest)
     told, times_ms = stored(state)
-    np.testing.assert_array_equal(np.concatenate(list(times_ms)), np.arange(ROWS))
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(times_ms))), np.arange(ROWS))
     assert (told.kept, told.malformed) == (ROWS, {"refused_file": 1})
     assert len(list((state / "handover").iterdir())) == 1
     again = account(command(Path(os.path.relpath(spool)), state))
