@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nsstream.trace.metering import FlowMeter
 
 PLAIN_INTERVAL_S: Final = 10.0
-_SPOOL_QUEUE_ROWS: Final = 1 << 14  # the ledger takes what waits for read: what kill -9 may cost
 QUEUE_ROWS: Final = 1 << 16
 LIVE_QUEUE_ROWS: Final = 1 << 18  # what the disk is too slow for is lost
 _UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -84,11 +83,7 @@ def ingest(
     place = _place_of(source)
     is_live = place is None if live is None else live
     clock = SystemClock()
-    options = _options_of(option or [])
-    if source.startswith("spool:"):  # so that a second run reads no file again
-        options.setdefault("ledger", state / "spool.sqlite")
-        queue_rows = min(queue_rows or _SPOOL_QUEUE_ROWS, _SPOOL_QUEUE_ROWS)
-    opened = open_source(source, **options)
+    opened = open_source(source, **_options_of(option or []))
     if flows:
         opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
     waits_s = lateness_s_of(opened) if lateness is None else _seconds(lateness)
@@ -182,7 +177,9 @@ def _place_of(source: str) -> Path | None:
 
 
 def _identity_of(source: str, place: Path | None) -> str:
-    """What makes a source the same after a restart: of a file its inode, of all else its name."""
+    """What makes a source the same after a restart: of a file its inode, of a folder its path, of all else its name."""
+    if place is not None and place.is_dir():
+        return f"{source.partition(':')[0]}:{place.resolve()}"
     if place is None or not place.is_file():
         return source
     status = place.stat()

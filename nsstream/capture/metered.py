@@ -12,8 +12,9 @@ packets of open flows are parked until their record is given. So what is kept th
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from nsstream.capture.source import DEFAULT_LATENESS_S, IDLE_S, Source
+from nsstream.capture.source import DEFAULT_LATENESS_S, IDLE_S, HandsOver, Source
 from nsstream.clock import Clock, SystemClock
 from nsstream.counters import Tally
 from nsstream.errors import InputError
@@ -102,6 +103,16 @@ class MeteredSource:
         self._packets.close()
         self._has_ended = True
         self._account(FlowTable.empty())
+
+    def handover(self) -> dict[str, Any] | None:
+        """What the source of the packets hands over; packets of open flows are behind it, and parked."""
+        return self._packets.handover() if isinstance(self._packets, HandsOver) else None
+
+    def take_over(self, handover: object) -> None:
+        """Tell the source of the packets what its predecessor knew; raises InputError as it does."""
+        if not isinstance(self._packets, HandsOver):
+            raise InputError(f"the source of the packets, {type(self._packets).__name__}, takes nothing over")
+        self._packets.take_over(handover)
 
     def _account(self, flows: FlowTable) -> None:
         if self._to_pass:

@@ -6,9 +6,10 @@ Rules:
   or whose closing nobody told, when nobody has it open for writing (a lease says so), or, where that cannot be asked,
   when it has not changed for `quiet_s`. The last file of a rotation is no different from the others.
 - What was there before is read first, in the order of last changes, then names (numbers in them count as numbers).
-- The ledger, written when a file ends, on `close`, and at least each second, makes a restart go on where the last
-  packet was given. A file that grew after it was read gives its new packets only. ``X.gz`` is not read if ``X`` was, as
-  its time of change shows; the same for ``.xz``, ``.zst`` and ``.bz2``.
+- Without a ledger it is a `HandsOver`: a successor that is told so goes on behind the last row. With one, written when
+  a file ends, on `close`, and at least each second, a restart does; after a crash rows of that second come again.
+- A file that grew after it was read gives its new packets only. ``X.gz`` is not read if ``X`` was, as its time of
+  change shows; the same for ``.xz``, ``.zst`` and ``.bz2``.
 - A record that its file ends in the middle of is counted as ``malformed["cut_record"]``. A file that is no capture, or
   breaks in the middle, counts one record as ``malformed["refused_file"]``, is named in `complaints` and in the log, and
   the next file follows. A file that is deleted unread counts one as ``dropped["disk"]``.
@@ -22,13 +23,14 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from nsstream.capture.pcap_file import PcapFileSource
 from nsstream.capture.source import COLLECTOR_LATENESS_S, DEFAULT_LATENESS_S, IDLE_S
 from nsstream.capture.spool_file import SpoolFile, status_of
 from nsstream.capture.spool_history import SpoolHistory
-from nsstream.capture.spool_ledger import SpoolLedger
+from nsstream.capture.spool_ledger import Ledger, SpoolLedger
+from nsstream.capture.spool_memory import SpoolMemory
 from nsstream.capture.spool_queue import SpoolQueue
 from nsstream.capture.spool_reading import FileSource, Rows, SpoolReading
 from nsstream.capture.spool_watch import News, SpoolWatch
@@ -50,7 +52,8 @@ class SpoolSource:
 
     Args:
         directory: to watch; not those below it.
-        ledger: the file that remembers what was read, made if it is not there; None: only this process remembers.
+        ledger: the file that remembers what was read, made if it is not there; None: this object remembers, and whom
+            it hands over to.
         pattern: of file names, as a shell's.
         follow: whether to wait for more files when all are read; else the source ends there.
         content: "packets", of captures, or "flows", of nfdump's files; a directory has one kind.
@@ -81,6 +84,7 @@ class SpoolSource:
         self.complaints: deque[str] = deque(maxlen=MAX_COMPLAINTS)  # what was wrong with files, the last ones
         self._directory = Path(directory)
         self._ledger_path = None if ledger is None else Path(ledger)
+        self._memory = SpoolMemory()
         self._pattern = pattern
         self._follow = follow
         self._content = content
@@ -103,7 +107,9 @@ class SpoolSource:
         self._has_ended = False
         if not self._directory.is_dir():
             raise InputError(f"{self._directory}: not a directory; make it, then let the capture tool write there")
-        ledger = SpoolLedger(self._ledger_path, self._directory.absolute())
+        ledger: Ledger = self._memory
+        if self._ledger_path is not None:
+            ledger = SpoolLedger(self._ledger_path, self._directory.absolute())
         history = SpoolHistory(ledger, self._clock)
         queue = SpoolQueue(
             self._directory,
@@ -166,6 +172,20 @@ class SpoolSource:
             room.watch.close()
             room.ledger.close()
 
+    def handover(self) -> dict[str, Any] | None:
+        """Which files were read and how far, with the rows given last; None where a ledger remembers it."""
+        if self._ledger_path is not None:
+            return None
+        if self._room is not None and self._reading is not None:
+            self._room.history.put(self._reading.entry(is_done=False))
+        return self._memory.handover()
+
+    def take_over(self, handover: object) -> None:
+        """Know what a predecessor read; raises InputError where that is not what one hands over."""
+        if self._ledger_path is not None:
+            raise InputError(f"{self._directory}: this spool has a ledger, {self._ledger_path}, and takes nothing over")
+        self._memory.take_over(handover)
+
     def _take_news(self, room: _Room, news: News) -> None:
         for name, is_closed in news.came:
             room.queue.expect(name, is_closed=is_closed)
@@ -175,6 +195,7 @@ class SpoolSource:
 
     def _start_next(self, room: _Room) -> bool:
         """Begin the first file that waits and whose writer is through with it."""
+        self._memory.check_room()
         return any(self._begin(room, path, file) for path, file in room.queue.finished())
 
     def _begin(self, room: _Room, path: Path, file: SpoolFile) -> bool:
@@ -231,7 +252,9 @@ class SpoolSource:
 
     def _note_progress(self, room: _Room) -> None:
         """What was given before this call was taken: write it down, at most each `_PROGRESS_S`."""
-        if self._reading is not None and time.monotonic() - self._progress_s >= _PROGRESS_S:
+        if self._ledger_path is None or self._reading is None:
+            return
+        if time.monotonic() - self._progress_s >= _PROGRESS_S:
             room.history.put(self._reading.entry(is_done=False))
             self._progress_s = time.monotonic()
 
@@ -253,7 +276,7 @@ class SpoolSource:
 class _Room:
     """What is there between open and close."""
 
-    ledger: SpoolLedger
+    ledger: Ledger
     history: SpoolHistory
     watch: SpoolWatch
     queue: SpoolQueue

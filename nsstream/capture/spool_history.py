@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nsstream.capture.spool_file import COMPRESSION_SUFFIXES, HEAD_BYTES, SpoolFile, head_of
-from nsstream.capture.spool_ledger import Entry, SpoolLedger
+from nsstream.capture.spool_ledger import Entry, Ledger
 from nsstream.clock import Clock
 
 _MTIME_SLACK_NS: Final = 1_000_000_000  # compressors keep a file's time, some only to the second
@@ -17,7 +17,7 @@ _MTIME_SLACK_NS: Final = 1_000_000_000  # compressors keep a file's time, some o
 class SpoolHistory:
     """The history of one directory. Every method raises InputError where the ledger cannot be used."""
 
-    def __init__(self, ledger: SpoolLedger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from nsstream.capture.spool_file import SpoolFile, head_of
 from nsstream.counters import Tally
@@ -45,17 +46,54 @@ class Entry:
     tally: Tally = field(default_factory=Tally)
 
 
-class SpoolLedger:
-    """The ledger of one directory; several may share a file."""
+class Ledger(Protocol):
+    """What a `SpoolHistory` asks and tells; methods are as those of `SpoolLedger`."""
 
-    def __init__(self, path: Path | None, directory: Path) -> None:
-        """Open or make the ledger; None keeps it in memory."""
-        self._name = "the spool's ledger" if path is None else str(path)
+    def find(self, path: Path, file: SpoolFile) -> Entry | None:
+        """What is known of this file."""
+
+    def find_name(self, name: str) -> Entry | None:
+        """The last entry under that name."""
+
+    def knows_inode(self, device: int, inode: int) -> bool:
+        """Whether any file with that inode was begun."""
+
+    def put(self, entry: Entry, now_ns: int) -> None:
+        """Write down how far a file was read."""
+
+    def forget_gone(self, there: Collection[tuple[int, int]], now_ns: int) -> None:
+        """Forget files that are not there."""
+
+    def close(self) -> None:
+        """Let go of what holds it."""
+
+
+def of_same_file(entry: Entry, path: Path, file: SpoolFile) -> Entry | None:
+    """An entry, where the file that has its inode now is still the same one; raises OSError if it cannot be read."""
+    if file.size < entry.file.size:
+        return None
+    if (file.size, file.mtime_ns) == (entry.file.size, entry.file.mtime_ns):
+        return entry
+    if entry.head_bytes == 0:  # it could not be read, so nothing says that this is the same
+        return None
+    return entry if head_of(path, entry.head_bytes) == entry.head_digest else None
+
+
+def tally_of(kept: int, malformed: Counter[str], unsupported: Counter[str], dropped: Counter[str]) -> Tally:
+    """The tally of a file with these counts; a file has no others."""
+    offered = kept + sum(sum(part.values()) for part in (malformed, unsupported, dropped))
+    return Tally(offered=offered, kept=kept, malformed=malformed, unsupported=unsupported, dropped=dropped)
+
+
+class SpoolLedger:
+    """The ledger of one directory in a file; several may share it."""
+
+    def __init__(self, path: Path, directory: Path) -> None:
+        """Open or make the ledger."""
+        self._name = str(path)
         self._directory = str(directory)
         with self._errors():
-            self._base = sqlite3.connect(
-                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
-            )
+            self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             with self._errors():
                 self._base.execute("PRAGMA synchronous = FULL")
@@ -70,13 +108,7 @@ class SpoolLedger:
         Raises OSError if it cannot be read.
         """
         entry = self._get("device = ? AND inode = ?", str(file.device), str(file.inode))
-        if entry is None or file.size < entry.file.size:
-            return None
-        if (file.size, file.mtime_ns) == (entry.file.size, entry.file.mtime_ns):
-            return entry
-        if entry.head_bytes == 0:  # it could not be read, so nothing says that this is the same
-            return None
-        return entry if head_of(path, entry.head_bytes) == entry.head_digest else None
+        return None if entry is None else of_same_file(entry, path, file)
 
     def find_name(self, name: str) -> Entry | None:
         """The last entry under that name."""

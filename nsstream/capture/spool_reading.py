@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 from nsstream.capture.source import Source
-from nsstream.capture.spool_ledger import Entry
+from nsstream.capture.spool_ledger import Entry, tally_of
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable, PacketBatch
 
@@ -55,6 +54,8 @@ class SpoolReading:
         tally = self._source.tally
         if tally.kept < self._before.kept:
             tally = self._before  # still among what was given before
+        elif not is_done:
+            tally = _more(tally, self._before)  # what follows its last row may be still to come
         return replace(self._entry, is_done=is_done, tally=tally)
 
     def close(self) -> None:
@@ -64,10 +65,19 @@ class SpoolReading:
 
 def _less(tally: Tally, known: Tally) -> Tally:
     """What a tally counts beyond another one, count by count, never below zero."""
-    less = Tally(kept=max(0, tally.kept - known.kept))
-    for name in "malformed", "unsupported", "dropped":
-        fewer: Counter[str] = getattr(tally, name) - getattr(known, name)  # drops what is not positive
-        setattr(less, name, fewer)
-    parts = (less.malformed, less.unsupported, less.dropped)
-    less.offered = less.kept + sum(sum(part.values()) for part in parts)
-    return less
+    return tally_of(
+        max(0, tally.kept - known.kept),
+        tally.malformed - known.malformed,  # drops what is not positive
+        tally.unsupported - known.unsupported,
+        tally.dropped - known.dropped,
+    )
+
+
+def _more(tally: Tally, known: Tally) -> Tally:
+    """The greater one of each count of two tallies."""
+    return tally_of(
+        max(tally.kept, known.kept),
+        tally.malformed | known.malformed,
+        tally.unsupported | known.unsupported,
+        tally.dropped | known.dropped,
+    )

@@ -193,4 +193,5 @@ def test_a_spool_is_read_once_over_runs(tmp_path: Path):
         assert ("readme: " in done.stderr) == (not offered)  # a bad file is named, once
         offered += [line.split()[1] for line in done.stdout.splitlines() if line.startswith("offered")]
     assert offered == ["6", "4", "0"]
+    assert sorted(path.name for path in state.iterdir() if "sqlite" in path.name) == []
     assert rows_in(state) == 9

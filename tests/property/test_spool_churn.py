@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
 import threading
@@ -67,9 +68,13 @@ def compress_as_gzip_does(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("is_polled", [False, True], ids=["inotify", "polled"])
+@pytest.mark.parametrize(
+    ("is_polled", "has_ledger"),
+    [(False, True), (True, True), (False, False)],
+    ids=["inotify", "polled", "inotify, handed over"],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_each_packet_comes_once_over_restarts(seed: int, is_polled: bool, tmp_path: Path) -> None:
+def test_each_packet_comes_once_over_restarts(seed: int, is_polled: bool, has_ledger: bool, tmp_path: Path) -> None:
     chance = random.Random(seed)
     spool = tmp_path / "spool"
     spool.mkdir()
@@ -77,12 +82,16 @@ def test_each_packet_comes_once_over_restarts(seed: int, is_polled: bool, tmp_pa
     writer.start()
     came: list[int] = []
     offered = 0
+    handover = None
+    ledger = tmp_path / "ledger" if has_ledger else None
     until_s = time.monotonic() + 60
     is_last = False
     while not is_last:
         assert time.monotonic() < until_s, "not all came within 60 s"
         is_last = not writer.is_alive()  # then nothing is left to be written, and this turn reads what is there
-        source = SpoolSource(spool, tmp_path / "ledger", is_polled=is_polled, follow=not is_last, buffer_bytes=256)
+        source = SpoolSource(spool, ledger, is_polled=is_polled, follow=not is_last, buffer_bytes=256)
+        if handover is not None:
+            source.take_over(json.loads(handover))
         source.open()
         for _ in range(chance.randint(5, 40)) if not is_last else iter(int, 1):
             batch = source.read_batch()
@@ -91,6 +100,7 @@ def test_each_packet_comes_once_over_restarts(seed: int, is_polled: bool, tmp_pa
             came += (batch.observation_time_ns - START_NS).tolist()
             source.tally.check()
         source.close()
+        handover = None if has_ledger else json.dumps(source.handover())
         offered += source.tally.offered
     writer.join()
     assert sorted(came) == list(range(FILES * PACKETS))
