@@ -28,7 +28,7 @@ from nsstream.score.verify import Verification, verify_trace
 
 CONFIG_SUFFIX: Final = ".config.json"
 STATE_SUFFIX: Final = ".state"
-REPLAY_START_S: Final = 8.0  # start of the replay server and of the verification
+REPLAY_START_S: Final = 14.0  # the last calibration, start of the replay server and of the verification
 REPLAY_PACKETS_PER_S: Final = 2_000.0  # drawn, assembled, written and verified; 2 cores, measured 2026-11
 
 
