@@ -2,11 +2,11 @@
 
     python bench/fuzz/netflow_fuzz.py CORPUS [-max_total_time=600]      (pip install nsstream[fuzz])
 
-CORPUS is a directory; where it is empty it is filled with exports made by hand, and with the files of SEEDS, a
-directory that the environment may name. An input is a number of datagrams, each behind its length in 2 octets. Besides
-not crashing, every input must keep the promises: the tally adds up, batches of other sizes give the same rows, memory
-stays bounded. The loops run as Python, not compiled: atheris sees their branches, and an index beyond the octets is an
-error.
+CORPUS is a directory; where it is empty it is filled with exports made by hand, and with the files in and under SEEDS,
+a directory that the environment may name. An input is a number of datagrams, each behind its length in 2 octets.
+Besides not crashing, every input must keep the promises: the tally adds up, batches of other sizes give the same rows,
+memory stays bounded. The loops run as Python, not compiled: atheris sees their branches, and an index beyond the octets
+is an error.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ def seeds() -> list[bytes]:
         pack(ipfix(sampler, data_set(300, struct.pack("!IIIQ", 1, 1, 99, 1)), template_set(10, 256, uptime))),
         pack(ipfix(data_set(2, struct.pack("!HH", 256, 0))), ipfix(data_set(3, struct.pack("!HH", 3, 0)))),
     ]
-    for path in sorted(Path(os.environ["SEEDS"]).iterdir()) if "SEEDS" in os.environ else []:
-        found.append(pack(path.read_bytes()))
+    for path in sorted(Path(os.environ["SEEDS"]).rglob("*")) if "SEEDS" in os.environ else []:
+        if path.is_file() and path.stat().st_size < 1 << 16:  # a datagram
+            found.append(pack(path.read_bytes()))
     return found
 
 
