@@ -165,8 +165,10 @@ def inlet_in(namespace: str) -> socket.socket:
     return made[0]
 
 
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S).stdout
+def run(*command: str, statuses: tuple[int, ...] = (0,)) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode in statuses, f"{command[0]} ended with {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def _address(octets: bytes) -> str:
