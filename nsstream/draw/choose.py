@@ -32,23 +32,18 @@ def draw_chosen(
     start_ns: NDArray[np.int64],
     counts: NDArray[np.int64],
     rng: np.random.Generator,
-    generator: torch.Generator,
 ) -> DrawnPackets:
     """Draw the packets of n conversations; arguments as of `draw_packets`, n rows each."""
     events = np.array(model.codec.endings.events)
-    packets = draw_packets(
-        model.packets, model.codec, attributes, stack, start_ns, counts, rng, generator, events=events
-    )
+    packets = draw_packets(model.packets, model.codec, attributes, stack, start_ns, counts, rng, events=events)
     small = np.flatnonzero(counts <= ELEPHANT)
     if not len(small):
         return packets
     given = attributes[small], stack[small], start_ns[small], counts[small]
     candidates = [packets.take(small)]
-    candidates += [
-        draw_packets(model.packets, model.codec, *given, rng, generator, events=events) for _ in range(CANDIDATES - 1)
-    ]
+    candidates += [draw_packets(model.packets, model.codec, *given, rng, events=events) for _ in range(CANDIDATES - 1)]
     logits = torch.stack([_judge(model, c, given[0], given[3]) for c in candidates], dim=1)
-    chosen = torch.multinomial(logits.clamp(-6, 6).softmax(-1), 1, generator=generator)[:, 0].numpy()
+    chosen = np.argmax(logits.clamp(-6, 6).numpy() + rng.gumbel(size=logits.shape), axis=1)
     which = np.repeat(chosen, given[3])
     best = {f.name: np.choose(which, [getattr(c, f.name) for c in candidates]) for f in fields(DrawnPackets)[1:]}
     return packets.put(small, DrawnPackets(candidates[0].packet_offset, **best))

@@ -43,7 +43,6 @@ class Drawer:
     def __init__(self, seed: int, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._rng = np.random.default_rng(seed)
-        self._generator = torch.Generator().manual_seed(seed)
         self._open: dict[tuple[int, int, int, int], list[Key]] = {}
         self._used: dict[Key, None] = {}
 
@@ -51,11 +50,11 @@ class Drawer:
         """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
         model = load_checkpoint(checkpoint)
         codec = model.codec
-        attributes, start_ns = draw_attributes(model.attributes, codec, self._rng, self._generator)
+        attributes, start_ns = draw_attributes(model.attributes, codec, self._rng)
         ends = decode_endpoints(attributes, codec, self._rng)
         lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], self._rng)
         counts = fit_volume(lengths, codec, self._rng)
-        packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng, self._generator)
+        packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng)
         table = to_table(self._distinct(self._carry(ends)), packets, codec)
         self._note_open(table)
         return table

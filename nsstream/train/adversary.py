@@ -49,7 +49,6 @@ def draw_groups(
     rows: NDArray[np.int64],
     group_size: int,
     rng: np.random.Generator,
-    generator: torch.Generator,
 ) -> PacketTokens:
     """Draw the packets of measured conversations anew, `group_size` times each, with their own attributes and start."""
     again = np.repeat(rows, group_size)
@@ -57,7 +56,7 @@ def draw_groups(
     was_training = network.training
     network.eval()
     drawn = draw_packets(
-        network, codec, tokens.attributes[again], tokens.stack[again], tokens.start_ns[again], counts, rng, generator,
+        network, codec, tokens.attributes[again], tokens.stack[again], tokens.start_ns[again], counts, rng,
         most=READS,
     )  # fmt: skip
     network.train(was_training)

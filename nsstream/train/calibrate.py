@@ -38,12 +38,12 @@ def reset_corrections(networks: nn.ModuleDict) -> None:
 
 @torch.no_grad()
 def calibrate_attributes(
-    network: AttributeNetwork, tokens: ChunkTokens, codec: Codec, rng: np.random.Generator, generator: torch.Generator
+    network: AttributeNetwork, tokens: ChunkTokens, codec: Codec, rng: np.random.Generator
 ) -> None:
     """Correct the attribute network, in evaluation mode, to the chunk's counts by moment."""
     wanted_at = moment_of(slice_of(tokens.start_ns, codec.first_ns, codec.last_ns))
     for _ in range(ROUNDS):
-        attributes, start_ns = draw_attributes(network, codec, rng, generator)
+        attributes, start_ns = draw_attributes(network, codec, rng)
         came_at = moment_of(slice_of(start_ns, codec.first_ns, codec.last_ns))
         for i, table in enumerate(network.correction):
             wanted = _count(wanted_at, tokens.attributes[:, i], table)
@@ -57,7 +57,6 @@ def calibrate_packets(
     codec: Codec,
     rows: NDArray[np.int64],
     rng: np.random.Generator,
-    generator: torch.Generator,
 ) -> None:
     """Correct the packet network, in evaluation mode, to the counts by position of these measured conversations."""
     counts = np.diff(tokens.packet_offset)[rows]
@@ -68,7 +67,7 @@ def calibrate_packets(
     place = tokens.position[measured]
     for _ in range(ROUNDS):
         drawn = draw_packets(
-            network, codec, tokens.attributes[rows], tokens.stack[rows], tokens.start_ns[rows], counts, rng, generator,
+            network, codec, tokens.attributes[rows], tokens.stack[rows], tokens.start_ns[rows], counts, rng,
             most=READS,
         )  # fmt: skip
         sized, timed = tokens.needs_size[measured], index > 0

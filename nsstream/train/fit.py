@@ -71,7 +71,6 @@ class Fit:
         self._networks, self._tokens, self._codec, self._config = networks, tokens, codec, config
         self._clock, self._report = clock, report
         self._rng = np.random.default_rng(seed)
-        self._generator = torch.Generator().manual_seed(seed)
         self._start_ns = clock.monotonic_ns()
         self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
         self._round = 0
@@ -112,11 +111,11 @@ class Fit:
             self._critic_round(self._packets.network)
         self._critic.back_to_best()
         self._networks.eval()
-        calibrate_attributes(self._attributes.network, self._tokens, self._codec, self._rng, self._generator)
+        calibrate_attributes(self._attributes.network, self._tokens, self._codec, self._rng)
         rows = self._learned_rows
         if len(rows) > CALIBRATED_CONVERSATIONS:
             rows = self._rng.choice(rows, CALIBRATED_CONVERSATIONS, replace=False)
-        calibrate_packets(self._packets.network, self._tokens, self._codec, rows, self._rng, self._generator)
+        calibrate_packets(self._packets.network, self._tokens, self._codec, rows, self._rng)
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -163,7 +162,7 @@ class Fit:
         config = self._config
         size = min(config.groups_per_step, len(self._learned_rows))
         rows = self._rng.choice(self._learned_rows, size, replace=False)
-        drawn = draw_groups(network, self._tokens, self._codec, rows, config.group_size, self._rng, self._generator)
+        drawn = draw_groups(network, self._tokens, self._codec, rows, config.group_size, self._rng)
         count = min(size * config.group_size, len(self._learned_rows))
         measured = heads_of(self._tokens, self._rng.choice(self._learned_rows, count, replace=False))
         loss = self._critic.step(critic_loss(self._critic.network, measured, drawn), 1.0)
