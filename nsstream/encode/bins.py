@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 QUANTILES = 17
@@ -83,38 +84,17 @@ class Bins:
         """Which bins held a value: (bins,)."""
         return self.counts > 0
 
-    def draw(
-        self, tokens: NDArray[np.int64], rng: np.random.Generator, least: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
-        """A value (n,) from inside the bin of each token (n,); at least `least` (n,), where the bin has that."""
-        at = rng.random(len(tokens))
-        if least is not None:
-            below = self._rank_of(tokens, least)
-            at = below + (1 - below) * at
-        at *= QUANTILES - 1
-        low = np.minimum(at.astype(np.int64), QUANTILES - 2)
-        left, right = self.quantiles[tokens, low], self.quantiles[tokens, low + 1]
-        values = np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
-        return values if least is None else np.maximum(values, least)
-
-    def _rank_of(self, tokens: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The share (n,) of each token's bin that lies below a value (n,)."""
-        inside = self.quantiles[tokens]
-        low = np.clip((inside <= values[:, None]).sum(axis=1) - 1, 0, QUANTILES - 2)
-        rows = np.arange(len(tokens))
-        left, right = inside[rows, low], inside[rows, low + 1]
-        part = np.clip((values - left) / np.maximum(right - left, 1), 0, 1)
-        return np.asarray((low + part) / (QUANTILES - 1), np.float64)
+    def draw(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A value (n,) from inside the bin of each token (n,)."""
+        return _values_at(self.quantiles, tokens, rng.random(len(tokens)))
 
     def sample(self, count: int) -> NDArray[np.int64]:
         """`count` values with the fitted distribution, in rising order, evenly spread over its ranks."""
         ranks = (np.arange(count) + 0.5) / count * self.counts.sum()
         ends = np.cumsum(self.counts)
         bin_ = np.searchsorted(ends, ranks, side="right").clip(max=len(ends) - 1)
-        at = (ranks - (ends - self.counts)[bin_]) / self.counts[bin_] * (QUANTILES - 1)
-        low = np.clip(at.astype(np.int64), 0, QUANTILES - 2)
-        left, right = self.quantiles[bin_, low], self.quantiles[bin_, low + 1]
-        return np.asarray(np.rint(left + (right - left) * (at - low)), np.int64)
+        at = (ranks - (ends - self.counts)[bin_]) / self.counts[bin_]
+        return _values_at(self.quantiles, bin_, at)
 
     def as_json(self) -> dict[str, list[list[float]]]:
         """The bins that hold something: [bin, count, quantiles...]."""
@@ -130,3 +110,31 @@ class Bins:
             counts[int(bin_)] = int(count)
             bins.quantiles[int(bin_)] = quantiles
         return cls(grid, bins.quantiles, counts)
+
+
+@njit(cache=True)
+def value_at(quantiles: NDArray[np.float64], at: float) -> float:
+    """The value, a whole number, at the rank `at` in [0, 1] of one bin's quantiles (QUANTILES,)."""
+    at *= QUANTILES - 1
+    low = min(max(int(at), 0), QUANTILES - 2)
+    return float(np.rint(quantiles[low] + (quantiles[low + 1] - quantiles[low]) * (at - low)))
+
+
+@njit(cache=True)
+def rank_of(quantiles: NDArray[np.float64], value: float) -> float:
+    """The share of one bin (QUANTILES,) that lies below a value: in [0, 1]."""
+    low = -1
+    for q in range(QUANTILES):
+        low += quantiles[q] <= value
+    low = min(max(low, 0), QUANTILES - 2)
+    part = (value - quantiles[low]) / max(quantiles[low + 1] - quantiles[low], 1.0)
+    return float((low + min(max(part, 0.0), 1.0)) / (QUANTILES - 1))
+
+
+@njit(cache=True)
+def _values_at(quantiles: NDArray[np.float64], tokens: NDArray[np.int64], at: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`value_at` of each token's bin (n,) of all (bins, QUANTILES)."""
+    out = np.empty(len(tokens), np.int64)
+    for i in range(len(tokens)):
+        out[i] = int(value_at(quantiles[tokens[i]], at[i]))
+    return out

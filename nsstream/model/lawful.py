@@ -263,11 +263,13 @@ def _step_back(rules: KindRules, otherwise: NDArray[np.bool_], may: NDArray[np.b
         may[k] = otherwise[k] and not rules.traits[k] & (_IS_SYN | _IS_RST)
         found += may[k]
     if found == 0:
-        may[:] = otherwise
+        for k in range(len(may)):
+            may[k] = otherwise[k]
 
 
 @njit(cache=True)
 def _is_over(row: NDArray[np.int32]) -> bool:
     """Whether something has ended the connection, so that another may begin."""
-    ended = row[_RESET] or row[_RESET + 1] or (row[_FINISHED] and row[_FINISHED + 1])
-    return ended and row[_STATE] != _NEW
+    is_reset = row[_RESET] != 0 or row[_RESET + 1] != 0
+    is_finished = row[_FINISHED] != 0 and row[_FINISHED + 1] != 0
+    return bool((is_reset or is_finished) and row[_STATE] != _NEW)

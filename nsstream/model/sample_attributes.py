@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, slice_starts
 from nsstream.encode.schema import ATTRIBUTES
-from nsstream.model.attribute_loop import attribute_rules, freeze_attributes, run
+from nsstream.model.attribute_loop import begin_runs, run
+from nsstream.model.attribute_rules import attribute_rules
+from nsstream.model.frozen_attributes import freeze_attributes
 from nsstream.model.networks import AttributeNetwork
 from nsstream.model.one_thread import one_blas_thread
 
@@ -25,20 +27,13 @@ def draw_attributes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw one chunk's conversations: attributes (n, a) and start times (n,) in nanoseconds, in order of start."""
     pieces = _pieces(codec)  # times since the chunk's first packet, which a float holds to the nanosecond
-    runs = _runs(pieces[:, 2])
+    parts = _runs(pieces[:, 2])
     frozen = freeze_attributes(network, codec)
+    runs = begin_runs(frozen, pieces, parts, rng.integers(0, 1 << 64, len(parts), dtype=np.uint64))
     n = int(pieces[:, 2].sum())
     attributes, starts = np.zeros((n, len(ATTRIBUTES)), np.int64), np.zeros(n, np.float64)
     with one_blas_thread():
-        run(
-            frozen,
-            attribute_rules(codec, frozen),
-            pieces,
-            runs,
-            rng.integers(0, 1 << 64, len(runs), dtype=np.uint64),
-            attributes,
-            starts,
-        )
+        run(frozen, attribute_rules(codec, frozen), runs, attributes, starts)
     start_ns = codec.first_ns + starts.astype(np.int64)
     start_ns[0] = codec.first_ns  # the chunk's first packet is somebody's first
     return attributes, start_ns

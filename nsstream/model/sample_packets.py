@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec
 from nsstream.encode.schema import ATTRIBUTE_INDEX
-from nsstream.model.frozen import freeze_conversations, freeze_packets
+from nsstream.model.frozen_packets import freeze_conversations, freeze_packets
 from nsstream.model.lawful import begin_law, law_budget
-from nsstream.model.networks import PacketNetwork, no_packet
+from nsstream.model.networks import PacketNetwork
 from nsstream.model.one_thread import one_blas_thread
-from nsstream.model.packet_loop import Columns, meaning_of, run
+from nsstream.model.packet_loop import Asked, Columns, empty_slots, run
+from nsstream.model.packet_meaning import meaning_of
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,18 @@ def draw_packets(
     continues = attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0
     ttl = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]]
     frozen = freeze_packets(network, codec)
+    asked = Asked(
+        stack=stack,
+        start_ns=start_ns,
+        counts=counts,
+        lengths=lengths,
+        offset=offset,
+        order=np.argsort(-lengths, kind="stable"),
+        described=freeze_conversations(network, attributes),
+        law=begin_law(continues, ttl == 0),
+        budget=law_budget(codec.endings, events),
+        generators=rng.integers(0, 1 << 64, len(counts), dtype=np.uint64),
+    )
     with one_blas_thread():
-        run(
-            frozen,
-            meaning_of(codec, frozen),
-            stack,
-            start_ns,
-            counts,
-            lengths,
-            offset,
-            np.argsort(-lengths, kind="stable"),
-            freeze_conversations(network, attributes),
-            begin_law(continues, ttl == 0),
-            law_budget(codec.endings, events),
-            rng.integers(0, 1 << 64, len(counts), dtype=np.uint64),
-            no_packet(network.layout),
-            out,
-        )
+        run(frozen, meaning_of(codec, frozen), asked, empty_slots(frozen, len(counts)), out)
     return DrawnPackets(offset, *out)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 _LOG2_E = np.float32(1.4426950408889634)
-_LEAST, _MOST = np.float32(-126.0), np.float32(126.0)
+_LEAST, _MOST = np.float32(-127.0), np.float32(126.0)
 _ONE = np.float32(1.0)
 # 2**f for 0 <= f <= 1, least squares in relative error on Chebyshev's points with both ends exact
 _C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (0.693151739, 0.240159272, 0.0558186752, 0.0089909963, 0.00187931805))
@@ -17,7 +15,7 @@ _C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (0.693151739, 0.240159272, 0.0
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def exponentiate(x: NDArray[np.float32], n: int, power: NDArray[np.int32]) -> None:
-    """Replace x[:n] by exp(x[:n] - max), to 5e-7 of each value; what is below exp(-87) becomes 2**-126.
+    """Replace x[:n] by exp(x[:n] - max), to 5e-7 of each value; what is below 2**-126 becomes 0.
 
     power: (>= n,) int32 work space.
     """
@@ -41,7 +39,7 @@ def squash(x: NDArray[np.float32], n: int, power: NDArray[np.int32]) -> None:
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _two_to(x: NDArray[np.float32], n: int, power: NDArray[np.int32]) -> None:
-    """Replace x[:n] by 2**x, x between -126 and 126 or taken so.
+    """Replace x[:n] by 2**x, x at most 126 or taken so; 0 below -126.
 
     The fraction's power is a polynomial of degree 5; the whole part goes into the exponent's bits.
     """
@@ -70,22 +68,20 @@ def pick(weight: NDArray[np.float32], n: int, at: float) -> int:
     total = np.float32(0.0)
     for j in range(n):
         total += weight[j]
-    goal, passed, last = np.float32(at) * total, np.float32(0.0), -1
+    goal, passed = at * np.float64(total), np.float32(0.0)  # in float32, `at` could be 1
     for j in range(n):
-        if weight[j] > 0:
-            passed += weight[j]
-            last = j
-            if passed > goal:
-                return j
-    return last
+        passed += weight[j]
+        if passed > goal:
+            return j
+    return -1
 
 
 @njit(cache=True)
-def chance(state: Any, row: int) -> float:
+def chance(state: NDArray[np.uint64], row: int) -> float:
     """The next number in [0, 1) of the generator of a row: SplitMix64 (Steele et al. 2014); state (rows,) uint64."""
     state[row] += np.uint64(0x9E3779B97F4A7C15)
     z = state[row]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
-    return (z >> np.uint64(11)) * (1.0 / (1 << 53))
+    return float((z >> np.uint64(11)) * (1.0 / (1 << 53)))

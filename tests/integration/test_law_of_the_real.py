@@ -11,7 +11,7 @@ from nsstream.capture import PcapFileSource
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import allowed_kinds, encode, sort_by_start
 from nsstream.encode.schema import ATTRIBUTE_INDEX
-from nsstream.model.lawful import KindLaw
+from nsstream.model.lawful import allow, begin_law, kind_rules, law_budget, say
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
 
@@ -37,15 +37,18 @@ def forbidden_share(path):
     is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]] == 0
     continues = attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0
     allowed = allowed_kinds(codec)[tokens.stack[order]]
-    law = KindLaw(codec.kind.table(), continues, is_silent, codec.endings, np.array(codec.endings.events))
+    rules, rows = kind_rules(codec.kind.table(), codec.endings), begin_law(continues, is_silent)
+    budget = law_budget(codec.endings, np.array(codec.endings.events))
+    may = np.zeros(allowed.shape[1], np.bool_)
     forbidden = seen = 0
     for step in range(min(int(total[0]), LONGEST)):
         n = int(np.searchsorted(-total, -step, side="left"))
-        may = law.allowed(allowed[:n], total[:n] - step - 1)
-        kind = tokens.kind[begin[:n] + step]
-        forbidden += int((~may[np.arange(n), kind]).sum())
+        kinds = tokens.kind[begin[:n] + step]
+        for i, kind in enumerate(kinds.tolist()):
+            allow(rules, rows[i], int(total[i]) - step - 1, budget, allowed[i], may)
+            forbidden += not may[kind]
+            say(rules, rows[i], budget, kind)
         seen += n
-        law.say(kind)
     return forbidden / seen
 
 

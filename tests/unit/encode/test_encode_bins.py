@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nsstream.encode.bins import QUANTILES, Bins, Grid
+from nsstream.encode.bins import QUANTILES, Bins, Grid, rank_of, value_at
 from nsstream.encode.schema import LENGTH_GRID, PACKET_GAP_GRID, SIZE_GRID
 
 GRIDS = [PACKET_GAP_GRID, LENGTH_GRID, SIZE_GRID, Grid(exact=3, first=4, per_decade=5, largest=1000)]
@@ -46,13 +46,18 @@ def test_an_empty_bin_is_inactive_and_spans_its_edges():
 
 
 def test_a_value_is_drawn_beyond_what_has_passed_already():
-    rng = np.random.default_rng(1)
     values = np.array([1_000_000] * 10 + [1_050_000] * 10)
     bins = Bins.fit(PACKET_GAP_GRID, values)
-    token = PACKET_GAP_GRID.tokens(values[:1])
-    passed = np.full(200, 1_020_000)
-    drawn = bins.draw(np.repeat(token, 200), rng, passed)
+    inside = bins.quantiles[PACKET_GAP_GRID.tokens(values[:1])[0]]
+    below = rank_of(inside, 1_020_000.0)
+    drawn = np.array([value_at(inside, below + (1 - below) * at) for at in np.linspace(0, 1, 200)])
     assert drawn.min() >= 1_020_000
     assert (drawn == 1_050_000).mean() > 0.8
-    beyond = np.full(5, 2_000_000)  # of the bin
-    assert bins.draw(np.repeat(token, 5), rng, beyond).tolist() == beyond.tolist()
+    assert rank_of(inside, 2_000_000.0) == 1  # beyond the bin
+    assert rank_of(inside, 3.0) == 0
+
+
+def test_a_rank_is_that_of_its_value():
+    inside = np.linspace(100, 1700, QUANTILES)
+    for at in np.linspace(0, 1, 41):
+        assert rank_of(inside, value_at(inside, at)) == pytest.approx(at, abs=0.5 / 1600)

@@ -1,4 +1,4 @@
-"""KindLaw as a table: what was said, and what may be said next."""
+"""The law as a table: what was said, and what may be said next."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nsstream.encode.endings import Endings
-from nsstream.model.lawful import KindLaw
+from nsstream.model.lawful import allow, begin_law, kind_rules, law_budget, say
 from nsstream.trace import TcpEvent
 from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
 
@@ -47,13 +47,29 @@ FEW = Endings(after_reset=2, after_finish=5, reopens=1, events=(99, 99, 99, 99, 
 IS_TCP = np.array([name[1:] != "datagram" for name in NAMES])
 
 
-def may_say(said, *, continues=False, silent=(False, False), otherwise=None, endings=ANY, left=0):
+class Talk:
+    """Conversations (n,) under one law and one budget."""
+
+    def __init__(self, continues, silent, endings, events=None):
+        self.rules, self.budget = kind_rules(TABLE, endings), law_budget(endings, events)
+        self.rows = begin_law(np.asarray(continues), np.asarray(silent))
+
+    def allowed(self, i, otherwise, left):
+        may = np.zeros(len(NAMES), np.bool_)
+        allow(self.rules, self.rows[i], left, self.budget, otherwise, may)
+        return may
+
+    def say(self, i, kind):
+        say(self.rules, self.rows[i], self.budget, kind)
+
+
+def may_say(said, *, continues=False, silent=(False, False), otherwise=None, endings=ANY, events=None, left=0):
     """Names of the kinds that may follow."""
-    law = KindLaw(TABLE, np.array([continues]), np.array([silent]), endings)
-    given = IS_TCP[None] if otherwise is None else np.array([[name in otherwise for name in NAMES]])
+    talk = Talk([continues], [silent], endings, events)
+    given = IS_TCP if otherwise is None else np.array([name in otherwise for name in NAMES])
     for name in said:
-        law.say(np.array([NAMES.index(name)]))
-    return {NAMES[i] for i in np.flatnonzero(law.allowed(given, np.array([left]))[0])}
+        talk.say(0, NAMES.index(name))
+    return {NAMES[i] for i in np.flatnonzero(talk.allowed(0, given, left))}
 
 
 HANDSHAKE = [">syn", "<syn|ack", ">ack"]
@@ -159,27 +175,25 @@ def test_conversations_do_not_disturb_each_other():
     rng = np.random.default_rng(1)
     n, steps = 40, 25
     continues, silent = rng.random(n) < 0.3, rng.random((n, 2)) < 0.1
-    together = KindLaw(TABLE, continues, silent, FEW)
-    alone = [KindLaw(TABLE, continues[i : i + 1], silent[i : i + 1], FEW) for i in range(n)]
+    together = Talk(continues, silent, FEW)
+    alone = [Talk(continues[i : i + 1], silent[i : i + 1], FEW) for i in range(n)]
     for _ in range(steps):
         left = rng.integers(0, 9, n)
-        allowed = together.allowed(np.repeat(IS_TCP[None], n, 0), left)
-        said = np.array([rng.choice(np.flatnonzero(row)) for row in allowed])
-        for i, law in enumerate(alone):
-            np.testing.assert_array_equal(law.allowed(IS_TCP[None], left[i : i + 1])[0], allowed[i])
-            law.say(said[i : i + 1])
-        together.say(said)
-        n -= 1  # the last conversation ends, as in drawing
-        alone = alone[:n]
+        for i in rng.permutation(n):
+            may = together.allowed(i, IS_TCP, left[i])
+            np.testing.assert_array_equal(alone[i].allowed(0, IS_TCP, left[i]), may)
+            kind = rng.choice(np.flatnonzero(may))
+            together.say(i, kind)
+            alone[i].say(0, kind)
 
 
 def test_lawful_talk_is_never_stuck():
     rng = np.random.default_rng(2)
     for _ in range(30):
-        law = KindLaw(TABLE, rng.random(1) < 0.3, np.zeros((1, 2), bool), ANY)
+        talk = Talk(rng.random(1) < 0.3, np.zeros((1, 2), bool), ANY)
         finished, reset = np.zeros(2, bool), np.zeros(2, bool)
         for _ in range(30):
-            kind = int(rng.choice(np.flatnonzero(law.allowed(IS_TCP[None], np.zeros(1, np.int64))[0])))
+            kind = int(rng.choice(np.flatnonzero(talk.allowed(0, IS_TCP, 0))))
             mark, name = NAMES[kind][0], NAMES[kind][1:]
             side = int(mark == "<")
             if name in ("syn", "syn again") and (finished | reset).any():
@@ -190,4 +204,28 @@ def test_lawful_talk_is_never_stuck():
                 assert not reset[side]
             finished[side] |= name == "fin"
             reset[side] |= name.startswith("rst")
-            law.say(np.array([kind]))
+            talk.say(0, kind)
+
+
+def test_events_are_said_no_more_often_than_the_chunk_shows_them_in_all_conversations_together():
+    events = np.array([0, *[2] * (len(TcpEvent) - 1)])
+    begun = [">octets", ">octets", ">octets"]
+    again = may_say([*begun, ">octets again"], events=events)
+    assert {">octets", ">octets again"} <= again
+    spent = may_say([*begun, *[">octets again"] * 2], events=events)
+    assert ">octets" in spent
+    assert not {name for name in spent if name.endswith("again")}
+    talk = Talk([False] * 2, [(False, False)] * 2, ANY, events)
+    for i in range(2):
+        for name in (">octets", ">octets again"):
+            talk.say(i, NAMES.index(name))
+    for i in range(2):
+        assert not talk.allowed(i, IS_TCP, 0)[NAMES.index(">octets again")]
+
+
+def test_connections_begin_anew_no_more_often_than_the_chunk_shows():
+    events = np.full(len(TcpEvent), 99)
+    anew = [*HANDSHAKE, ">rst"]
+    assert ">syn" in may_say(anew, events=events)
+    assert ">syn" not in may_say([*anew, *anew], events=events)
+    assert ">syn" in may_say([*anew, *anew])  # where nobody counts

@@ -19,8 +19,7 @@ def rows(tokens):
 
 @pytest.fixture
 def drawn(networks, tokens, codec, rows):
-    generator = torch.Generator().manual_seed(1)
-    return draw_groups(networks["packets"], tokens, codec, rows, GROUP, np.random.default_rng(1), generator)
+    return draw_groups(networks["packets"], tokens, codec, rows, GROUP, np.random.default_rng(1))
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_a_group_is_one_conversation_drawn_again_and_again(drawn, tokens, rows):
 
 def test_drawing_leaves_the_network_in_its_mode(networks, tokens, codec, rows):
     network = networks["packets"].train()
-    draw_groups(network, tokens, codec, rows, 1, np.random.default_rng(1), torch.Generator().manual_seed(1))
+    draw_groups(network, tokens, codec, rows, 1, np.random.default_rng(1))
     assert network.training
 
 

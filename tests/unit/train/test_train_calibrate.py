@@ -10,7 +10,7 @@ from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, re
 
 
 def chance(seed):
-    return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    return np.random.default_rng(seed)
 
 
 def distance(drawn, measured):
@@ -21,7 +21,7 @@ def distance(drawn, measured):
 
 
 def attribute_distance(networks, tokens, codec, name):
-    drawn, _ = draw_attributes(networks["attributes"], codec, *chance(2))
+    drawn, _ = draw_attributes(networks["attributes"], codec, chance(2))
     i = ATTRIBUTE_INDEX[name]
     return distance(drawn[:, i], tokens.attributes[:, i])
 
@@ -29,7 +29,7 @@ def attribute_distance(networks, tokens, codec, name):
 def test_attributes_come_nearer_to_the_chunk(networks, tokens, codec):
     names = ("continues_from_before", "service", "ttl", "packet_count")
     before = [attribute_distance(networks, tokens, codec, name) for name in names]
-    calibrate_attributes(networks["attributes"], tokens, codec, *chance(1))
+    calibrate_attributes(networks["attributes"], tokens, codec, chance(1))
     after = [attribute_distance(networks, tokens, codec, name) for name in names]
     assert sum(after) < sum(before)
 
@@ -40,10 +40,10 @@ def test_packets_come_nearer_to_the_chunk(networks, tokens, codec):
 
     def drawn(seed):
         given = tokens.attributes, tokens.stack, tokens.start_ns, counts
-        return draw_packets(networks["packets"], codec, *given, *chance(seed))
+        return draw_packets(networks["packets"], codec, *given, chance(seed))
 
     before = drawn(2)
-    calibrate_packets(networks["packets"], tokens, codec, rows, *chance(1))
+    calibrate_packets(networks["packets"], tokens, codec, rows, chance(1))
     after = drawn(2)
     for name in ("kind", "gap"):
         measured = getattr(tokens, name)
@@ -52,7 +52,7 @@ def test_packets_come_nearer_to_the_chunk(networks, tokens, codec):
 
 def test_corrections_are_small_numbers_and_can_be_forgotten(networks, tokens, codec):
     start = {key: weight.clone() for key, weight in networks.state_dict().items()}
-    calibrate_attributes(networks["attributes"], tokens, codec, *chance(1))
+    calibrate_attributes(networks["attributes"], tokens, codec, chance(1))
     changed = {key for key, weight in networks.state_dict().items() if (weight != start[key]).any()}
     assert changed
     assert all(".correction." in key for key in changed)
