@@ -2,8 +2,7 @@
 
 Sampling importance resampling (Rubin 1988): with candidates from the generator and the critic's logit as the log of the
 density ratio measured / drawn, choosing a candidate with probability proportional to the ratio brings the drawn
-distribution closer to the measured one, wherever the critic sees a difference. Elephants, of which the critic reads but
-the first packets, are drawn once.
+distribution closer to the measured one, wherever the critic sees a difference. Elephants are drawn once.
 """
 
 from __future__ import annotations
@@ -12,50 +11,33 @@ from dataclasses import fields
 from typing import Final
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from nsstream.model.checkpoint import Model
-from nsstream.model.critic import READS
-from nsstream.model.heads import heads_drawn
+from nsstream.model.conversations import Conversations
+from nsstream.model.portrait import portrait_of_drawn
 from nsstream.model.sample_packets import DrawnPackets, draw_packets
 
-CANDIDATES: Final = 3
-ELEPHANT: Final = 8 * READS  # packets
-ROWS: Final = 1024  # conversations that the critic reads at a time
+CANDIDATES: Final = 8
+ELEPHANT: Final = 384  # packets
+FIRMEST: Final = 12.0  # no logit counts for more
 
 
 def draw_chosen(
-    model: Model,
-    attributes: NDArray[np.int64],
-    stack: NDArray[np.int64],
-    start_ns: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    rng: np.random.Generator,
+    model: Model, conversations: Conversations, rng: np.random.Generator, candidates: int = CANDIDATES
 ) -> DrawnPackets:
-    """Draw the packets of n conversations; arguments as of `draw_packets`, n rows each."""
+    """Draw the packets of n conversations, each the best of so many candidates by lot."""
     events = np.array(model.codec.endings.events)
+    attributes, start_ns, counts = conversations.attributes, conversations.start_ns, conversations.counts
+    stack = conversations.ends.stack
     packets = draw_packets(model.packets, model.codec, attributes, stack, start_ns, counts, rng, events=events)
     small = np.flatnonzero(counts <= ELEPHANT)
-    if not len(small):
+    if not len(small) or candidates == 1:
         return packets
     given = attributes[small], stack[small], start_ns[small], counts[small]
-    candidates = [packets.take(small)]
-    candidates += [draw_packets(model.packets, model.codec, *given, rng, events=events) for _ in range(CANDIDATES - 1)]
-    logits = torch.stack([_judge(model, c, given[0], given[3]) for c in candidates], dim=1)
-    chosen = np.argmax(logits.clamp(-6, 6).numpy() + rng.gumbel(size=logits.shape), axis=1)
+    drawn = [packets.take(small)]
+    drawn += [draw_packets(model.packets, model.codec, *given, rng, events=events) for _ in range(candidates - 1)]
+    logits = np.stack([model.trees(portrait_of_drawn(d, given[0], model.codec)) for d in drawn], axis=1)
+    chosen = np.argmax(logits.clip(-FIRMEST, FIRMEST) + rng.gumbel(size=logits.shape), axis=1)
     which = np.repeat(chosen, given[3])
-    best = {f.name: np.choose(which, [getattr(c, f.name) for c in candidates]) for f in fields(DrawnPackets)[1:]}
-    return packets.put(small, DrawnPackets(candidates[0].packet_offset, **best))
-
-
-@torch.no_grad()
-def _judge(
-    model: Model, packets: DrawnPackets, attributes: NDArray[np.int64], counts: NDArray[np.int64]
-) -> torch.Tensor:
-    """The critic's logits (n,)."""
-    out = []
-    for begin in range(0, len(counts), ROWS):
-        rows = np.arange(begin, min(begin + ROWS, len(counts)))
-        out.append(model.critic(heads_drawn(packets.take(rows), attributes[rows], counts[rows], model.codec)))
-    return torch.cat(out)
+    best = {f.name: np.choose(which, [getattr(d, f.name) for d in drawn]) for f in fields(DrawnPackets)[1:]}
+    return packets.put(small, DrawnPackets(drawn[0].packet_offset, **best))

@@ -13,20 +13,18 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from nsstream.draw.choose import draw_chosen
 from nsstream.encode.codec import Codec
-from nsstream.encode.decoding import Endpoints, decode_endpoints
-from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, LENGTH_GRID
+from nsstream.encode.decoding import Endpoints
+from nsstream.encode.schema import BLOCK_PORTS
 from nsstream.model.checkpoint import load_checkpoint
-from nsstream.model.sample_attributes import draw_attributes
+from nsstream.model.conversations import draw_conversations
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable, TcpEvent
 from nsstream.trace.fields import FIN, RST, TCP
 
 PAIRS_TRIED: Final = 12
-VOLUME_MARGIN: Final = 0.05  # of a chunk's packets
 MOST_REMEMBERED: Final = 1 << 20  # five-tuples that are not used again
 
 Key = tuple[bytes, bytes, int, int, int]
@@ -50,12 +48,9 @@ class Drawer:
         """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
         model = load_checkpoint(checkpoint)
         codec = model.codec
-        attributes, start_ns = draw_attributes(model.attributes, codec, self._rng)
-        ends = decode_endpoints(attributes, codec, self._rng)
-        lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], self._rng)
-        counts = fit_volume(lengths, codec, self._rng)
-        packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng)
-        table = to_table(self._distinct(self._carry(ends)), packets, codec)
+        conversations = draw_conversations(model.attributes, codec, self._rng)
+        packets = draw_chosen(model, conversations, self._rng)
+        table = to_table(self._distinct(self._carry(conversations.ends)), packets, codec)
         self._note_open(table)
         return table
 
@@ -125,27 +120,6 @@ class Drawer:
         for i in np.flatnonzero(table.is_open_at_end).tolist():
             waiting[_service(table, i)].append(_key(table, i, int(table.initiator_port[i])))
         self._open = dict(waiting)
-
-
-def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Give long conversations the chunk's own lengths, the longest to the one drawn longest, and so on: (n,).
-
-    Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so the ranks of those
-    beyond the grid's exact lengths are kept, and their values taken from the measured distribution. Equal lengths are
-    ranked by lot. Short ones stay as they are, since other attributes agree with them (who is never answered has said
-    once what another says twice), unless the volume is then not the chunk's: then all are replaced alike.
-    """
-    measured = codec.length.counts.copy()
-    measured[: LENGTH_GRID.exact + 1] = 0
-    wanted = round(len(counts) * measured.sum() / max(codec.length.counts.sum(), 1))
-    rank = np.lexsort((rng.random(len(counts)), counts))
-    found = min(wanted, int((counts > LENGTH_GRID.exact).sum()))
-    out = np.maximum(counts, 1)
-    if found:
-        out[rank[-found:]] = replace(codec.length, counts=measured).sample(wanted)[-found:]
-    if abs(int(out.sum()) - codec.packet_count) > VOLUME_MARGIN * codec.packet_count:
-        out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
-    return out
 
 
 def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> ConversationTable:

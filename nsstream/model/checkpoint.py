@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
@@ -27,17 +28,21 @@ from nsstream.errors import OutputError, StateError
 from nsstream.model.critic import Critic
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork
+from nsstream.model.portrait import FEATURES
+from nsstream.model.trees import Trees
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_TREES: Final = "trees."
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a checkpoint holds: the generator's halves, the critic, the codec and the manifest."""
+    """What a checkpoint holds: the generator's halves, both critics, the codec and the manifest."""
 
     attributes: AttributeNetwork
     packets: PacketNetwork
     critic: Critic
+    trees: Trees
     codec: Codec
     manifest: dict[str, Any]
 
@@ -49,19 +54,21 @@ def new_networks() -> nn.ModuleDict:
     )
 
 
-def save_checkpoint(models: Path, networks: nn.ModuleDict, codec: Codec, facts: dict[str, Any]) -> Path:
+def save_checkpoint(models: Path, networks: nn.ModuleDict, trees: Trees, codec: Codec, facts: dict[str, Any]) -> Path:
     """Write a checkpoint under `models` and give its directory.
 
     Args:
         models: the directory of all checkpoints; made if need be.
         networks: as of `new_networks`.
+        trees: by which draws are chosen.
         codec: of the chunk.
         facts: what else the manifest says (parent, seed, steps, ...), as JSON.
 
     Raises:
         OutputError: no space, no permission.
     """
-    weights = save({k: v.detach().contiguous() for k, v in networks.state_dict().items()})
+    tensors = {k: v.detach().contiguous() for k, v in networks.state_dict().items()}
+    weights = save(tensors | {_TREES + k: torch.from_numpy(v) for k, v in trees.as_arrays().items()})
     meaning = json.dumps(codec.as_json(), separators=(",", ":")).encode()
     told = json.dumps(facts, sort_keys=True).encode()
     identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + told).hexdigest()[
@@ -115,7 +122,10 @@ def load_checkpoint(directory: Path) -> Model:
             )
         codec = Codec.from_json(json.loads((directory / "codec.json").read_bytes()))
         networks = new_networks()
-        networks.load_state_dict(load((directory / "weights.safetensors").read_bytes()))
+        tensors = load((directory / "weights.safetensors").read_bytes())
+        trees = Trees(**{k.removeprefix(_TREES): tensors.pop(k).numpy() for k in list(tensors) if k.startswith(_TREES)})
+        trees.check(FEATURES)
+        networks.load_state_dict(tensors)
         networks.eval()
     except OSError as err:
         raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
@@ -125,6 +135,7 @@ def load_checkpoint(directory: Path) -> Model:
         cast(AttributeNetwork, networks["attributes"]),
         cast(PacketNetwork, networks["packets"]),
         cast(Critic, networks["critic"]),
+        trees,
         codec,
         manifest,
     )

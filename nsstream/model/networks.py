@@ -134,7 +134,7 @@ class PacketNetwork(nn.Module):
     `calibrate`.
     """
 
-    def __init__(self, layout: Layout, width: int = 160, dropout: float = 0.1) -> None:
+    def __init__(self, layout: Layout, width: int = 160, dropout: float = 0.2) -> None:
         super().__init__()
         self.layout = layout
         self.width = width

@@ -30,7 +30,9 @@ _ABSENT: Final = -9.0
 def portrait_of_drawn(packets: DrawnPackets, attributes: NDArray[np.int64], codec: Codec) -> NDArray[np.float32]:
     """Portraits (n, FEATURES) of drawn conversations with these attributes (n, a)."""
     kinds = codec.kind.table()[packets.kind]
-    return _portrait(attributes, packets.packet_offset, kinds[:, 1], kinds[:, 2], packets.octets, packets.time_ns, codec)
+    return _portrait(
+        attributes, packets.packet_offset, kinds[:, 1], kinds[:, 2], packets.octets, packets.time_ns, codec
+    )
 
 
 def portrait_of_measured(table: ConversationTable, tokens: ChunkTokens, codec: Codec) -> NDArray[np.float32]:

@@ -1,11 +1,12 @@
-"""Fit: a chunk's tokens in, a generator and its critic out.
+"""Fit: a chunk's tokens in, a generator and the critic by which its draws are chosen out.
 
-1. Likelihood: both halves of the generator learn the chunk by maximum likelihood, each until held-out conversations
-   say stop.
-2. Adversary: the critic learns to tell measured conversations from drawn ones, and the generator learns from the critic
+1. Likelihood: both halves of the generator learn the chunk by maximum likelihood, at a rate that falls over so many
+   passes, each until held-out conversations say stop.
+2. Adversary: a recurrent critic learns to tell measured conversations from drawn ones, and the generator learns from it
    (`adversary`), with likelihood beside it so that it does not forget.
-3. Critic: the critic alone, against the generator as it will be kept; drawing weighs its candidates by it.
-4. Calibration: corrections to the logits, so that what is drawn has the chunk's own frequencies (`calibrate`).
+3. Calibration: corrections to the logits, so that what is drawn has the chunk's own frequencies (`calibrate`).
+4. Critic: boosted trees (`tree_critic`) against the generator as it will be kept; drawing weighs its candidates by
+   them.
 """
 
 from __future__ import annotations
@@ -24,19 +25,28 @@ from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.errors import TrainError
+from nsstream.model.conversations import draw_conversations
 from nsstream.model.critic import Critic
 from nsstream.model.heads import heads_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
+from nsstream.model.portrait import portrait_of_drawn
+from nsstream.model.sample_packets import draw_packets
+from nsstream.model.trees import Trees
 from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
 from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
 from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.learner import Learner
+from nsstream.train.tree_critic import fit_trees
 
 LEAST_CONVERSATIONS: Final = 8
 HELD_OUT_EVERY: Final = 8  # one conversation in so many is held out
 CALIBRATED_CONVERSATIONS: Final = 4096  # of which packets are counted
+DRAWN_CONVERSATIONS: Final = 8192  # that the trees see
+MOST_DRAWS: Final = 24  # of a chunk, for the trees
+PACKET_CHECKS: Final = 60  # steps of the packet network from one look at held-out data to the next
+ATTRIBUTES_EVERY: Final = 3  # rounds, a step of the attribute network
 REPORT_EVERY_NS: Final = 500_000_000
 
 
@@ -46,6 +56,7 @@ class Fit:
     Args:
         networks: as of `checkpoint.new_networks`; trained in place, and left holding what is to be kept.
         tokens: the chunk's, at least `LEAST_CONVERSATIONS` of them.
+        portraits: of the same conversations.
         codec: the chunk's.
         config: how long, how fast.
         seed: of all chance.
@@ -60,6 +71,7 @@ class Fit:
         self,
         networks: nn.ModuleDict,
         tokens: ChunkTokens,
+        portraits: NDArray[np.float32],
         codec: Codec,
         config: FitConfig,
         seed: int,
@@ -69,6 +81,7 @@ class Fit:
         if len(tokens) < LEAST_CONVERSATIONS:
             raise TrainError(f"a chunk of {len(tokens)} conversations is too small to learn; make chunks longer")
         self._networks, self._tokens, self._codec, self._config = networks, tokens, codec, config
+        self._portraits, self._packets_read = portraits, 0
         self._clock, self._report = clock, report
         self._rng = np.random.default_rng(seed)
         self._start_ns = clock.monotonic_ns()
@@ -90,7 +103,15 @@ class Fit:
         self._attributes = Learner(
             cast(AttributeNetwork, networks["attributes"]), rate, decay, 0.97, self._attribute_loss
         )
-        self._packets = Learner(cast(PacketNetwork, networks["packets"]), rate, decay, 0.99, self._packet_loss)
+        self._packets = Learner(
+            cast(PacketNetwork, networks["packets"]),
+            rate,
+            config.packet_weight_decay,
+            0.99,
+            self._packet_loss,
+            PACKET_CHECKS,
+        )
+        self.trees = Trees.none()
         self._critic = Learner(cast(Critic, networks["critic"]), rate / 2, decay, 0.97, None)
 
     def run(self) -> None:
@@ -98,7 +119,7 @@ class Fit:
         reset_corrections(self._networks)
         self._networks.train()
         critic_from = 1 - self._config.critic_share
-        while self._round == 0 or self._progress() < self._config.likelihood_share:
+        while self._round == 0 or self._likelihood_progress() < 1:
             if self._attributes.is_done and self._packets.is_done:
                 break
             self._likelihood_round()
@@ -107,8 +128,6 @@ class Fit:
         while self._progress() < critic_from:
             self._adversary_round()
         self._packets.back_to_best()
-        while self._progress() < 1:
-            self._critic_round(self._packets.network)
         self._critic.back_to_best()
         self._networks.eval()
         calibrate_attributes(self._attributes.network, self._tokens, self._codec, self._rng)
@@ -116,6 +135,20 @@ class Fit:
         if len(rows) > CALIBRATED_CONVERSATIONS:
             rows = self._rng.choice(rows, CALIBRATED_CONVERSATIONS, replace=False)
         calibrate_packets(self._packets.network, self._tokens, self._codec, rows, self._rng)
+        self._tick("critic", self._packets.best_loss)
+        self.trees = self._fit_trees()
+
+    def _fit_trees(self) -> Trees:
+        """The critic of drawn conversations as they will be drawn, before any are chosen."""
+        pool: list[NDArray[np.float32]] = []
+        while sum(len(p) for p in pool) < DRAWN_CONVERSATIONS and len(pool) < MOST_DRAWS:
+            drawn = draw_conversations(self._attributes.network, self._codec, self._rng)
+            packets = draw_packets(
+                self._packets.network, self._codec, drawn.attributes, drawn.ends.stack, drawn.start_ns, drawn.counts,
+                self._rng, events=np.array(self._codec.endings.events),
+            )  # fmt: skip
+            pool.append(portrait_of_drawn(packets, drawn.attributes, self._codec))
+        return fit_trees(self._portraits, np.concatenate(pool), int(self._rng.integers(1 << 31)))
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -133,8 +166,8 @@ class Fit:
         }
 
     def _likelihood_round(self) -> None:
-        rate = 0.5 + 0.5 * math.cos(math.pi * self._progress())
-        if not self._attributes.is_done:
+        rate = 0.51 + 0.49 * math.cos(math.pi * self._likelihood_progress())
+        if not self._attributes.is_done and (self._round % ATTRIBUTES_EVERY == 0 or self._packets.is_done):
             runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
             nll, is_held = self._runs_nll(self._attributes.network, runs)
             self._attributes.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), 1.0)
@@ -154,8 +187,7 @@ class Fit:
             weights = group_weights(self._critic.average, drawn, config.group_size)
             allowed = self._kinds[torch.from_numpy(np.repeat(rows, config.group_size))]
             loss = loss + config.adversary_weight * adversary_loss(network, drawn, weights, allowed)
-        rate = 0.5 + 0.5 * math.cos(math.pi * self._progress())
-        self._packets.step(loss, 0.5 * rate)
+        self._packets.step(loss, 0.25 * (1 + math.cos(math.pi * self._progress())))
         self._tick("adversary", told)
 
     def _critic_round(self, network: PacketNetwork) -> tuple[NDArray[np.int64], PacketTokens]:
@@ -177,7 +209,9 @@ class Fit:
         return nll, self._is_held[torch.from_numpy(rows)]
 
     def _windows_nll(self, network: PacketNetwork) -> torch.Tensor:
-        chosen = choose_windows(self._windows, self._config.windows_per_step, self._rng)
+        config = self._config
+        chosen = choose_windows(self._windows, config.windows_per_step, self._rng, config.packets_per_step)
+        self._packets_read += int((self._windows.end - self._windows.learn_from)[chosen].sum())
         return self._nll_of(network, self._windows, chosen)
 
     def _nll_of(self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]) -> torch.Tensor:
@@ -200,6 +234,13 @@ class Fit:
         if self._config.steps is not None:
             return self._round / self._config.steps
         return self._elapsed_s() / cast(float, self._config.budget_s)
+
+    def _likelihood_progress(self) -> float:
+        """How much of the learning by likelihood alone is done: 0..1."""
+        learned = (self._windows.end - self._windows.learn_from).sum()
+        passes = self._packets_read / max(int(learned), 1)
+        of_time = self._progress() / self._config.likelihood_share
+        return min(1.0, max(of_time, passes / self._config.epochs))
 
     def _tick(self, stage: str, loss: float) -> None:
         self._round += 1

@@ -1,7 +1,7 @@
 """Learner: one network, its optimiser, the moving average of its weights, and the best of them by held-out loss.
 
 A chunk is small and a network learns it by heart if it is let; so the average is judged on held-out conversations every
-`CHECK_EVERY` steps, the best one is kept, and learning stops when it has not improved for a while.
+few steps, the best one is kept, and learning stops when it has not improved for a while.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nsstream.errors import TrainError
 
-CHECK_EVERY: Final = 20  # steps
-PATIENCE: Final = 100  # steps without improvement, at least
+CHECK_EVERY: Final = 20  # steps, unless told otherwise
+PATIENCE: Final = 5  # checks without improvement, at least
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -28,6 +28,7 @@ class Learner(Generic[Network]):
         learning_rate, weight_decay: of AdamW.
         decay: of the moving average, a step.
         held_out: the loss of a network on held-out data; None where there is none.
+        check_every: steps from one look at held-out data to the next.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Learner(Generic[Network]):
         weight_decay: float,
         decay: float,
         held_out: Callable[[Network], float] | None,
+        check_every: int = CHECK_EVERY,
     ) -> None:
         self.network = network
         self.average = copy.deepcopy(network).eval()
         self.best = copy.deepcopy(network).eval()
         self.best_loss = float("inf")
         self.best_step = self.step_count = 0
+        self._check_every = check_every
         self._learning_rate, self._decay, self._held_out = learning_rate, decay, held_out
         self._optimiser = torch.optim.AdamW(
             network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
@@ -52,7 +55,7 @@ class Learner(Generic[Network]):
     def is_done(self) -> bool:
         """Whether held-out loss has not improved for long."""
         waited = self.step_count - self.best_step
-        return self._held_out is not None and waited > max(PATIENCE, self.best_step // 2)
+        return self._held_out is not None and waited > max(PATIENCE * self._check_every, self.best_step // 2)
 
     def step(self, loss: Tensor, rate: float) -> float:
         """Follow a loss () at `rate` (0..1) times the learning rate; raises TrainError if it is not finite."""
@@ -71,7 +74,7 @@ class Learner(Generic[Network]):
         with torch.no_grad():
             for kept, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        if self.step_count % CHECK_EVERY == 0:
+        if self.step_count % self._check_every == 0:
             self.check()
         return value
 

@@ -24,6 +24,7 @@ from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import encode, sort_by_start
 from nsstream.errors import NsstreamError, TrainError
 from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
+from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
 from nsstream.trace.grouping import group_conversations
 from nsstream.train.config import FitConfig, Progress
@@ -72,7 +73,8 @@ def run(job: TrainJob) -> dict[str, object]:
         inherit(networks, parent.codec, codec)
     tokens = encode(table, codec)
     config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=2e-3 if parent else 3e-3)
-    fit = Fit(networks, tokens, codec, config, job.seed, SystemClock(), _report)
+    portraits = portrait_of_measured(table, tokens, codec)
+    fit = Fit(networks, tokens, portraits, codec, config, job.seed, SystemClock(), _report)
     fit.run()
     facts = {
         "chunk": chunk_id,
@@ -82,7 +84,7 @@ def run(job: TrainJob) -> dict[str, object]:
         "torch": torch.__version__.split("+")[0],
         **fit.facts(),
     }
-    saved = save_checkpoint(job.out, networks, codec, facts)
+    saved = save_checkpoint(job.out, networks, fit.trees, codec, facts)
     return {"checkpoint": str(saved), "conversations": len(table), "packets": codec.packet_count}
 
 

@@ -1,0 +1,63 @@
+"""New conversations of a chunk, before their packets: attributes, ends, starts and lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec
+from nsstream.encode.decoding import Endpoints, decode_endpoints
+from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID
+from nsstream.model.networks import AttributeNetwork
+from nsstream.model.sample_attributes import draw_attributes
+
+VOLUME_MARGIN: Final = 0.05  # of a chunk's packets
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """n conversations in order of start.
+
+    Attributes:
+        attributes: (n, a) tokens.
+        ends: what they mean.
+        start_ns: (n,) time of the first packet.
+        counts: (n,) packets of each, at least 1.
+    """
+
+    attributes: NDArray[np.int64]
+    ends: Endpoints
+    start_ns: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def draw_conversations(network: AttributeNetwork, codec: Codec, rng: np.random.Generator) -> Conversations:
+    """Draw one chunk's conversations."""
+    attributes, start_ns = draw_attributes(network, codec, rng)
+    ends = decode_endpoints(attributes, codec, rng)
+    lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], rng)
+    return Conversations(attributes, ends, start_ns, fit_volume(lengths, codec, rng))
+
+
+def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Give long conversations the chunk's own lengths, the longest to the one drawn longest, and so on: (n,).
+
+    Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so the ranks of those
+    beyond the grid's exact lengths are kept, and their values taken from the measured distribution. Equal lengths are
+    ranked by lot. Short ones stay as they are, since other attributes agree with them (who is never answered has said
+    once what another says twice), unless the volume is then not the chunk's: then all are replaced alike.
+    """
+    measured = codec.length.counts.copy()
+    measured[: LENGTH_GRID.exact + 1] = 0
+    wanted = round(len(counts) * measured.sum() / max(codec.length.counts.sum(), 1))
+    rank = np.lexsort((rng.random(len(counts)), counts))
+    found = min(wanted, int((counts > LENGTH_GRID.exact).sum()))
+    out = np.maximum(counts, 1)
+    if found:
+        out[rank[-found:]] = replace(codec.length, counts=measured).sample(wanted)[-found:]
+    if abs(int(out.sum()) - codec.packet_count) > VOLUME_MARGIN * codec.packet_count:
+        out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
+    return out
