@@ -20,6 +20,7 @@ from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
+from nsstream.assemble.quotes import quote
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
 from nsstream.assemble.services import ServiceTable, compile_services, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
@@ -91,12 +92,17 @@ class Assembler:
         is_kept = np.zeros(len(unique), bool)
         is_kept[conversations["stream"]] = is_remembered(table.protocol_identifier)
         self._memory.keep(unique[is_kept], streams[is_kept])
-        self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
+        self._count(counts)
         rows = np.flatnonzero(packets["is_kept"])
         rows = rows[np.argsort(packets["time_ns"][rows], kind="stable")]
+        place = np.zeros(len(packets), np.int64)
+        place[rows] = np.arange(len(rows))
+        counts[:] = 0
+        quote(packets, conversations, rows, counts)
+        self._count(counts)
         times_ns, offset = lay_out(packets, conversations, rows)
         octets = np.empty(int(offset[-1]), np.uint8)
-        emit(packets, conversations, rows, offset, self._services, self._crc_table, octets)
+        emit(packets, conversations, rows, offset, self._services, self._crc_table, place, octets)
         return Frames(times_ns, offset, octets, packets["direction"][rows])
 
     def _conversations(self, table: ConversationTable) -> NDArray[np.void]:
@@ -117,6 +123,7 @@ class Assembler:
         turned = is_group[:, 0] & ~is_group[:, 1]
         for name in ("address", "mac", "port", "ttl", "class_of_service"):
             rows[name][turned] = rows[name][turned][:, ::-1]
+        _as_numbers(rows)
         rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)
         rows["server"] = 1
         rows["service"] = self._services.of_port[2, rows["protocol"] + 256 * (rows["version"] == 6)]
@@ -126,6 +133,9 @@ class Assembler:
                 self._services, transport, rows["port"][chosen]
             )
         return rows
+
+    def _count(self, counts: NDArray[np.int64]) -> None:
+        self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
 
     def _begin(self, streams: NDArray[np.void], keys: NDArray[np.uint64]) -> None:
         """Set up the streams that are not known, and a generator for each."""
@@ -137,6 +147,17 @@ class Assembler:
             0xFFFF
         )
         streams["is_known"] = 1
+
+
+def _as_numbers(rows: NDArray[np.void]) -> None:
+    """Set `link`, `word` and `address_sum`, which say what `mac` and `address` say."""
+    words = np.ascontiguousarray(rows["address"]).view(">u8").reshape(-1, 2, 2).astype(np.int64)
+    words[rows["version"] == 4] &= [0, 0xFFFFFFFF]
+    rows["word"] = words
+    rows["address_sum"] = ((words >> 32 & 0xFFFFFFFF) + (words & 0xFFFFFFFF)).sum(axis=(1, 2))
+    padded = np.zeros((len(rows), 2, 8), np.uint8)
+    padded[..., 2:] = rows["mac"]
+    rows["link"] = padded.view(">u8")[..., 0].astype(np.int64)
 
 
 def _packets(table: ConversationTable) -> NDArray[np.void]:

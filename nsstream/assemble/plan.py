@@ -71,6 +71,8 @@ def plan_table(
             packet = packets[i]
             packet.conversation = n
             packet.is_kept = 1
+            packet.source_row = -1
+            packet.before_row = -1
             if packet.time_ns < time_ns:
                 packet.time_ns = time_ns
                 tally[Repair.TIME_RAISED] += 1
@@ -159,7 +161,7 @@ def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, 
         else:
             packet.ip_id = stream.ip_id[side]
             stream.ip_id[side] += 1
-        if packet.payload:
+        if packet.payload and packet.source_row < 0:
             serial = signed(stream.serial[side])
             ahead = signed(stream.serial[1 - side]) - serial
             if packet.direction != conversation.server and ahead > _MOST_OPEN:

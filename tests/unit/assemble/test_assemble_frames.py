@@ -127,13 +127,37 @@ def test_echo_and_reply_share_id_and_number() -> None:
     assert len({frame[ICMP].id for frame in frames}) == 1
 
 
-def test_an_icmp_error_quotes_a_datagram_of_its_receiver() -> None:
+def test_an_icmp_error_quotes_what_its_receiver_sent_before() -> None:
+    error = {"protocol_identifier": ICMP_NUMBER, "initiator_port": 0, "responder_port": 0}
+    asked = {"protocol_identifier": UDP_NUMBER, "responder_port": 4_321}
+    elsewhere = asked | {"responder_address": "10.0.0.9"}
+    for length in (36, 68, 400):
+        table = table_of(
+            (asked, [Packet(0, 0, 100), Packet(40, 0, 120)]),
+            (elsewhere, [Packet(5, 0, 90)]),
+            (error, [Packet(10, 1, 20 + length, 3 << 8 | 3)]),
+        )
+        assembler = Assembler(np.random.default_rng(1))
+        frames = assembler.assemble(table)
+        about, _, quoting = frames.frame(0), frames.frame(1), frames.frame(2)
+        assert quoting[42:] == about[14:][: length - 8]
+        assert assembler.tally == ({} if length < 100 else {"body_resized": 1})
+
+
+def test_a_router_quotes_what_was_sent_to_another() -> None:
+    error = {"protocol_identifier": ICMP_NUMBER, "responder_address": "10.0.0.254"}
+    table = table_of(({"responder_port": 4_321}, [Packet(0, 0, 60, 2, 40)]), (error, [Packet(10, 1, 56, 11 << 8)]))
+    frames = Assembler(np.random.default_rng(1)).assemble(table)
+    assert frames.frame(1)[42:] == frames.frame(0)[14:42]
+
+
+def test_an_icmp_error_to_a_host_that_sent_nothing_quotes_a_datagram_that_is_made_up() -> None:
     fields = {"protocol_identifier": ICMP_NUMBER, "initiator_port": 0, "responder_port": 0}
     (frame,), assembler = assembled(fields, Packet(0, 1, 30, 3 << 8 | 3))
     quoted = frame[IPerror]
     assert (quoted.src, quoted.dst) == ("10.0.0.1", "10.0.0.2")
     assert frame[UDPerror].len == quoted.len - 20
-    assert assembler.tally == {"body_resized": 1}
+    assert assembler.tally == {"body_resized": 1, "quote_invented": 1}
 
 
 def test_neighbour_discovery_has_hop_limit_255() -> None:
