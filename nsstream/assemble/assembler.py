@@ -13,16 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.assemble.catalogue import SERVICES
+from nsstream.assemble.catalogue import PayloadKind, services_for
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
-from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
 from nsstream.assemble.quotes import quote
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
-from nsstream.assemble.services import ServiceTable, compile_services, service_of
+from nsstream.assemble.services import ServiceTable, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
 from nsstream.assemble.tcp import make_scratch
 from nsstream.assemble.transport import crc32c_table
@@ -39,6 +38,13 @@ _MOST_MOVES: Final = 256  # rounds of moving ports; a five-tuple that is still s
 class Assembler:
     """Turn `ConversationTable`s into `Frames`, one after the other.
 
+    Args:
+        rng: of initial sequence numbers and the like.
+        mtu: the longest IP datagram in octets; longer ones are cut.
+        stream_limit: how many five-tuples are remembered from table to table.
+        services: messages by port, in place of those of `payload`.
+        payload: `template`, `zero` or `random`; see `catalogue`.
+
     Attributes:
         tally: repairs and drops by name, of all calls so far.
     """
@@ -49,6 +55,7 @@ class Assembler:
         mtu: int = 1500,
         stream_limit: int = 131_072,
         services: ServiceTable | None = None,
+        payload: PayloadKind = "template",
     ) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ValueError(f"mtu must be {LEAST_MTU} to {MOST_MTU}, got {mtu}")
@@ -57,7 +64,7 @@ class Assembler:
         self._mtu = mtu
         self._salt = np.uint64(rng.integers(1 << 63))
         self._memory = StreamMemory(stream_limit)
-        self._services = services or compile_services(SERVICES, TCP_FILLS, UDP_FILLS, PROTOCOL_FILLS)
+        self._services = services or services_for(payload)
         self._crc_table = crc32c_table()
 
     def assemble(self, table: ConversationTable) -> Frames:

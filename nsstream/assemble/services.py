@@ -50,6 +50,7 @@ class Message:
     tail: bytes = b""
     fill: int = DEFAULT_FILL
     least: int = 0
+    is_opaque: bool = False  # the fill may be any octets
 
     @property
     def minimum(self) -> int:
@@ -80,6 +81,8 @@ class ServiceTable(NamedTuple):
     message_range: NDArray[np.int32]  # (s, 2, 2): service, 0 request or 1 response, from and to
     message_minimum: NDArray[np.int32]
     message_fill: NDArray[np.uint8]
+    is_random: NDArray[np.uint8]  # (s,) whether the fill octet gives way to random octets
+    message_is_random: NDArray[np.uint8]
     head_range: NDArray[np.int32]  # (q, 2) into octets
     tail_range: NDArray[np.int32]
     patch_range: NDArray[np.int32]  # (q, 2) into patches
@@ -93,8 +96,13 @@ def compile_services(
     udp_fills: tuple[Fill, ...],
     protocol_fills: tuple[Fill, ...],
     default_fill: int = DEFAULT_FILL,
+    *,
+    fills_randomly: bool = False,
 ) -> ServiceTable:
-    """Lay services and fills (octet, least length, ports) out as arrays; row 0 is every other port."""
+    """Lay services and fills (octet, least length, ports) out as arrays; row 0 is every other port.
+
+    If it `fills_randomly`, other ports and opaque messages get random octets.
+    """
     rows = [Service((), (), (), (), fill=default_fill), *services]
     rows += [Service(ports, (), (), (), fill, minimum=minimum) for fill, minimum, ports in tcp_fills]
     rows += [Service((), ports, (), (), fill, minimum=minimum) for fill, minimum, ports in udp_fills]
@@ -127,6 +135,8 @@ def compile_services(
         ranges,
         np.array([message.minimum for message in messages], np.int32),
         np.array([message.fill for message in messages], np.uint8),
+        np.array([fills_randomly and s == 0 for s in range(len(rows))], np.uint8),
+        np.array([fills_randomly and message.is_opaque for message in messages], np.uint8),
         np.array(head, np.int32).reshape(-1, 2),
         np.array(tail, np.int32).reshape(-1, 2),
         np.array(patch, np.int32).reshape(-1, 2),

@@ -16,6 +16,7 @@ from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.services import compile_services
 from nsstream.trace.fields import ICMP as ICMP_NUMBER
 from nsstream.trace.fields import ICMPV6, SCTP
+from nsstream.trace.fields import TCP as TCP_NUMBER
 from nsstream.trace.fields import UDP as UDP_NUMBER
 
 DNS_CONVERSATION = {"protocol_identifier": UDP_NUMBER, "responder_port": 53}
@@ -182,6 +183,34 @@ def test_later_fragments_have_an_offset_and_no_ports() -> None:
 def test_sctp_carries_a_chunk_that_fills_it() -> None:
     (frame,), _ = assembled({"protocol_identifier": SCTP}, Packet(0, 0, 100))
     assert bytes(frame[IP].payload)[12:16] == bytes([4, 0, 0, 68])
+
+
+WEB = {"protocol_identifier": TCP_NUMBER, "responder_port": 443}
+ELSEWHERE = {"protocol_identifier": UDP_NUMBER, "responder_port": 50_001}
+
+
+def payload_of(kind: str, fields: dict[str, object], side: int = 0) -> bytes:
+    is_tcp = fields["protocol_identifier"] == TCP_NUMBER
+    packet = Packet(0, side, 20 + 20 + 300, 16, 20) if is_tcp else Packet(0, side, 20 + 8 + 300)
+    frames = Assembler(np.random.default_rng(1), payload=kind).assemble(table_of((fields, [packet])))
+    return frames.frame(0)[-300:]
+
+
+def test_payload_of_kind_zero_is_zeros_whatever_the_port() -> None:
+    for fields in (WEB, ELSEWHERE, DNS_CONVERSATION):
+        assert payload_of("zero", fields) == bytes(300)
+
+
+def test_payload_of_kind_random_keeps_the_heads_of_messages() -> None:
+    assert len(set(payload_of("random", ELSEWHERE))) > 100
+    assert payload_of("random", WEB)[:5] == payload_of("template", WEB)[:5] == bytes.fromhex("170303 0127")
+    assert len(set(payload_of("random", WEB)[5:])) > 100
+    assert payload_of("random", DNS_CONVERSATION, 0) == payload_of("template", DNS_CONVERSATION, 0)
+
+
+def test_an_unknown_kind_of_payload_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'noise'"):
+        payload_of("noise", WEB)
 
 
 def test_no_service_is_listed_twice() -> None:
