@@ -95,6 +95,17 @@ _IN_IPV6: Final = "60000000 0000 3b40" + "fd" + "00" * 14 + "01" + "fd" + "00" *
 _SCTP_HEARTBEAT: Final = "0001 0002 00000001 00000000 0400 0000 0001 0000"  # over UDP, RFC 6951
 _DNS_UDP, _DNS_TCP = _dns(0), _dns(2)
 _TLS: Final = (Message(bytes.fromhex("170303 0000"), (Patch(3, _L16, 5),), least=6, is_opaque=True),)
+# A version, then packets of RFC 4253 section 6 that hold SSH_MSG_IGNORE.
+_SSH: Final = (
+    Message(b"SSH-2.0-twin ", tail=b"\r\n", fill=ord("x"), is_first=True),
+    Message(
+        bytes.fromhex("0000 0000 04 02 0000 0000"),
+        (Patch(2, _L16, 4), Patch(8, _L16, 14)),
+        bytes(4),
+        fill=0,
+        is_opaque=True,
+    ),
+)
 _HTTP_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: twin\r\nX-Fill: "
 _HTTP_RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 0000\r\n\r\n"
 _MODBUS: Final = (Message(bytes.fromhex("0000 0000 0000 01 41"), (Patch(0, _ID), Patch(4, _L16, 6)), fill=0),)
@@ -144,6 +155,7 @@ SERVICES: Final = (
         ),
         fill=ord("x"),
     ),
+    Service((22, 29418), (), _SSH, _SSH, minimum=16),
     Service((502,), (), _MODBUS, _MODBUS),
     Service((), (), *_raw(_IN_IPV4, Patch(2, _L16), Patch(10, _SUM)), protocols=(4,), minimum=20),
     Service((), (), *_raw(_IN_IPV6, Patch(4, _L16, 40)), protocols=(41,), minimum=40),

@@ -20,7 +20,7 @@ def write_payload(octets: Octets, at: int, packet: Any, conversation: Any, servi
     service = np.uintp(conversation.service)
     kind = np.uintp(1 if packet.direction == conversation.server else 0)
     for k in range(services.message_range[service, kind, 0], services.message_range[service, kind, 1]):
-        if length >= services.message_minimum[k]:
+        if length >= services.message_minimum[k] and not (services.message_is_first[k] and packet.serial):
             seed = _seed(packet, conversation)
             return _write_message(octets, at, length, signed(packet.serial), k, services, pseudo, seed)
     if services.is_random[service]:

@@ -51,6 +51,7 @@ class Message:
     fill: int = DEFAULT_FILL
     least: int = 0
     is_opaque: bool = False  # the fill may be any octets
+    is_first: bool = False  # only as the first message of its side
 
     @property
     def minimum(self) -> int:
@@ -73,7 +74,10 @@ class Service:
 
 
 class ServiceTable(NamedTuple):
-    """Services as arrays for numba; rows of `message_*` are grouped by (service, direction), the longest first."""
+    """Services as arrays for numba.
+
+    Rows of `message_*` are grouped by (service, direction); those that only come first before others, then the longest.
+    """
 
     of_port: NDArray[np.int16]  # (3, 65536): TCP port, UDP port, IP protocol (+ 256 over IPv6) -> service
     fill: NDArray[np.uint8]  # (s,)
@@ -83,6 +87,7 @@ class ServiceTable(NamedTuple):
     message_fill: NDArray[np.uint8]
     is_random: NDArray[np.uint8]  # (s,) whether the fill octet gives way to random octets
     message_is_random: NDArray[np.uint8]
+    message_is_first: NDArray[np.uint8]
     head_range: NDArray[np.int32]  # (q, 2) into octets
     tail_range: NDArray[np.int32]
     patch_range: NDArray[np.int32]  # (q, 2) into patches
@@ -116,7 +121,7 @@ def compile_services(
         of_port[2, list(row.protocols)] = s
         of_port[2, [256 + number for number in row.protocols if number < 256]] = s
         for k, offered in enumerate((row.request, row.response)):
-            ordered = sorted(offered, key=lambda message: -message.minimum)
+            ordered = sorted(offered, key=lambda message: (not message.is_first, -message.minimum))
             ranges[s, k] = len(messages), len(messages) + len(ordered)
             messages += ordered
     octets, head, tail, patch = b"", [], [], []
@@ -137,6 +142,7 @@ def compile_services(
         np.array([message.fill for message in messages], np.uint8),
         np.array([fills_randomly and s == 0 for s in range(len(rows))], np.uint8),
         np.array([fills_randomly and message.is_opaque for message in messages], np.uint8),
+        np.array([message.is_first for message in messages], np.uint8),
         np.array(head, np.int32).reshape(-1, 2),
         np.array(tail, np.int32).reshape(-1, 2),
         np.array(patch, np.int32).reshape(-1, 2),
