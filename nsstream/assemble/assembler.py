@@ -21,7 +21,7 @@ from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
 from nsstream.assemble.quotes import quote
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
-from nsstream.assemble.services import ServiceTable, service_of
+from nsstream.assemble.services import ServiceTable, plain_fill, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
 from nsstream.assemble.tcp import make_scratch
 from nsstream.assemble.transport import crc32c_table
@@ -139,6 +139,7 @@ class Assembler:
             rows["service"][chosen], rows["server"][chosen] = service_of(
                 self._services, transport, rows["port"][chosen]
             )
+        rows["fill"] = plain_fill(self._services, rows["service"], rows["server"])
         return rows
 
     def _count(self, counts: NDArray[np.int64]) -> None:

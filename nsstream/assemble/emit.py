@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nsstream.assemble.bodies import write_body
 from nsstream.assemble.internet import frame_length, write_ethernet, write_ipv4, write_ipv6
-from nsstream.assemble.octets import Octets, copy_run, put_u16, signed
+from nsstream.assemble.octets import Octets, copy_run, put_run, put_u16, signed, sum_run
 from nsstream.assemble.payload import write_payload
 from nsstream.assemble.services import ServiceTable
 from nsstream.assemble.tcp_repeat import copy_repeated
@@ -69,6 +69,8 @@ def emit(
             start = write_ipv6(octets, at, packet, conversation)
         protocol = signed(conversation.protocol)
         length = signed(packet.transport_header) + packet.payload
+        # Where all payload is one octet the services stay unasked: numba counts references to each of their arrays.
+        fill = signed(conversation.fill[np.uintp(packet.direction)])
         pseudo = conversation.address_sum + protocol + length
         if conversation.is_fragment:
             write_body(octets, start, packet, conversation, services, pseudo)
@@ -77,12 +79,19 @@ def emit(
             if packet.source_row >= 0:
                 copy_repeated(octets, at, packets, rows[k], place, offset)
                 total = ones_complement_sum(octets, at, packet.payload, total)
+            elif packet.payload and fill >= 0:
+                put_run(octets, at, signed(packet.payload), fill)
+                total += sum_run(fill, signed(packet.payload))
             elif packet.payload:
                 total += write_payload(octets, at, packet, conversation, services, pseudo)
             put_u16(octets, start + 16, 0xFFFF & ~fold(total + pseudo))
         elif protocol == UDP:
             at, total = write_udp(octets, start, packet, conversation)
-            total += write_payload(octets, at, packet, conversation, services, pseudo)
+            if fill >= 0:
+                put_run(octets, at, signed(packet.payload), fill)
+                total += sum_run(fill, signed(packet.payload))
+            else:
+                total += write_payload(octets, at, packet, conversation, services, pseudo)
             checksum = 0xFFFF & ~fold(total + pseudo)
             put_u16(octets, start + 6, checksum if checksum else 0xFFFF)
         elif protocol == SCTP:

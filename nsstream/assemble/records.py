@@ -34,6 +34,7 @@ CONVERSATION: Final = np.dtype(
         ("server", np.uint8),  # the direction whose source owns the service port
         ("stream", np.int32),
         ("service", np.int32),  # row of the payload table
+        ("fill", np.int16, (2,)),  # by direction, the octet that all payload is made of; -1: there are messages
         ("flow_label", np.uint32),
         ("identifier", np.uint16),  # ICMP echo
     ],

@@ -151,6 +151,20 @@ def compile_services(
     )
 
 
+def plain_fill(table: ServiceTable, service: NDArray[np.int32], server: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The octet that all payload of a direction is made of, -1 where there are messages or random octets: (n, 2).
+
+    Args:
+        table: from `compile_services`.
+        service: (n,) rows of the table.
+        server: (n,) the direction whose source owns the service port.
+    """
+    has_messages = (table.message_range[..., 0] < table.message_range[..., 1]) | (table.is_random[:, None] != 0)
+    fill = np.where(has_messages, -1, table.fill.astype(np.int16)[:, None]).astype(np.int16)  # (s, request or response)
+    direction = np.arange(2, dtype=np.uint8)
+    return fill[service[:, None], (direction == server[:, None]).astype(np.intp)]
+
+
 def service_of(
     table: ServiceTable, transport: int, ports: NDArray[np.uint16]
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

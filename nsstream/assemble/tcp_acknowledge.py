@@ -93,12 +93,16 @@ def acknowledge(
         else:
             packet.window = stream.syn_window[side] if packet.control & SYN else stream.window[side]
         if packet.payload and not packet.control & SYN:
-            _avoid_full_window(packets, packet, peer, stream)
+            row_of_peer = stream.last_row[peer]
+            if _ends_at_window(packet, peer, stream) and row_of_peer >= 0 and not packets[row_of_peer].control & SYN:
+                stream.window[peer] -= 1
+                packets[row_of_peer].window = stream.window[peer]
         if packet.transport_header >= 32 and not packet.control & (SYN | RST):
             has_both = stream.options[0] & stream.options[1] & Options.TIMESTAMPS
             if has_both or not (stream.syn[0] and stream.syn[1]):
                 packet.options = Options.TIMESTAMPS
-        if packet.control & ACK and not packet.control & (SYN | RST):
+        room = signed(packet.transport_header) - (32 if packet.options & Options.TIMESTAMPS else 20)
+        if room >= 12 and packet.control & ACK and not packet.control & (SYN | RST):
             _acknowledge_selectively(packet, boundary, reach[0, row], peer, stream.ack[side], stream)
         if packet.options & Options.TIMESTAMPS:
             value = (signed(stream.ts_offset[side]) + packet.time_ns // 1_000_000) & 0xFFFFFFFF
@@ -108,20 +112,19 @@ def acknowledge(
         stream.last_row[side] = i
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def sack_room(packet: Any) -> bool:
     """Whether the header has octets behind the timestamps that hold a block."""
     return bool(packet.transport_header >= 44 and packet.control & (SYN | RST) == 0)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _acknowledge_selectively(
     packet: Any, boundary: NDArray[np.int64], count: int, peer: int, acknowledged: int, stream: Any
 ) -> None:
     """Report what the peer has sent behind a hole of one segment (RFC 2018), where the header has room for it."""
-    room = signed(packet.transport_header) - (32 if packet.options & Options.TIMESTAMPS else 20)
     is_offered = stream.options[0] & stream.options[1] & Options.SACK_PERMITTED or not (stream.syn[0] and stream.syn[1])
-    if room < 12 or not is_offered or not stream.seen[peer]:
+    if not is_offered or not stream.seen[peer]:
         return
     hole = count
     while hole > 0 and boundary[peer, hole - 1] > acknowledged:
@@ -132,14 +135,9 @@ def _acknowledge_selectively(
         packet.options |= Options.SACK
 
 
-@njit(cache=True)
-def _avoid_full_window(packets: Any, packet: Any, peer: int, stream: Any) -> None:
-    """Take one off the peer's window where this segment would end exactly at its edge."""
-    row = stream.last_row[peer]
-    if row < 0 or packets[row].control & SYN:
-        return
+@njit(cache=True, inline="always")
+def _ends_at_window(packet: Any, peer: int, stream: Any) -> bool:
+    """Whether this segment would end exactly at the edge of the peer's window, which tshark takes for full."""
     shift = WINDOW_SHIFT if stream.options[0] & stream.options[1] & Options.WINDOW_SCALE else 0
     edge = stream.ack[peer] + (signed(stream.window[peer]) << shift)
-    if (signed(packet.sequence) + packet.payload) & 0xFFFFFFFF == edge & 0xFFFFFFFF:
-        stream.window[peer] -= 1
-        packets[row].window = stream.window[peer]
+    return (signed(packet.sequence) + packet.payload - edge) & 0xFFFFFFFF == 0

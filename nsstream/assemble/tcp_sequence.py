@@ -26,6 +26,9 @@ RESET: Final = 3
 REFUSAL: Final = 4  # the RST|ACK of a closed port, from sequence number and window 0
 UPDATE: Final = 5  # repeats the last acknowledgement and offers another window
 
+_AFTER_FIN_TRIMMED: Final = int(Repair.AFTER_FIN_TRIMMED)
+_KEEP_ALIVE_TRIMMED: Final = int(Repair.KEEP_ALIVE_TRIMMED)
+_IDLE_ACK_DROPPED: Final = int(Repair.IDLE_ACK_DROPPED)
 NO_LIMIT: Final = 1 << 62
 _ASSUMED_SEGMENT: Final = 1448  # octets between two acknowledgements of a side that is not seen
 
@@ -169,7 +172,9 @@ def sequence(
                 else:
                     tally[Repair.REPEAT_FRESH] += 1
             if not is_done:
-                flags = _plan_segment(packet, event[i], flags, side, stream, kind, i - first, tally)
+                flags, kind[i - first], repair = _plan_segment(packet, event[i], flags, side, stream)
+                if repair >= 0:
+                    tally[repair] += 1
             if not packet.is_kept:
                 continue
             if packet.payload and stream.next[side] > before:
@@ -193,36 +198,28 @@ def sequence(
     return end
 
 
-@njit(cache=True)
-def _plan_segment(
-    packet: Any,
-    event: int,
-    flags: int,
-    side: int,
-    stream: Any,
-    kind: NDArray[np.uint8],
-    row: int,
-    tally: NDArray[np.int64],
-) -> int:
-    """Number a segment that is neither SYN nor RST, and say of which kind it is; returns its flags."""
+@njit(cache=True, inline="always")
+def _plan_segment(packet: Any, event: int, flags: int, side: int, stream: Any) -> tuple[int, int, int]:
+    """Number a segment that is neither SYN nor RST; returns its flags, its kind, and its repair or -1."""
+    kind, repair = FULL, -1
     packet.sequence = stream.next[side] & 0xFFFFFFFF
     is_idle = event == TcpEvent.IDLE_ACK or event == TcpEvent.KEEP_ALIVE or event == TcpEvent.KEEP_ALIVE_ACK
     if stream.fin[side] and (flags & FIN or packet.payload):
         if flags & FIN and event == TcpEvent.RETRANSMISSION:
             _trim(packet, 0)
             packet.sequence = stream.fin_sequence[side] & 0xFFFFFFFF
-            return flags
+            return flags, kind, repair
         flags &= ~(FIN | PSH)
         _trim(packet, 0)
-        tally[Repair.AFTER_FIN_TRIMMED] += 1
+        repair = _AFTER_FIN_TRIMMED
         is_idle = False
     if event == TcpEvent.KEEP_ALIVE and is_idle and stream.seen[side] and not flags & FIN:
         if packet.payload > 1:
             _trim(packet, 1)
-            tally[Repair.KEEP_ALIVE_TRIMMED] += 1
+            repair = _KEEP_ALIVE_TRIMMED
         packet.sequence = (stream.next[side] - 1) & 0xFFFFFFFF
-        kind[row] = IDLE
-        return flags
+        kind = IDLE
+        return flags, kind, repair
     if packet.payload or flags & FIN:
         stream.next[side] += packet.payload
         if flags & FIN:
@@ -230,15 +227,15 @@ def _plan_segment(
             stream.fin_sequence[side] = stream.next[side]
             stream.next[side] += 1
     elif is_idle:
-        kind[row] = IDLE
+        kind = IDLE
     elif event == TcpEvent.WINDOW_UPDATE:
-        kind[row] = UPDATE
+        kind = UPDATE
     elif flags & ACK:
-        kind[row] = BARE
+        kind = BARE
     elif stream.seen[side]:
         packet.is_kept = 0
-        tally[Repair.IDLE_ACK_DROPPED] += 1
-    return flags
+        repair = _IDLE_ACK_DROPPED
+    return flags, kind, repair
 
 
 @njit(cache=True)
@@ -286,7 +283,7 @@ def _offered(length: int) -> int:
     return options
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _trim(packet: Any, payload: int) -> None:
     packet.total_length -= packet.payload - payload
     packet.payload = payload
