@@ -1,10 +1,10 @@
 """Hold a twin of a million packets against its real trace, by tshark. Exit status 1 when a bar is missed.
 
-    python bench/lawful_million.py [REAL] [--checkpoint DIR] [--packets N] [--payload KIND] [--keep FILE] [--json OUT]
+    python bench/lawful_million.py [REAL] [--checkpoint DIR ...] [--packets N] [--payload KIND] [--keep FILE]
 
 REAL is the bundled lab capture unless given. The twin is made of the real trace's own conversations, assembled anew
 again and again under other addresses (a keyed map a round), so that what differs is the assembler's work alone; with
---checkpoint, of conversations drawn from a model of REAL. Bars: 0 bad checksums, 0 malformed packets and 0 frames with
+--checkpoint, of conversations drawn from models of REAL. Bars: 0 bad checksums, 0 malformed packets and 0 frames with
 a fault; `tcp.completeness` of its conversations, each value's share within 5 points of the real capture's; no kind of
 warning or error of ``tshark -z expert`` that the real capture lacks; and for each service port of the real capture
 what tshark says is spoken there.
@@ -66,16 +66,17 @@ def rounds_of(table: ConversationTable) -> Iterator[ConversationTable]:
         )
 
 
-def drawn_from(checkpoint: Path) -> Iterator[ConversationTable]:
-    """Tables drawn from a model, one after another in time."""
+def drawn_from(checkpoints: Sequence[Path]) -> Iterator[ConversationTable]:
+    """Tables drawn from models again and again, one after another in time."""
     from nsstream.draw import Drawer
 
-    later_ns = 0
+    next_ns = 0
     for seed in count(SEED):
-        table = Drawer(seed).draw(checkpoint)
-        times = table.observation_time_ns + later_ns
-        later_ns += int(table.observation_time_ns.max() - table.observation_time_ns.min()) + _WIDEST_GAP_NS
-        yield replace(table, observation_time_ns=times)
+        for checkpoint in checkpoints:
+            table = Drawer(seed).draw(checkpoint)
+            later_ns = max(next_ns - int(table.observation_time_ns.min()), 0)
+            yield replace(table, observation_time_ns=table.observation_time_ns + later_ns)
+            next_ns = int(table.observation_time_ns.max()) + later_ns + _WIDEST_GAP_NS
 
 
 def write_twin(tables: Iterator[ConversationTable], packet_count: int, payload: str, output: Path) -> Counter[str]:
@@ -182,7 +183,7 @@ def _tshark(command: list[str]) -> subprocess.Popen[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("real", type=Path, nargs="?", help="the real trace; the lab capture unless given")
-    parser.add_argument("--checkpoint", type=Path, help="draw the twin from this model of the real trace")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", help="draw the twin from these models of the real trace")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--payload", default="template", choices=["template", "zero", "random"])
     parser.add_argument("--keep", type=Path, help="leave the twin here")

@@ -162,7 +162,8 @@ def plain_fill(table: ServiceTable, service: NDArray[np.int32], server: NDArray[
     has_messages = (table.message_range[..., 0] < table.message_range[..., 1]) | (table.is_random[:, None] != 0)
     fill = np.where(has_messages, -1, table.fill.astype(np.int16)[:, None]).astype(np.int16)  # (s, request or response)
     direction = np.arange(2, dtype=np.uint8)
-    return fill[service[:, None], (direction == server[:, None]).astype(np.intp)]
+    chosen: NDArray[np.int16] = fill[service[:, None], (direction == server[:, None]).astype(np.intp)]
+    return chosen
 
 
 def service_of(

@@ -140,4 +140,4 @@ def _ends_at_window(packet: Any, peer: int, stream: Any) -> bool:
     """Whether this segment would end exactly at the edge of the peer's window, which tshark takes for full."""
     shift = WINDOW_SHIFT if stream.options[0] & stream.options[1] & Options.WINDOW_SCALE else 0
     edge = stream.ack[peer] + (signed(stream.window[peer]) << shift)
-    return (signed(packet.sequence) + packet.payload - edge) & 0xFFFFFFFF == 0
+    return bool((signed(packet.sequence) + packet.payload - edge) & 0xFFFFFFFF == 0)
