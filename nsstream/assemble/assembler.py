@@ -8,7 +8,7 @@ five-tuple comes again in a later table go on with their numbers. Addresses and 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
 from nsstream.assemble.quotes import quote
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
+from nsstream.assemble.segment import segment_table
 from nsstream.assemble.services import ServiceTable, plain_fill, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
 from nsstream.assemble.tcp import make_scratch
@@ -40,10 +41,11 @@ class Assembler:
 
     Args:
         rng: of initial sequence numbers and the like.
-        mtu: the longest IP datagram in octets; longer ones are cut.
+        mtu: the longest IP datagram in octets; longer ones are cut, but see `oversize`.
         stream_limit: how many five-tuples are remembered from table to table.
         services: messages by port, in place of those of `payload`.
         payload: `template`, `zero` or `random`; see `catalogue`.
+        oversize: what becomes of TCP segments beyond the MTU: `clamp` cuts them, `segment` sends them as several.
 
     Attributes:
         tally: repairs and drops by name, of all calls so far.
@@ -56,9 +58,13 @@ class Assembler:
         stream_limit: int = 131_072,
         services: ServiceTable | None = None,
         payload: PayloadKind = "template",
+        oversize: Literal["clamp", "segment"] = "clamp",
     ) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ValueError(f"mtu must be {LEAST_MTU} to {MOST_MTU}, got {mtu}")
+        if oversize not in ("clamp", "segment"):
+            raise ValueError(f"oversize must be clamp or segment, got {oversize!r}")
+        self._segments = oversize == "segment"
         self.tally: Counter[str] = Counter()
         self._rng = rng
         self._mtu = mtu
@@ -70,6 +76,8 @@ class Assembler:
     def assemble(self, table: ConversationTable) -> Frames:
         """Make the frames of all packets of a table that can be made lawful, merged in time order."""
         counts = np.zeros(len(Repair), np.int64)
+        if self._segments:
+            table, counts[Repair.SEGMENTED] = segment_table(table, self._mtu)
         conversations = self._conversations(table)
         _part_tftp(conversations, counts)
         packets = _packets(table)

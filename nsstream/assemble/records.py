@@ -130,6 +130,7 @@ class Repair(IntEnum):
     PROTOCOL_DROPPED = 22  # packet of a protocol that its IP version cannot carry, or of an ICMPv6 type of other links
     REPEAT_FRESH = 23  # data to be repeated where its side has not sent so much in this table: sent as new
     QUOTE_INVENTED = 24  # ICMP error to a host that has sent nothing yet: it quotes a datagram that is made up
+    SEGMENTED = 25  # TCP segment longer than the MTU, sent as several
 
 
 class Options(IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_tables import Packet, table_of
+from made_tables import Packet, chance_table, table_of
 from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
@@ -145,6 +145,31 @@ def test_a_header_with_room_reports_what_came_behind_a_hole() -> None:
     for ack in out[-2:]:
         ((left, right),) = [value for name, value in ack.options if name == "SAck"]
         assert (left, right) == (ack.ack + 1000, out[6].seq + 1000)
+
+
+def test_a_segment_beyond_the_mtu_is_sent_as_several() -> None:
+    long = Packet(30, 0, 4052, ACK | PSH | FIN, 32)
+    assembler = Assembler(np.random.default_rng(1), oversize="segment")
+    frames = assembler.assemble(table_of(({"responder_port": 50_001}, (*HANDSHAKE, long)), ({}, HANDSHAKE[:1])))
+    pieces = [s for s in segments(frames) if len(s.payload)]
+    assert [len(s.payload) for s in pieces] == [1448, 1448, 1104]
+    assert [s.seq - pieces[0].seq for s in pieces] == [0, 1448, 2896]
+    assert [int(s.flags) for s in pieces] == [ACK, ACK, ACK | PSH | FIN]
+    assert assembler.tally["segmented"] == 1
+    assert "mtu_clamped" not in assembler.tally
+
+
+def test_other_packets_are_as_they_were_when_long_ones_are_segmented() -> None:
+    table = chance_table(3, 40)
+    plain, both = (Assembler(np.random.default_rng(1), oversize=kind) for kind in ("clamp", "segment"))
+    short = table.take(np.flatnonzero(np.maximum.reduceat(table.ip_total_length, table.packet_offset[:-1]) <= 1500))
+    assert plain.assemble(short).octets.tobytes() == both.assemble(short).octets.tobytes()
+    assert len(both.assemble(table)) >= len(plain.assemble(table))
+
+
+def test_an_unknown_way_with_long_segments_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'drop'"):
+        Assembler(np.random.default_rng(1), oversize="drop")
 
 
 def test_a_closed_port_answers_from_sequence_number_zero() -> None:
