@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nsstream.assemble.catalogue import PayloadKind, services_for
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
+from nsstream.assemble.fragments import join_fragments
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
@@ -113,6 +114,7 @@ class Assembler:
         place = np.zeros(len(packets), np.int64)
         place[rows] = np.arange(len(rows))
         counts[:] = 0
+        join_fragments(packets, conversations, rows, counts)
         quote(packets, conversations, rows, counts)
         self._count(counts)
         times_ns, offset = lay_out(packets, conversations, rows)

@@ -71,7 +71,7 @@ def emit(
         length = signed(packet.transport_header) + packet.payload
         # Where all payload is one octet the services stay unasked: numba counts references to each of their arrays.
         fill = signed(conversation.fill[np.uintp(packet.direction)])
-        pseudo = conversation.address_sum + protocol + length
+        pseudo = conversation.address_sum + protocol + length + packet.tail
         if conversation.is_fragment:
             write_body(octets, start, packet, conversation, services, pseudo)
         elif protocol == TCP:

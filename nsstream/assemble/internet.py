@@ -56,7 +56,9 @@ def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     direction = np.uintp(packet.direction)
     flags = 0
     if conversation.is_fragment:
-        flags = _FRAGMENT_OFFSET
+        flags = signed(packet.fragment) if packet.fragment & 0x1FFF else _FRAGMENT_OFFSET
+    elif packet.fragment:
+        flags = signed(packet.fragment)
     elif conversation.protocol == TCP:
         flags = 0x4000
     first = (0x40 | header >> 2) << 24 | signed(conversation.class_of_service[direction]) << 16 | packet.total_length

@@ -35,16 +35,27 @@ def quote(
     is_icmp &= conversations["is_fragment"] == 0
     if not is_icmp.any():
         return
-    words = conversations["word"].astype(np.uint64)  # (n, 2, 2)
-    hosts = mix_all(mix_all(words[..., 0].ravel()) ^ words[..., 1].ravel()).reshape(-1, 2)
-    pairs = hosts * np.uint64(3) + hosts[:, ::-1]  # by direction: of source and destination
-    wanted_hosts, of_host = _number(hosts, is_icmp)
-    wanted_pairs, of_pair = _number(pairs, is_icmp)
+    wanted_hosts, of_host = number_keys(_host_keys(conversations), is_icmp)
+    wanted_pairs, of_pair = number_keys(pair_keys(conversations), is_icmp)
     last_of_host, last_of_pair = np.full(wanted_hosts, -1, np.int64), np.full(wanted_pairs, -1, np.int64)
     _quote(packets, conversations, rows, is_icmp, of_host, of_pair, last_of_host, last_of_pair, counts)
 
 
-def _number(keys: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> tuple[int, NDArray[np.int64]]:
+def _host_keys(conversations: NDArray[np.void]) -> NDArray[np.uint64]:
+    """A key for the source of each direction: (n, 2)."""
+    words = conversations["word"].astype(np.uint64)  # (n, 2, 2)
+    keys: NDArray[np.uint64] = mix_all(mix_all(words[..., 0].ravel()) ^ words[..., 1].ravel()).reshape(-1, 2)
+    return keys
+
+
+def pair_keys(conversations: NDArray[np.void]) -> NDArray[np.uint64]:
+    """A key for source and destination of each direction: (n, 2)."""
+    hosts = _host_keys(conversations)
+    keys: NDArray[np.uint64] = hosts * np.uint64(3) + hosts[:, ::-1]
+    return keys
+
+
+def number_keys(keys: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> tuple[int, NDArray[np.int64]]:
     """How many keys the chosen rows have, and the number of each key among them, -1 of others: (n, 2)."""
     known = np.unique(keys[chosen])
     number = np.minimum(np.searchsorted(known, keys), len(known) - 1)

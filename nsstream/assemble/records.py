@@ -82,6 +82,8 @@ PACKET: Final = np.dtype(
         ("ip_id", np.uint32),
         ("sack_left", np.uint32),
         ("sack_right", np.uint32),
+        ("tail", np.int32),  # octets of its datagram in later fragments
+        ("fragment", np.uint16),  # flags and offset as in the IPv4 header, but for "don't fragment"
         ("source_row", np.int32),  # a repeat: where the repeated octets end; an ICMP error: what is quoted; -1 for none
         ("before_row", np.int32),  # the fresh data of its side before this, -1 for none
         ("total_length", np.int32),  # octets of the datagram
@@ -131,6 +133,7 @@ class Repair(IntEnum):
     REPEAT_FRESH = 23  # data to be repeated where its side has not sent so much in this table: sent as new
     QUOTE_INVENTED = 24  # ICMP error to a host that has sent nothing yet: it quotes a datagram that is made up
     SEGMENTED = 25  # TCP segment longer than the MTU, sent as several
+    FRAGMENT_ALONE = 26  # later fragment without a datagram that it could be of: it never reassembles
 
 
 class Options(IntEnum):

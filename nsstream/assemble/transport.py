@@ -46,7 +46,7 @@ def write_udp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[
     """Write the header, checksum zero; returns the position of the payload, and the sum of the header."""
     direction = np.uintp(packet.direction)
     ports = signed(conversation.port[direction]) << 16 | signed(conversation.port[np.uintp(1 - packet.direction)])
-    length = signed(packet.payload) + 8
+    length = signed(packet.payload) + packet.tail + 8
     put_u64(octets, at, ports << 32 | length << 16)
     return at + 8, ports + length
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_tables import Packet, table_of
 from scapy.layers.dns import DNS
-from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror
+from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror, defragment
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.utils import checksum
 
 from nsstream.assemble import Assembler, Frames
 from nsstream.assemble.catalogue import SERVICES
@@ -178,6 +179,42 @@ def test_neighbour_discovery_has_hop_limit_255() -> None:
 def test_later_fragments_have_an_offset_and_no_ports() -> None:
     (frame,), _ = assembled(DNS_CONVERSATION | {"is_fragment": 1}, Packet(0, 0, 500))
     assert (frame[IP].frag, int(frame[IP].flags), UDP in frame) == (185, 0, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"protocol_identifier": UDP_NUMBER, "responder_port": 50_001},
+        {"protocol_identifier": ICMP_NUMBER},
+        DNS_CONVERSATION,
+    ],
+)
+def test_fragments_of_a_long_datagram_reassemble(fields: dict[str, object]) -> None:
+    control = 8 << 8 if fields["protocol_identifier"] == ICMP_NUMBER else 0
+    later = fields | {"is_fragment": 1, "initiator_port": 0, "responder_port": 0}
+    parts = [Packet(5, 0, 1500), Packet(6, 0, 1500), Packet(7, 0, 333)]
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of((fields, [Packet(0, 0, 1500, control)]), (later, parts)))
+    (whole,) = defragment([Ether(frames.frame(i)) for i in range(len(frames))])
+    datagram = whole[IP]
+    assert len(datagram) == 3 * 1480 + 313 + 20
+    body = bytes(datagram.payload)
+    if fields["protocol_identifier"] == UDP_NUMBER:
+        assert datagram[UDP].len == len(body)
+        pseudo = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 17]) + len(body).to_bytes(2, "big")
+        assert checksum(pseudo + body) == 0
+    else:
+        assert checksum(body) == 0
+    assert not assembler.tally
+
+
+def test_a_fragment_of_nothing_stays_alone_and_is_counted() -> None:
+    fields = DNS_CONVERSATION | {"is_fragment": 1}
+    short = (DNS_CONVERSATION, [Packet(0, 0, 301)])
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of(short, (fields, [Packet(9, 0, 500)])))
+    assert Ether(frames.frame(1))[IP].frag == 185
+    assert assembler.tally == {"fragment_alone": 1}
 
 
 def test_sctp_carries_a_chunk_that_fills_it() -> None:
