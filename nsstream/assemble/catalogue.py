@@ -127,7 +127,7 @@ SERVICES: Final = (
         (),
         (69,),
         (Message(b"\x00\x01x", tail=b"\x00octet\x00", fill=ord("x")),),
-        (Message(b"\x00\x05\x00\x00", tail=b"\x00", fill=ord("x")),),
+        (Message(b"\x00\x03\x00\x00", (Patch(2, _ID),), fill=ord("x")),),
         minimum=10,
     ),
     Service(
