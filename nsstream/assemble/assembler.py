@@ -8,20 +8,22 @@ five-tuple comes again in a later table go on with their numbers. Addresses and 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.assemble.catalogue import SERVICES
+from nsstream.assemble.catalogue import PayloadKind, services_for
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
-from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
+from nsstream.assemble.fragments import join_fragments
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
 from nsstream.assemble.plan import plan_table
+from nsstream.assemble.quotes import quote
 from nsstream.assemble.records import CONVERSATION, PACKET, Repair
-from nsstream.assemble.services import ServiceTable, compile_services, service_of
+from nsstream.assemble.segment import segment_table
+from nsstream.assemble.services import ServiceTable, plain_fill, service_of
 from nsstream.assemble.streams import StreamMemory, is_remembered, move_ports, stream_keys
 from nsstream.assemble.tcp import make_scratch
 from nsstream.assemble.transport import crc32c_table
@@ -38,6 +40,14 @@ _MOST_MOVES: Final = 256  # rounds of moving ports; a five-tuple that is still s
 class Assembler:
     """Turn `ConversationTable`s into `Frames`, one after the other.
 
+    Args:
+        rng: of initial sequence numbers and the like.
+        mtu: the longest IP datagram in octets; longer ones are cut, but see `oversize`.
+        stream_limit: how many five-tuples are remembered from table to table.
+        services: messages by port, in place of those of `payload`.
+        payload: `template`, `zero` or `random`; see `catalogue`.
+        oversize: what becomes of TCP segments beyond the MTU: `clamp` cuts them, `segment` sends them as several.
+
     Attributes:
         tally: repairs and drops by name, of all calls so far.
     """
@@ -48,20 +58,27 @@ class Assembler:
         mtu: int = 1500,
         stream_limit: int = 131_072,
         services: ServiceTable | None = None,
+        payload: PayloadKind = "template",
+        oversize: Literal["clamp", "segment"] = "clamp",
     ) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ValueError(f"mtu must be {LEAST_MTU} to {MOST_MTU}, got {mtu}")
+        if oversize not in ("clamp", "segment"):
+            raise ValueError(f"oversize must be clamp or segment, got {oversize!r}")
+        self._segments = oversize == "segment"
         self.tally: Counter[str] = Counter()
         self._rng = rng
         self._mtu = mtu
         self._salt = np.uint64(rng.integers(1 << 63))
         self._memory = StreamMemory(stream_limit)
-        self._services = services or compile_services(SERVICES, TCP_FILLS, UDP_FILLS, PROTOCOL_FILLS)
+        self._services = services or services_for(payload)
         self._crc_table = crc32c_table()
 
     def assemble(self, table: ConversationTable) -> Frames:
         """Make the frames of all packets of a table that can be made lawful, merged in time order."""
         counts = np.zeros(len(Repair), np.int64)
+        if self._segments:
+            table, counts[Repair.SEGMENTED] = segment_table(table, self._mtu)
         conversations = self._conversations(table)
         _part_tftp(conversations, counts)
         packets = _packets(table)
@@ -91,13 +108,19 @@ class Assembler:
         is_kept = np.zeros(len(unique), bool)
         is_kept[conversations["stream"]] = is_remembered(table.protocol_identifier)
         self._memory.keep(unique[is_kept], streams[is_kept])
-        self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
+        self._count(counts)
         rows = np.flatnonzero(packets["is_kept"])
         rows = rows[np.argsort(packets["time_ns"][rows], kind="stable")]
+        place = np.zeros(len(packets), np.int64)
+        place[rows] = np.arange(len(rows))
+        counts[:] = 0
+        join_fragments(packets, conversations, rows, counts)
+        quote(packets, conversations, rows, counts)
+        self._count(counts)
         times_ns, offset = lay_out(packets, conversations, rows)
         octets = np.empty(int(offset[-1]), np.uint8)
-        emit(packets, conversations, rows, offset, self._services, self._crc_table, octets)
-        return Frames(times_ns, offset, octets)
+        emit(packets, conversations, rows, offset, self._services, self._crc_table, place, octets)
+        return Frames(times_ns, offset, octets, packets["direction"][rows])
 
     def _conversations(self, table: ConversationTable) -> NDArray[np.void]:
         """The `CONVERSATION` rows of a table; what depends on the stream is left zero."""
@@ -117,6 +140,7 @@ class Assembler:
         turned = is_group[:, 0] & ~is_group[:, 1]
         for name in ("address", "mac", "port", "ttl", "class_of_service"):
             rows[name][turned] = rows[name][turned][:, ::-1]
+        _as_numbers(rows)
         rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)
         rows["server"] = 1
         rows["service"] = self._services.of_port[2, rows["protocol"] + 256 * (rows["version"] == 6)]
@@ -125,7 +149,11 @@ class Assembler:
             rows["service"][chosen], rows["server"][chosen] = service_of(
                 self._services, transport, rows["port"][chosen]
             )
+        rows["fill"] = plain_fill(self._services, rows["service"], rows["server"])
         return rows
+
+    def _count(self, counts: NDArray[np.int64]) -> None:
+        self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
 
     def _begin(self, streams: NDArray[np.void], keys: NDArray[np.uint64]) -> None:
         """Set up the streams that are not known, and a generator for each."""
@@ -137,6 +165,17 @@ class Assembler:
             0xFFFF
         )
         streams["is_known"] = 1
+
+
+def _as_numbers(rows: NDArray[np.void]) -> None:
+    """Set `link`, `word` and `address_sum`, which say what `mac` and `address` say."""
+    words = np.ascontiguousarray(rows["address"]).view(">u8").reshape(-1, 2, 2).astype(np.int64)
+    words[rows["version"] == 4] &= [0, 0xFFFFFFFF]
+    rows["word"] = words
+    rows["address_sum"] = ((words >> 32 & 0xFFFFFFFF) + (words & 0xFFFFFFFF)).sum(axis=(1, 2))
+    padded = np.zeros((len(rows), 2, 8), np.uint8)
+    padded[..., 2:] = rows["mac"]
+    rows["link"] = padded.view(">u8")[..., 0].astype(np.int64)
 
 
 def _packets(table: ConversationTable) -> NDArray[np.void]:

@@ -2,13 +2,20 @@
 
 Every message is a lawful one of its protocol, of whatever length the plan asks for; lengths that a service cannot
 have are brought to the next that it can (`Service.minimum`, `Service.step`).
+
+Payload is one of three kinds. `template`: these messages, filled with one octet. `random`: the same, with random octets
+where any will do (ports without a service, TLS records, bodies of HTTP, RDATA, octet strings); so dissectors still find
+whole messages, and the octets do not compress. `zero`: nothing but zeros behind TCP and UDP, of just the lengths that
+were asked for; a dissector that looks for a message at a port may call that malformed.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Final, Literal
 
-from nsstream.assemble.services import Message, Patch, PatchKind, Service
+from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
+from nsstream.assemble.services import Message, Patch, PatchKind, Service, ServiceTable, compile_services
 
 _L8, _L16, _ID = PatchKind.LENGTH_8, PatchKind.LENGTH_16, PatchKind.SERIAL_16
 _DIGITS, _SUM, _PSEUDO = PatchKind.DIGITS_4, PatchKind.CHECKSUM, PatchKind.PSEUDO_CHECKSUM
@@ -35,7 +42,7 @@ def _dns(prefix: int) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         ),
         (
             Message(blank + reply + b"\x00", (*number, label), end, ord("x"), prefix + 19),
-            Message(blank + null, (*number, Patch(prefix + len(null) - 2, _L16, prefix + len(null)))),
+            Message(blank + null, (*number, Patch(prefix + len(null) - 2, _L16, prefix + len(null))), is_opaque=True),
         ),
     )
 
@@ -56,10 +63,10 @@ def _snmp(pdu: int) -> tuple[Message, ...]:
                 number = at + 2
             head += content
         kind = _L16 if len(length) == 3 else _L8
-        return Message(head, (*(Patch(at, kind, end) for at, end in patches), Patch(number, _ID)))
+        return Message(head, (*(Patch(at, kind, end) for at, end in patches), Patch(number, _ID)), is_opaque=True)
 
     long = build(b"\x82\x00\x00")
-    return build(b"\x00"), Message(long.head, long.patches, least=128)
+    return build(b"\x00"), Message(long.head, long.patches, least=128, is_opaque=True)
 
 
 def _dhcp(operation: int, kind: int) -> tuple[Message, ...]:
@@ -87,7 +94,18 @@ _IN_IPV4: Final = "4500 0000 0000 4000 40 3b 0000 0a000001 0a000002"
 _IN_IPV6: Final = "60000000 0000 3b40" + "fd" + "00" * 14 + "01" + "fd" + "00" * 14 + "02"
 _SCTP_HEARTBEAT: Final = "0001 0002 00000001 00000000 0400 0000 0001 0000"  # over UDP, RFC 6951
 _DNS_UDP, _DNS_TCP = _dns(0), _dns(2)
-_TLS: Final = (Message(bytes.fromhex("170303 0000"), (Patch(3, _L16, 5),), least=6),)
+_TLS: Final = (Message(bytes.fromhex("170303 0000"), (Patch(3, _L16, 5),), least=6, is_opaque=True),)
+# A version, then packets of RFC 4253 section 6 that hold SSH_MSG_IGNORE.
+_SSH: Final = (
+    Message(b"SSH-2.0-twin ", tail=b"\r\n", fill=ord("x"), is_first=True),
+    Message(
+        bytes.fromhex("0000 0000 04 02 0000 0000"),
+        (Patch(2, _L16, 4), Patch(8, _L16, 14)),
+        bytes(4),
+        fill=0,
+        is_opaque=True,
+    ),
+)
 _HTTP_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: twin\r\nX-Fill: "
 _HTTP_RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 0000\r\n\r\n"
 _MODBUS: Final = (Message(bytes.fromhex("0000 0000 0000 01 41"), (Patch(0, _ID), Patch(4, _L16, 6)), fill=0),)
@@ -109,7 +127,7 @@ SERVICES: Final = (
         (),
         (69,),
         (Message(b"\x00\x01x", tail=b"\x00octet\x00", fill=ord("x")),),
-        (Message(b"\x00\x05\x00\x00", tail=b"\x00", fill=ord("x")),),
+        (Message(b"\x00\x03\x00\x00", (Patch(2, _ID),), fill=ord("x")),),
         minimum=10,
     ),
     Service(
@@ -127,9 +145,17 @@ SERVICES: Final = (
         (80, 3128, 8000, 8008, 8080, 8081, 8888),
         (),
         (Message(_HTTP_REQUEST, tail=b"\r\n\r\n", fill=ord("x")),),
-        (Message(_HTTP_RESPONSE, (Patch(len(_HTTP_RESPONSE) - 8, _DIGITS, len(_HTTP_RESPONSE)),), fill=ord("x")),),
+        (
+            Message(
+                _HTTP_RESPONSE,
+                (Patch(len(_HTTP_RESPONSE) - 8, _DIGITS, len(_HTTP_RESPONSE)),),
+                fill=ord("x"),
+                is_opaque=True,
+            ),
+        ),
         fill=ord("x"),
     ),
+    Service((22, 29418), (), _SSH, _SSH, minimum=16),
     Service((502,), (), _MODBUS, _MODBUS),
     Service((), (), *_raw(_IN_IPV4, Patch(2, _L16), Patch(10, _SUM)), protocols=(4,), minimum=20),
     Service((), (), *_raw(_IN_IPV6, Patch(4, _L16, 40)), protocols=(41,), minimum=40),
@@ -188,3 +214,16 @@ SERVICES: Final = (
         (), (54328,), *_raw("01090804 00 00000000 0000000000 0001 00 04 7f000001"), minimum=40
     ),  # Elasticsearch Zen
 )
+
+PayloadKind = Literal["template", "zero", "random"]
+
+
+@cache
+def services_for(kind: PayloadKind) -> ServiceTable:
+    """The table of one kind of payload; read-only."""
+    if kind == "zero":
+        without_ports = tuple(service for service in SERVICES if service.protocols)
+        return compile_services(without_ports, (), (), PROTOCOL_FILLS, default_fill=0)
+    if kind in ("template", "random"):
+        return compile_services(SERVICES, TCP_FILLS, UDP_FILLS, PROTOCOL_FILLS, fills_randomly=kind == "random")
+    raise ValueError(f"payload must be template, zero or random, got {kind!r}")

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from nsstream.assemble.bodies import write_body
 from nsstream.assemble.internet import frame_length, write_ethernet, write_ipv4, write_ipv6
-from nsstream.assemble.octets import Octets, put_u16, signed, sum_run
+from nsstream.assemble.octets import Octets, copy_run, put_run, put_u16, signed, sum_run
 from nsstream.assemble.payload import write_payload
 from nsstream.assemble.services import ServiceTable
+from nsstream.assemble.tcp_repeat import copy_repeated
 from nsstream.assemble.transport import crc32c, write_sctp, write_tcp, write_udp
 from nsstream.trace.fields import ICMP, ICMPV6, SCTP, TCP, UDP
-from nsstream.wire.checksum import fold, ones_complement_sum
+from nsstream.wire.checksum import fold, internet_checksum, ones_complement_sum
 
 
 @njit(cache=True)
@@ -54,32 +55,44 @@ def emit(
     offset: NDArray[np.int64],
     services: ServiceTable,
     crc_table: NDArray[np.uint32],
+    place: NDArray[np.int64],
     octets: Octets,
 ) -> None:
-    """Write the frame of packet ``rows[k]`` to ``octets[offset[k]:offset[k + 1]]``."""
+    """Write the frame of packet ``rows[k]`` to ``octets[offset[k]:offset[k + 1]]``; ``place[rows[k]]`` is k."""
     for k in range(len(rows)):
         packet = packets[rows[k]]
         conversation = conversations[packet.conversation]
         at = write_ethernet(octets, offset[k], packet, conversation)
         if conversation.version == 4:
             start = write_ipv4(octets, at, packet, conversation)
-            addresses = ones_complement_sum(octets, at + 12, 8, 0)
         else:
             start = write_ipv6(octets, at, packet, conversation)
-            addresses = ones_complement_sum(octets, at + 8, 32, 0)
         protocol = signed(conversation.protocol)
         length = signed(packet.transport_header) + packet.payload
-        pseudo = addresses + protocol + length
+        # Where all payload is one octet the services stay unasked: numba counts references to each of their arrays.
+        fill = signed(conversation.fill[np.uintp(packet.direction)])
+        pseudo = conversation.address_sum + protocol + length + packet.tail
         if conversation.is_fragment:
             write_body(octets, start, packet, conversation, services, pseudo)
         elif protocol == TCP:
-            at = write_tcp(octets, start, packet, conversation)
-            run, value = write_payload(octets, at, packet, conversation, services, pseudo)
-            put_u16(octets, start + 16, _checksum(octets, start, length - run, value, run, pseudo))
+            at, total = write_tcp(octets, start, packet, conversation)
+            if packet.source_row >= 0:
+                copy_repeated(octets, at, packets, rows[k], place, offset)
+                total = ones_complement_sum(octets, at, packet.payload, total)
+            elif packet.payload and fill >= 0:
+                put_run(octets, at, signed(packet.payload), fill)
+                total += sum_run(fill, signed(packet.payload))
+            elif packet.payload:
+                total += write_payload(octets, at, packet, conversation, services, pseudo)
+            put_u16(octets, start + 16, 0xFFFF & ~fold(total + pseudo))
         elif protocol == UDP:
-            at = write_udp(octets, start, packet, conversation)
-            run, value = write_payload(octets, at, packet, conversation, services, pseudo)
-            checksum = _checksum(octets, start, length - run, value, run, pseudo)
+            at, total = write_udp(octets, start, packet, conversation)
+            if fill >= 0:
+                put_run(octets, at, signed(packet.payload), fill)
+                total += sum_run(fill, signed(packet.payload))
+            else:
+                total += write_payload(octets, at, packet, conversation, services, pseudo)
+            checksum = 0xFFFF & ~fold(total + pseudo)
             put_u16(octets, start + 6, checksum if checksum else 0xFFFF)
         elif protocol == SCTP:
             at = write_sctp(octets, start, packet, conversation, signed(conversation.flow_label) + 1)
@@ -89,13 +102,11 @@ def emit(
                 octets[start + 8 + i] = (crc >> (8 * i)) & 0xFF
         else:
             write_body(octets, start, packet, conversation, services, pseudo)
+            if packet.source_row >= 0:
+                quoted = place[packet.source_row]
+                quoted_length = signed(packets[packet.source_row].total_length)
+                copy_run(octets, start + 8, octets, offset[quoted + 1] - quoted_length, packet.payload - 8)
             if protocol == ICMP and conversation.version == 4:
-                put_u16(octets, start + 2, _checksum(octets, start, length, 0, 0, 0))
+                put_u16(octets, start + 2, internet_checksum(octets, start, length, 0))
             elif protocol == ICMPV6 and conversation.version == 6:
-                put_u16(octets, start + 2, _checksum(octets, start, length, 0, 0, pseudo))
-
-
-@njit(cache=True)
-def _checksum(octets: Octets, start: int, length: int, value: int, run: int, initial: int) -> int:
-    """The checksum of `length` octets (an even number if a run follows) and of a run of one value behind them."""
-    return 0xFFFF & ~fold(ones_complement_sum(octets, start, length, initial) + sum_run(value, run))
+                put_u16(octets, start + 2, internet_checksum(octets, start, length, pseudo))

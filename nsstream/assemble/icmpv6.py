@@ -48,6 +48,12 @@ def icmpv6_length(icmp_type: int, length: int) -> int:
 
 
 @njit(cache=True)
+def is_error_6(icmp_type: int) -> bool:
+    """Whether a message of this type quotes the datagram that it is about."""
+    return 1 <= icmp_type <= _PARAMETER_PROBLEM
+
+
+@njit(cache=True)
 def is_foreign(icmp_type: int) -> bool:
     """Whether messages of this type are not of Ethernet hosts: inverse discovery, mobility, RPL and the like."""
     return 137 < icmp_type < 160 and icmp_type != _LISTENER_REPORT

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from numba import njit
 
 from nsstream.assemble.icmpv6 import wanted_hop_limit
-from nsstream.assemble.octets import Octets, put_address, put_run, put_u16, put_u32, signed
+from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, put_u64, signed
 from nsstream.trace.fields import ICMPV6, TCP
-from nsstream.wire.checksum import internet_checksum
+from nsstream.wire.checksum import fold, ones_complement_sum
 
 ETHERNET_BYTES: Final = 14
 _TAG_BYTES: Final = 4
@@ -27,51 +28,52 @@ _ROUTER_ALERT_6: Final = 5
 _MOST_PADDING: Final = 7  # octets of one PadN: RFC 8504 section 5.3 lets hosts drop more
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def frame_length(packet: Any, conversation: Any) -> int:
     """Octets of the whole frame, without padding."""
     return signed(packet.total_length) + ETHERNET_BYTES + (_TAG_BYTES if conversation.vlan_id & 0xFFF else 0)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def write_ethernet(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the link header; returns the position of the datagram."""
-    for i in range(6):
-        octets[at + i] = conversation.mac[1 - packet.direction, i]
-        octets[at + 6 + i] = conversation.mac[packet.direction, i]
+    source = conversation.link[np.uintp(packet.direction)]
+    put_u64(octets, at, conversation.link[np.uintp(1 - packet.direction)] << 16 | source >> 32)
+    put_u32(octets, at + 8, source)
     at += 12
-    vlan = conversation.vlan_id & 0xFFF
+    vlan = signed(conversation.vlan_id) & 0xFFF
     if vlan:
-        put_u16(octets, at, 0x8100)
-        put_u16(octets, at + 2, vlan)
+        put_u32(octets, at, 0x8100 << 16 | vlan)
         at += _TAG_BYTES
     put_u16(octets, at, 0x0800 if conversation.version == 4 else 0x86DD)
     return at + 2
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header with its checksum; returns the position behind it."""
     header = signed(packet.ip_header)
-    octets[at] = 0x40 | header >> 2
-    octets[at + 1] = conversation.class_of_service[packet.direction]
-    put_u16(octets, at + 2, packet.total_length)
-    put_u16(octets, at + 4, packet.ip_id)
+    direction = np.uintp(packet.direction)
     flags = 0
     if conversation.is_fragment:
-        flags = _FRAGMENT_OFFSET
+        flags = signed(packet.fragment) if packet.fragment & 0x1FFF else _FRAGMENT_OFFSET
+    elif packet.fragment:
+        flags = signed(packet.fragment)
     elif conversation.protocol == TCP:
         flags = 0x4000
-    put_u16(octets, at + 6, flags)
-    octets[at + 8] = conversation.ttl[packet.direction]
-    octets[at + 9] = conversation.protocol
-    put_u16(octets, at + 10, 0)
-    end = put_address(octets, at + 12, conversation.address[packet.direction], 4)
-    end = put_address(octets, end, conversation.address[1 - packet.direction], 4)
-    put_run(octets, end, header - 20, _NO_OPERATION)
-    if header > 20 and conversation.protocol == _IGMP:
-        put_u32(octets, end, 0x9404_0000)
-    put_u16(octets, at + 10, internet_checksum(octets, at, header, 0))
+    first = (0x40 | header >> 2) << 24 | signed(conversation.class_of_service[direction]) << 16 | packet.total_length
+    second = signed(packet.ip_id) << 16 | flags
+    third = signed(conversation.ttl[direction]) << 24 | signed(conversation.protocol) << 16
+    total = first + second + third + conversation.address_sum
+    if header > 20:
+        put_run(octets, at + 20, header - 20, _NO_OPERATION)
+        if conversation.protocol == _IGMP:
+            put_u32(octets, at + 20, 0x9404_0000)
+        total = ones_complement_sum(octets, at + 20, header - 20, total)
+    put_u64(octets, at, first << 32 | second)
+    put_u32(octets, at + 8, third | (0xFFFF & ~fold(total)))
+    source, destination = conversation.word[direction, 1], conversation.word[np.uintp(1 - packet.direction), 1]
+    put_u64(octets, at + 12, source << 32 | destination)
     return at + header
 
 
@@ -86,8 +88,11 @@ def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     put_u32(octets, at, 0x6000_0000 | traffic_class << 20 | signed(conversation.flow_label))
     put_u16(octets, at + 4, packet.total_length - 40)
     octets[at + 7] = hop_limit
-    end = put_address(octets, at + 8, conversation.address[packet.direction], 6)
-    end = put_address(octets, end, conversation.address[1 - packet.direction], 6)
+    end = at + 8
+    for direction in (signed(packet.direction), 1 - signed(packet.direction)):
+        put_u64(octets, end, conversation.word[np.uintp(direction), 0])
+        put_u64(octets, end + 8, conversation.word[np.uintp(direction), 1])
+        end += 16
     last = _FRAGMENT if conversation.is_fragment else conversation.protocol
     options = header - 40 - (8 if conversation.is_fragment else 0)
     octets[at + 6] = _HOP_BY_HOP if options else last

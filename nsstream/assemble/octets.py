@@ -1,4 +1,8 @@
-"""Big-endian numbers, runs of one octet and addresses into a buffer of octets, for numba loops."""
+"""Big-endian numbers, runs of one octet and addresses into a buffer of octets, for numba loops.
+
+Indices are made unsigned, so that numba does not look for negative ones, and LLVM makes one store of what stands
+together. Bounds are the caller's.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +15,48 @@ from numpy.typing import NDArray
 Octets = NDArray[np.uint8]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def signed(value: Any) -> int:
     """A field of a record as int64: numba makes a float of an unsigned and a signed number together."""
     return np.int64(value)  # type: ignore[return-value]  # numba's int is numpy's int64
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def put_u16(octets: Octets, at: int, value: int) -> None:
     """Write the low 16 bits of `value`."""
-    octets[at] = (value >> 8) & 0xFF
-    octets[at + 1] = value & 0xFF
+    octets[np.uintp(at)] = (value >> 8) & 0xFF
+    octets[np.uintp(at + 1)] = value & 0xFF
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def put_u32(octets: Octets, at: int, value: int) -> None:
     """Write the low 32 bits of `value`."""
-    octets[at] = (value >> 24) & 0xFF
-    octets[at + 1] = (value >> 16) & 0xFF
-    octets[at + 2] = (value >> 8) & 0xFF
-    octets[at + 3] = value & 0xFF
+    octets[np.uintp(at)] = (value >> 24) & 0xFF
+    octets[np.uintp(at + 1)] = (value >> 16) & 0xFF
+    octets[np.uintp(at + 2)] = (value >> 8) & 0xFF
+    octets[np.uintp(at + 3)] = value & 0xFF
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
+def put_u64(octets: Octets, at: int, value: int) -> None:
+    """Write 64 bits, of a negative `value` those of its two's complement."""
+    put_u32(octets, at, value >> 32)
+    put_u32(octets, at + 4, value)
+
+
+@njit(cache=True, inline="always")
 def put_run(octets: Octets, at: int, length: int, value: int) -> None:
     """Write `length` times the octet `value`."""
-    for i in range(at, at + length):
-        octets[i] = value
+    octet = np.uint8(value)
+    for i in range(np.uintp(at), np.uintp(at + max(length, 0))):
+        octets[i] = octet
+
+
+@njit(cache=True, inline="always")
+def copy_run(octets: Octets, at: int, source: Octets, start: int, length: int) -> None:
+    """Write ``source[start:start + length]``, which may be of the same buffer but must not overlap what is written."""
+    for i in range(length):
+        octets[np.uintp(at + i)] = source[np.uintp(start + i)]
 
 
 @njit(cache=True)
@@ -49,7 +68,7 @@ def put_address(octets: Octets, at: int, address: Any, version: int) -> int:
     return at + 16 - skip
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def sum_run(value: int, length: int) -> int:
     """The ones' complement sum (carries not folded) of `length` octets of one value, from an even position."""
     total = (length >> 1) * (value << 8 | value)

@@ -66,11 +66,14 @@ def plan_table(
         if not can_carry(conversation.version, conversation.protocol):
             tally[Repair.PROTOCOL_DROPPED] += end - first
             continue
+        least, step = signed(minimum[conversation.service, 0]), signed(minimum[conversation.service, 1])
         time_ns = packets[first].time_ns
         for i in range(first, end):
             packet = packets[i]
             packet.conversation = n
             packet.is_kept = 1
+            packet.source_row = -1
+            packet.before_row = -1
             if packet.time_ns < time_ns:
                 packet.time_ns = time_ns
                 tally[Repair.TIME_RAISED] += 1
@@ -83,64 +86,72 @@ def plan_table(
                 packet.is_kept = 0
                 tally[Repair.PROTOCOL_DROPPED] += 1
                 continue
-            _plan_lengths(packet, conversation, tcp_header_length[i], minimum, mtu, tally)
+            repairs = _plan_lengths(packet, conversation, tcp_header_length[i], least, step, mtu)
+            if repairs:
+                for repair in range(len(tally)):
+                    tally[repair] += repairs >> repair & 1
         if conversation.protocol == TCP and not conversation.is_fragment:
             plan_tcp(packets, event, first, end, conversation.is_swapped, stream, scratch, tally)
         _number(packets, first, end, conversation, stream, tally)
         stream.last_time_ns = time_ns
 
 
-@njit(cache=True)
-def _plan_lengths(
-    packet: Any, conversation: Any, tcp_header: int, minimum: NDArray[np.int32], mtu: int, tally: NDArray[np.int64]
-) -> None:
-    """Make header lengths possible, then fit the datagram between its headers and the MTU."""
+@njit(cache=True, inline="always")
+def _plan_lengths(packet: Any, conversation: Any, tcp_header: int, least: int, step: int, mtu: int) -> int:
+    """Make header lengths possible, then fit the datagram between its headers and the MTU; returns repairs as bits.
+
+    Args:
+        packet: its lengths are written.
+        conversation: what it belongs to.
+        tcp_header: octets as drawn.
+        least: shortest payload of its service.
+        step: from one length of a payload to the next.
+        mtu: longest datagram in octets.
+    """
+    repairs = 0
     header = signed(packet.ip_header)
     if conversation.version == 4:
         lawful = min(max(header, 20), 60) & ~3
     else:
-        least = 48 if conversation.is_fragment else 40
-        lawful = min(max(header, least), 296) & ~7
+        lawful = min(max(header, 48 if conversation.is_fragment else 40), 296) & ~7
     if lawful != header:
-        tally[Repair.IP_HEADER_REPAIRED] += 1
+        repairs |= 1 << Repair.IP_HEADER_REPAIRED
     packet.ip_header = lawful
     transport = 0
-    body, step = _LEAST_FRAGMENT if conversation.is_fragment else 0, 1
-    if not conversation.is_fragment:
+    if conversation.is_fragment:
+        least, step = _LEAST_FRAGMENT, 1
+    else:
         if conversation.protocol == TCP:
             transport = min(max(signed(tcp_header), 20), 60) & ~3
             if transport != tcp_header:
-                tally[Repair.TCP_HEADER_REPAIRED] += 1
-            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
+                repairs |= 1 << Repair.TCP_HEADER_REPAIRED
         elif conversation.protocol == UDP:
             transport = 8
-            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
         elif conversation.protocol == SCTP:
             transport = 12
-        else:
-            body, step = minimum[conversation.service, 0], minimum[conversation.service, 1]
     total = signed(packet.total_length)
     if total > mtu:
         total = mtu
-        tally[Repair.MTU_CLAMPED] += 1
+        repairs |= 1 << Repair.MTU_CLAMPED
     if total < lawful + transport:
         total = lawful + transport
-        tally[Repair.LENGTH_ENLARGED] += 1
+        repairs |= 1 << Repair.LENGTH_ENLARGED
     payload = total - lawful - transport
-    if (payload or transport == 0) and (body or step > 1):
-        wanted = max(body, payload - (payload - body) % step)
+    if (payload or transport == 0) and (least or step > 1):
+        wanted = max(least, payload - (payload - least) % step)
         if wanted != payload:
-            tally[Repair.PAYLOAD_RESIZED] += 1
+            repairs |= 1 << Repair.PAYLOAD_RESIZED
             payload = wanted
     elif not conversation.is_fragment:
         room = mtu - lawful - transport
         wanted = lawful_body(conversation, packet.control, payload, room)
         if wanted != payload:
-            tally[Repair.BODY_RESIZED] += 1
+            repairs |= 1 << Repair.BODY_RESIZED
             payload = wanted
     packet.transport_header = transport
     packet.payload = payload
     packet.total_length = lawful + transport + payload
+    return repairs
 
 
 @njit(cache=True)
@@ -159,7 +170,7 @@ def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, 
         else:
             packet.ip_id = stream.ip_id[side]
             stream.ip_id[side] += 1
-        if packet.payload:
+        if packet.payload and packet.source_row < 0:
             serial = signed(stream.serial[side])
             ahead = signed(stream.serial[1 - side]) - serial
             if packet.direction != conversation.server and ahead > _MOST_OPEN:

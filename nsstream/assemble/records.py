@@ -19,6 +19,9 @@ CONVERSATION: Final = np.dtype(
     [
         ("address", np.uint8, (2, 16)),  # by direction: 0 initiator, 1 responder
         ("mac", np.uint8, (2, 6)),
+        ("link", np.int64, (2,)),  # the MACs as numbers
+        ("word", np.int64, (2, 2)),  # the addresses as two numbers each, of IPv4 the second's low half
+        ("address_sum", np.int64),  # ones' complement sum of both addresses
         ("port", np.uint16, (2,)),
         ("ttl", np.uint8, (2,)),
         ("class_of_service", np.uint8, (2,)),
@@ -31,6 +34,7 @@ CONVERSATION: Final = np.dtype(
         ("server", np.uint8),  # the direction whose source owns the service port
         ("stream", np.int32),
         ("service", np.int32),  # row of the payload table
+        ("fill", np.int16, (2,)),  # by direction, the octet that all payload is made of; -1: there are messages
         ("flow_label", np.uint32),
         ("identifier", np.uint16),  # ICMP echo
     ],
@@ -51,6 +55,7 @@ STREAM: Final = np.dtype(
         ("serial", np.uint16, (2,)),  # messages that each side sent, for DNS ids and ICMP sequence numbers
         ("window", np.uint16, (2,)),
         ("syn_window", np.uint16, (2,)),
+        ("data_row", np.int64, (2,)),  # the plan row of each side's last fresh data in this table, -1 for none
         ("last_row", np.int64, (2,)),  # the plan row of each side's last segment in this table, -1 for none
         ("options", np.uint8, (2,)),  # options that each side's SYN offered
         ("syn", np.uint8, (2,)),  # 0 none, 1 SYN, 2 SYN|ACK
@@ -75,6 +80,12 @@ PACKET: Final = np.dtype(
         ("ts_value", np.uint32),
         ("ts_echo", np.uint32),
         ("ip_id", np.uint32),
+        ("sack_left", np.uint32),
+        ("sack_right", np.uint32),
+        ("tail", np.int32),  # octets of its datagram in later fragments
+        ("fragment", np.uint16),  # flags and offset as in the IPv4 header, but for "don't fragment"
+        ("source_row", np.int32),  # a repeat: where the repeated octets end; an ICMP error: what is quoted; -1 for none
+        ("before_row", np.int32),  # the fresh data of its side before this, -1 for none
         ("total_length", np.int32),  # octets of the datagram
         (
             "payload",
@@ -119,6 +130,10 @@ class Repair(IntEnum):
     AFTER_RESET_DROPPED = 20  # segment from the side that has reset the connection, or after a refusal
     ADDRESS_DROPPED = 21  # packet from one multicast or broadcast address to another
     PROTOCOL_DROPPED = 22  # packet of a protocol that its IP version cannot carry, or of an ICMPv6 type of other links
+    REPEAT_FRESH = 23  # data to be repeated where its side has not sent so much in this table: sent as new
+    QUOTE_INVENTED = 24  # ICMP error to a host that has sent nothing yet: it quotes a datagram that is made up
+    SEGMENTED = 25  # TCP segment longer than the MTU, sent as several
+    FRAGMENT_ALONE = 26  # later fragment without a datagram that it could be of: it never reassembles
 
 
 class Options(IntEnum):
@@ -128,3 +143,4 @@ class Options(IntEnum):
     SACK_PERMITTED = 2
     TIMESTAMPS = 4
     WINDOW_SCALE = 8
+    SACK = 16

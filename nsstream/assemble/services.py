@@ -50,6 +50,8 @@ class Message:
     tail: bytes = b""
     fill: int = DEFAULT_FILL
     least: int = 0
+    is_opaque: bool = False  # the fill may be any octets
+    is_first: bool = False  # only as the first message of its side
 
     @property
     def minimum(self) -> int:
@@ -72,7 +74,10 @@ class Service:
 
 
 class ServiceTable(NamedTuple):
-    """Services as arrays for numba; rows of `message_*` are grouped by (service, direction), the longest first."""
+    """Services as arrays for numba.
+
+    Rows of `message_*` are grouped by (service, direction); those that only come first before others, then the longest.
+    """
 
     of_port: NDArray[np.int16]  # (3, 65536): TCP port, UDP port, IP protocol (+ 256 over IPv6) -> service
     fill: NDArray[np.uint8]  # (s,)
@@ -80,6 +85,9 @@ class ServiceTable(NamedTuple):
     message_range: NDArray[np.int32]  # (s, 2, 2): service, 0 request or 1 response, from and to
     message_minimum: NDArray[np.int32]
     message_fill: NDArray[np.uint8]
+    is_random: NDArray[np.uint8]  # (s,) whether the fill octet gives way to random octets
+    message_is_random: NDArray[np.uint8]
+    message_is_first: NDArray[np.uint8]
     head_range: NDArray[np.int32]  # (q, 2) into octets
     tail_range: NDArray[np.int32]
     patch_range: NDArray[np.int32]  # (q, 2) into patches
@@ -93,8 +101,13 @@ def compile_services(
     udp_fills: tuple[Fill, ...],
     protocol_fills: tuple[Fill, ...],
     default_fill: int = DEFAULT_FILL,
+    *,
+    fills_randomly: bool = False,
 ) -> ServiceTable:
-    """Lay services and fills (octet, least length, ports) out as arrays; row 0 is every other port."""
+    """Lay services and fills (octet, least length, ports) out as arrays; row 0 is every other port.
+
+    If it `fills_randomly`, other ports and opaque messages get random octets.
+    """
     rows = [Service((), (), (), (), fill=default_fill), *services]
     rows += [Service(ports, (), (), (), fill, minimum=minimum) for fill, minimum, ports in tcp_fills]
     rows += [Service((), ports, (), (), fill, minimum=minimum) for fill, minimum, ports in udp_fills]
@@ -108,7 +121,7 @@ def compile_services(
         of_port[2, list(row.protocols)] = s
         of_port[2, [256 + number for number in row.protocols if number < 256]] = s
         for k, offered in enumerate((row.request, row.response)):
-            ordered = sorted(offered, key=lambda message: -message.minimum)
+            ordered = sorted(offered, key=lambda message: (not message.is_first, -message.minimum))
             ranges[s, k] = len(messages), len(messages) + len(ordered)
             messages += ordered
     octets, head, tail, patch = b"", [], [], []
@@ -127,12 +140,30 @@ def compile_services(
         ranges,
         np.array([message.minimum for message in messages], np.int32),
         np.array([message.fill for message in messages], np.uint8),
+        np.array([fills_randomly and s == 0 for s in range(len(rows))], np.uint8),
+        np.array([fills_randomly and message.is_opaque for message in messages], np.uint8),
+        np.array([message.is_first for message in messages], np.uint8),
         np.array(head, np.int32).reshape(-1, 2),
         np.array(tail, np.int32).reshape(-1, 2),
         np.array(patch, np.int32).reshape(-1, 2),
         np.array(patches, np.int32).reshape(-1, 3),
         np.frombuffer(octets, np.uint8).copy(),
     )
+
+
+def plain_fill(table: ServiceTable, service: NDArray[np.int32], server: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The octet that all payload of a direction is made of, -1 where there are messages or random octets: (n, 2).
+
+    Args:
+        table: from `compile_services`.
+        service: (n,) rows of the table.
+        server: (n,) the direction whose source owns the service port.
+    """
+    has_messages = (table.message_range[..., 0] < table.message_range[..., 1]) | (table.is_random[:, None] != 0)
+    fill = np.where(has_messages, -1, table.fill.astype(np.int16)[:, None]).astype(np.int16)  # (s, request or response)
+    direction = np.arange(2, dtype=np.uint8)
+    chosen: NDArray[np.int16] = fill[service[:, None], (direction == server[:, None]).astype(np.intp)]
+    return chosen
 
 
 def service_of(

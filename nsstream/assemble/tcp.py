@@ -5,8 +5,9 @@ Rules:
 1. Sequence numbers follow from what was sent. SYN and FIN take one number each; a repeated SYN or FIN takes its old
 one. 2. Nothing is acknowledged that was not sent. Where the other side was never seen, its octets are assumed. 3. A
 bare ACK that is `FRESH` acknowledges something new. Between two segments of the peer there may be several, so every
-packet holds back as many segments (or, if there are too few of them, octets) as later ones need. 4. What cannot be
-made lawful is dropped or trimmed, and counted under its name in `records.Repair`.
+packet holds back as many segments (or, if there are too few of them, octets) as later ones need. 4. What is repeated
+was sent before, octet by octet, and is not acknowledged yet, as far as rule 3 allows; see `tcp_repeat`. 5. What cannot
+be made lawful is dropped or trimmed, and counted under its name in `records.Repair`.
 
 A run of packets of one conversation is planned in three passes. `tcp_sequence` goes forward: what each segment is,
 its sequence number, how much of the peer is there to acknowledge. `tcp_acknowledge` goes backward first, to find
@@ -28,7 +29,7 @@ from nsstream.assemble.tcp_sequence import Scratch, sequence
 
 def make_scratch(longest: int) -> Scratch:
     """Work space of `plan_tcp` for conversations of up to `longest` packets."""
-    return np.zeros((2, longest + 2), np.int64), np.zeros((4, longest), np.int64), np.zeros(longest, np.uint8)
+    return np.zeros((2, longest + 2), np.int64), np.zeros((6, longest), np.int64), np.zeros(longest, np.uint8)
 
 
 @njit(cache=True)
@@ -60,6 +61,8 @@ def plan_tcp(
             last_of_side[packets[i].direction ^ is_swapped] = i
     stream.last_row[0] = -1
     stream.last_row[1] = -1
+    stream.data_row[0] = -1
+    stream.data_row[1] = -1
     start = first
     while start < end:
         stop = sequence(packets, event, first, start, end, is_swapped, last_of_side, stream, scratch, tally)

@@ -16,6 +16,7 @@ from nsstream.trace.fields import ACK, RST, SYN
 
 _HELD_SEGMENTS: Final = 24  # at most so many segments stay unacknowledged for later bare ACKs
 _HELD_OCTETS: Final = 16_384
+_HOLE: Final = 2  # segments that a selective acknowledgement leaves open: the missing one, and one that came
 
 
 @njit(cache=True)
@@ -24,6 +25,7 @@ def hold_back(packets: Any, first: int, start: int, stop: int, is_swapped: int, 
     _, reach, kind = scratch
     segments = np.full(2, np.iinfo(np.int64).max, np.int64)  # by side: the highest that leaves enough to later ones
     octets = segments.copy()
+    most_segments, most_octets = segments.copy(), segments.copy()  # by side: what is repeated later must stay open
     for i in range(stop - 1, start - 1, -1):
         if not packets[i].is_kept:
             continue
@@ -31,8 +33,12 @@ def hold_back(packets: Any, first: int, start: int, stop: int, is_swapped: int, 
         side = packets[i].direction ^ is_swapped
         segments[side] = max(min(segments[side], reach[0, row]), reach[0, row] - _HELD_SEGMENTS)
         octets[side] = max(min(octets[side], reach[1, row]), reach[1, row] - _HELD_OCTETS)
-        reach[2, row] = segments[side]
-        reach[3, row] = octets[side]
+        most_segments[1 - side] = min(most_segments[1 - side], reach[4, row])
+        most_octets[1 - side] = min(most_octets[1 - side], reach[5, row])
+        if sack_room(packets[i]) and reach[0, row] >= _HOLE + 1:
+            most_segments[side] = min(most_segments[side], reach[0, row] - _HOLE)
+        reach[2, row] = min(segments[side], most_segments[side])
+        reach[3, row] = min(octets[side], most_octets[side])
         if kind[row] == BARE:
             segments[side] -= 1
             octets[side] -= 1
@@ -87,11 +93,17 @@ def acknowledge(
         else:
             packet.window = stream.syn_window[side] if packet.control & SYN else stream.window[side]
         if packet.payload and not packet.control & SYN:
-            _avoid_full_window(packets, packet, peer, stream)
+            row_of_peer = stream.last_row[peer]
+            if _ends_at_window(packet, peer, stream) and row_of_peer >= 0 and not packets[row_of_peer].control & SYN:
+                stream.window[peer] -= 1
+                packets[row_of_peer].window = stream.window[peer]
         if packet.transport_header >= 32 and not packet.control & (SYN | RST):
             has_both = stream.options[0] & stream.options[1] & Options.TIMESTAMPS
             if has_both or not (stream.syn[0] and stream.syn[1]):
                 packet.options = Options.TIMESTAMPS
+        room = signed(packet.transport_header) - (32 if packet.options & Options.TIMESTAMPS else 20)
+        if room >= 12 and packet.control & ACK and not packet.control & (SYN | RST):
+            _acknowledge_selectively(packet, boundary, reach[0, row], peer, stream.ack[side], stream)
         if packet.options & Options.TIMESTAMPS:
             value = (signed(stream.ts_offset[side]) + packet.time_ns // 1_000_000) & 0xFFFFFFFF
             packet.ts_value = value
@@ -100,14 +112,32 @@ def acknowledge(
         stream.last_row[side] = i
 
 
-@njit(cache=True)
-def _avoid_full_window(packets: Any, packet: Any, peer: int, stream: Any) -> None:
-    """Take one off the peer's window where this segment would end exactly at its edge."""
-    row = stream.last_row[peer]
-    if row < 0 or packets[row].control & SYN:
+@njit(cache=True, inline="always")
+def sack_room(packet: Any) -> bool:
+    """Whether the header has octets behind the timestamps that hold a block."""
+    return bool(packet.transport_header >= 44 and packet.control & (SYN | RST) == 0)
+
+
+@njit(cache=True, inline="always")
+def _acknowledge_selectively(
+    packet: Any, boundary: NDArray[np.int64], count: int, peer: int, acknowledged: int, stream: Any
+) -> None:
+    """Report what the peer has sent behind a hole of one segment (RFC 2018), where the header has room for it."""
+    is_offered = stream.options[0] & stream.options[1] & Options.SACK_PERMITTED or not (stream.syn[0] and stream.syn[1])
+    if not is_offered or not stream.seen[peer]:
         return
+    hole = count
+    while hole > 0 and boundary[peer, hole - 1] > acknowledged:
+        hole -= 1
+    if boundary[peer, hole] > acknowledged and hole < count:
+        packet.sack_left = boundary[peer, hole] & 0xFFFFFFFF
+        packet.sack_right = boundary[peer, count] & 0xFFFFFFFF
+        packet.options |= Options.SACK
+
+
+@njit(cache=True, inline="always")
+def _ends_at_window(packet: Any, peer: int, stream: Any) -> bool:
+    """Whether this segment would end exactly at the edge of the peer's window, which tshark takes for full."""
     shift = WINDOW_SHIFT if stream.options[0] & stream.options[1] & Options.WINDOW_SCALE else 0
     edge = stream.ack[peer] + (signed(stream.window[peer]) << shift)
-    if (signed(packet.sequence) + packet.payload) & 0xFFFFFFFF == edge & 0xFFFFFFFF:
-        stream.window[peer] -= 1
-        packets[row].window = stream.window[peer]
+    return bool((signed(packet.sequence) + packet.payload - edge) & 0xFFFFFFFF == 0)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nsstream.assemble.chance import draw
 from nsstream.assemble.octets import signed
 from nsstream.assemble.records import Options, Repair
+from nsstream.assemble.tcp_repeat import find_repeated, repeated_sequence
 from nsstream.trace.conversations import TcpEvent
 from nsstream.trace.fields import ACK, FIN, PSH, RST, SYN
 
@@ -25,10 +26,15 @@ RESET: Final = 3
 REFUSAL: Final = 4  # the RST|ACK of a closed port, from sequence number and window 0
 UPDATE: Final = 5  # repeats the last acknowledgement and offers another window
 
+_AFTER_FIN_TRIMMED: Final = int(Repair.AFTER_FIN_TRIMMED)
+_KEEP_ALIVE_TRIMMED: Final = int(Repair.KEEP_ALIVE_TRIMMED)
+_IDLE_ACK_DROPPED: Final = int(Repair.IDLE_ACK_DROPPED)
+NO_LIMIT: Final = 1 << 62
 _ASSUMED_SEGMENT: Final = 1448  # octets between two acknowledgements of a side that is not seen
 
 # Ends of the segments of each side (2, n + 2); by packet, how many of them and how many octets the peer had sent, then
-# what of both may be acknowledged (4, n); what each segment is (n,).
+# what of both may be acknowledged, then the most of both that the peer may have acknowledged before it (6, n); what
+# each segment is (n,).
 Scratch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 
 
@@ -49,6 +55,7 @@ def sequence(
     boundary, reach, kind = scratch
     boundary_count = np.zeros(2, np.int64)
     is_set_up = False
+    bare_row = np.full(2, -1, np.int64)  # each side's last ACK of something new
     for i in range(start, end):
         packet = packets[i]
         if not packet.is_kept:
@@ -101,6 +108,7 @@ def sequence(
             continue
 
         kind[i - first] = FULL
+        reach[4, i - first] = reach[5, i - first] = NO_LIMIT
         before = stream.next[side]
         if not stream.seen[side]:
             stream.low[side] = before
@@ -149,9 +157,31 @@ def sequence(
             if not flags & ACK and (stream.seen[peer] or stream.syn[side]):
                 flags |= ACK
                 tally[Repair.ACK_ADDED] += 1
-            flags = _plan_segment(packet, event[i], flags, side, stream, kind, i - first, tally)
+            is_done = False
+            if is_repeat and packet.payload and (stream.fin[side] or not flags & FIN):
+                row = find_repeated(packets, i, stream.data_row[side], bare_row[peer])
+                if row >= 0:
+                    is_done = True
+                    packet.source_row = row
+                    start_of = repeated_sequence(packets, i, row, stream.next[side])
+                    packet.sequence = start_of & 0xFFFFFFFF
+                    limit = boundary_count[side]
+                    while limit > 0 and boundary[side, limit] > start_of:
+                        limit -= 1
+                    reach[4, i - first], reach[5, i - first] = limit, start_of
+                else:
+                    tally[Repair.REPEAT_FRESH] += 1
+            if not is_done:
+                flags, kind[i - first], repair = _plan_segment(packet, event[i], flags, side, stream)
+                if repair >= 0:
+                    tally[repair] += 1
             if not packet.is_kept:
                 continue
+            if packet.payload and stream.next[side] > before:
+                packet.before_row = stream.data_row[side]
+                stream.data_row[side] = i
+            if kind[i - first] == BARE:
+                bare_row[side] = i
             if kind[i - first] == BARE and not stream.seen[peer] and stream.has_acked[side]:
                 stream.next[peer] += _ASSUMED_SEGMENT
                 boundary_count[peer] += 1
@@ -168,42 +198,28 @@ def sequence(
     return end
 
 
-@njit(cache=True)
-def _plan_segment(
-    packet: Any,
-    event: int,
-    flags: int,
-    side: int,
-    stream: Any,
-    kind: NDArray[np.uint8],
-    row: int,
-    tally: NDArray[np.int64],
-) -> int:
-    """Number a segment that is neither SYN nor RST, and say of which kind it is; returns its flags."""
+@njit(cache=True, inline="always")
+def _plan_segment(packet: Any, event: int, flags: int, side: int, stream: Any) -> tuple[int, int, int]:
+    """Number a segment that is neither SYN nor RST; returns its flags, its kind, and its repair or -1."""
+    kind, repair = FULL, -1
     packet.sequence = stream.next[side] & 0xFFFFFFFF
     is_idle = event == TcpEvent.IDLE_ACK or event == TcpEvent.KEEP_ALIVE or event == TcpEvent.KEEP_ALIVE_ACK
-    if event == TcpEvent.RETRANSMISSION and packet.payload > 1 and (stream.fin[side] or not flags & FIN):
-        # The last octets again; a single one would look like a keep-alive.
-        start = stream.next[side] - stream.fin[side] - packet.payload
-        if start >= stream.low[side] and stream.seen[side]:
-            packet.sequence = start & 0xFFFFFFFF
-            return flags
     if stream.fin[side] and (flags & FIN or packet.payload):
         if flags & FIN and event == TcpEvent.RETRANSMISSION:
             _trim(packet, 0)
             packet.sequence = stream.fin_sequence[side] & 0xFFFFFFFF
-            return flags
+            return flags, kind, repair
         flags &= ~(FIN | PSH)
         _trim(packet, 0)
-        tally[Repair.AFTER_FIN_TRIMMED] += 1
+        repair = _AFTER_FIN_TRIMMED
         is_idle = False
     if event == TcpEvent.KEEP_ALIVE and is_idle and stream.seen[side] and not flags & FIN:
         if packet.payload > 1:
             _trim(packet, 1)
-            tally[Repair.KEEP_ALIVE_TRIMMED] += 1
+            repair = _KEEP_ALIVE_TRIMMED
         packet.sequence = (stream.next[side] - 1) & 0xFFFFFFFF
-        kind[row] = IDLE
-        return flags
+        kind = IDLE
+        return flags, kind, repair
     if packet.payload or flags & FIN:
         stream.next[side] += packet.payload
         if flags & FIN:
@@ -211,15 +227,15 @@ def _plan_segment(
             stream.fin_sequence[side] = stream.next[side]
             stream.next[side] += 1
     elif is_idle:
-        kind[row] = IDLE
+        kind = IDLE
     elif event == TcpEvent.WINDOW_UPDATE:
-        kind[row] = UPDATE
+        kind = UPDATE
     elif flags & ACK:
-        kind[row] = BARE
+        kind = BARE
     elif stream.seen[side]:
         packet.is_kept = 0
-        tally[Repair.IDLE_ACK_DROPPED] += 1
-    return flags
+        repair = _IDLE_ACK_DROPPED
+    return flags, kind, repair
 
 
 @njit(cache=True)
@@ -237,6 +253,7 @@ def open_stream(stream: Any, opener: int) -> None:
         else:
             isn = 1 + draw(stream, 0xFFFFFFFE)
         stream.next[side] = isn
+        stream.data_row[side] = -1
         stream.ack[side] = -1
         stream.ts_offset[side] = draw(stream, 1 << 31)
         stream.ts_value[side] = 0
@@ -266,7 +283,7 @@ def _offered(length: int) -> int:
     return options
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _trim(packet: Any, payload: int) -> None:
     packet.total_length -= packet.payload - payload
     packet.payload = payload

@@ -11,41 +11,44 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, signed
+from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, put_u64, signed
 from nsstream.assemble.records import Options
 
 _NO_OPERATION: Final = 1
 _END_OF_OPTIONS: Final = 0  # and the padding behind it: RFC 9293 section 3.1
+_ONE_BLOCK: Final = 0x0101_050A  # SACK with one block, behind two no-operations: RFC 2018
 _URGENT: Final = 0x20
 WINDOW_SHIFT: Final = 7
 _MSS_4: Final = 1460
 _MSS_6: Final = 1440
 
 
-@njit(cache=True)
-def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
-    """Write header and options, checksum zero; returns the position of the payload."""
+@njit(cache=True, inline="always")
+def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[int, int]:
+    """Write header and options, checksum zero; returns the position of the payload, and the sum of the header."""
     header = signed(packet.transport_header)
-    put_u16(octets, at, conversation.port[packet.direction])
-    put_u16(octets, at + 2, conversation.port[1 - packet.direction])
-    put_u32(octets, at + 4, packet.sequence)
-    put_u32(octets, at + 8, packet.acknowledgement)
-    put_u16(octets, at + 12, (header >> 2) << 12 | packet.control & 0x1FF)
-    put_u16(octets, at + 14, packet.window)
-    put_u32(octets, at + 16, min(packet.payload, 0xFFFF) if packet.control & _URGENT else 0)
-    end = _write_options(octets, at + 20, packet, _MSS_4 if conversation.version == 4 else _MSS_6)
-    put_run(octets, end, at + header - end, _END_OF_OPTIONS)
-    return at + header
+    direction = np.uintp(packet.direction)
+    ports = signed(conversation.port[direction]) << 16 | signed(conversation.port[np.uintp(1 - packet.direction)])
+    control = (header >> 2) << 28 | (signed(packet.control) & 0x1FF) << 16 | signed(packet.window)
+    urgent = min(signed(packet.payload), 0xFFFF) if packet.control & _URGENT else 0
+    put_u64(octets, at, ports << 32 | signed(packet.sequence))
+    put_u64(octets, at + 8, signed(packet.acknowledgement) << 32 | control)
+    put_u32(octets, at + 16, urgent)
+    total = ports + signed(packet.sequence) + signed(packet.acknowledgement) + control + urgent
+    if header > 20:
+        end, total = _write_options(octets, at + 20, packet, _MSS_4 if conversation.version == 4 else _MSS_6, total)
+        put_run(octets, end, at + header - end, _END_OF_OPTIONS)
+    return at + header, total
 
 
-@njit(cache=True)
-def write_udp(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
-    """Write the header, checksum zero; returns the position of the payload."""
-    put_u16(octets, at, conversation.port[packet.direction])
-    put_u16(octets, at + 2, conversation.port[1 - packet.direction])
-    put_u16(octets, at + 4, packet.payload + 8)
-    put_u16(octets, at + 6, 0)
-    return at + 8
+@njit(cache=True, inline="always")
+def write_udp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[int, int]:
+    """Write the header, checksum zero; returns the position of the payload, and the sum of the header."""
+    direction = np.uintp(packet.direction)
+    ports = signed(conversation.port[direction]) << 16 | signed(conversation.port[np.uintp(1 - packet.direction)])
+    length = signed(packet.payload) + packet.tail + 8
+    put_u64(octets, at, ports << 32 | length << 16)
+    return at + 8, ports + length
 
 
 @njit(cache=True)
@@ -75,29 +78,44 @@ def crc32c_table() -> NDArray[np.uint32]:
     return table
 
 
-@njit(cache=True)
-def _write_options(octets: Octets, at: int, packet: Any, mss: int) -> int:
-    """Write the options that the plan names, in the order of common stacks; returns the position behind them."""
+@njit(cache=True, inline="always")
+def _write_options(octets: Octets, at: int, packet: Any, mss: int, total: int) -> tuple[int, int]:
+    """Write the options that the plan names, in the order of common stacks.
+
+    Returns:
+        the position behind them, and `total` with their sum added.
+    """
     options = signed(packet.options)
     scale = _NO_OPERATION << 24 | 3 << 16 | 3 << 8 | WINDOW_SHIFT
     if options & Options.MSS:
-        put_u32(octets, at, 2 << 24 | 4 << 16 | mss)
+        word = 2 << 24 | 4 << 16 | mss
+        put_u32(octets, at, word)
+        total += word
         at += 4
     if options & Options.TIMESTAMPS:
         # Two octets stand before the timestamps so that they lie on a word: RFC 7323 appendix A.
-        put_u16(octets, at, 0x0402 if options & Options.SACK_PERMITTED else 0x0101)
-        put_u16(octets, at + 2, 0x080A)
-        put_u32(octets, at + 4, packet.ts_value)
-        put_u32(octets, at + 8, packet.ts_echo)
+        word = (0x0402 if options & Options.SACK_PERMITTED else 0x0101) << 16 | 0x080A
+        put_u32(octets, at, word)
+        put_u64(octets, at + 4, signed(packet.ts_value) << 32 | signed(packet.ts_echo))
+        total += word + signed(packet.ts_value) + signed(packet.ts_echo)
         at += 12
         if options & Options.WINDOW_SCALE:
             put_u32(octets, at, scale)
+            total += scale
             at += 4
-        return at
-    if options & Options.WINDOW_SCALE:
+    elif options & Options.WINDOW_SCALE:
         put_u32(octets, at, scale)
+        total += scale
         at += 4
+    if options & Options.SACK:
+        put_u32(octets, at, _ONE_BLOCK)
+        put_u64(octets, at + 4, signed(packet.sack_left) << 32 | signed(packet.sack_right))
+        total += _ONE_BLOCK + signed(packet.sack_left) + signed(packet.sack_right)
+        at += 12
+    if options & Options.TIMESTAMPS:
+        return at, total
     if options & Options.SACK_PERMITTED:
         put_u32(octets, at, 0x01010402)
+        total += 0x01010402
         at += 4
-    return at
+    return at, total

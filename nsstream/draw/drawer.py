@@ -21,7 +21,7 @@ from nsstream.encode.schema import BLOCK_PORTS
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.conversations import draw_conversations
 from nsstream.model.sample_packets import DrawnPackets
-from nsstream.trace.conversations import ConversationTable, TcpEvent
+from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
 PAIRS_TRIED: Final = 12
@@ -129,9 +129,6 @@ def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> Conversati
     is_tcp = np.repeat(ends.protocol_identifier == TCP, np.diff(packets.packet_offset)) & (kinds[:, 0] % 3 == 1)
     begin = packets.packet_offset[:-1]
     ended = [np.add.reduceat(is_tcp & (flags & FIN > 0) & (side == s), begin) > 0 for s in (0, 1)]
-    # A repeated segment must repeat its octets, which the assembler cannot yet promise for all that runs over TCP: what
-    # repeats data goes out as new data.
-    repeats_data = (kinds[:, 6] == TcpEvent.RETRANSMISSION) & (kinds[:, 5] > 0)
     reset = np.add.reduceat(is_tcp & (flags & RST > 0), begin) > 0
     return ConversationTable(
         **{name: getattr(ends, name) for name in _SHARED},
@@ -143,7 +140,7 @@ def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> Conversati
         ip_header_length=kinds[:, 3].astype(np.uint16),
         control=flags.astype(np.uint16),
         tcp_header_length=kinds[:, 4].astype(np.uint8),
-        tcp_event=np.where(repeats_data, TcpEvent.FRESH, kinds[:, 6]).astype(np.uint8),
+        tcp_event=kinds[:, 6].astype(np.uint8),
     )
 
 

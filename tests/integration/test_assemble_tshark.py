@@ -65,7 +65,7 @@ def lawful_table(seed: int) -> ConversationTable:
         if rng.random() < 0.2:
             rows.insert(1, (0, 20 + options, SYN, options, TcpEvent.RETRANSMISSION))
         for _ in range(int(rng.integers(0, 12))):
-            rows.append((0, 20 + header + int(rng.integers(8, 700)), ACK | PSH, header, 0))
+            rows.append((0, 20 + header + int(rng.integers(16, 700)), ACK | PSH, header, 0))
             rows += [(1, 1500, ACK, header, 0)] * int(rng.integers(1, 9))
             rows += [(0, 20 + header, ACK, header, 0)] * int(rng.integers(0, 3))
             if rng.random() < 0.2:

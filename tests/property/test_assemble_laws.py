@@ -53,16 +53,16 @@ def has_right_checksums(datagram: bytes) -> bool:
     return protocol not in (ICMP, IGMP) or checksum(body) == 0
 
 
-def assembled(seed: int, conversations: int = 6) -> tuple[Frames, Assembler, int]:
+def assembled(seed: int, conversations: int = 6, payload: str = "template") -> tuple[Frames, Assembler, int]:
     table = chance_table(seed, conversations)
-    assembler = Assembler(np.random.default_rng(seed), mtu=MTU)
+    assembler = Assembler(np.random.default_rng(seed), mtu=MTU, payload=payload)
     return assembler.assemble(table), assembler, len(table.observation_time_ns)
 
 
 @settings(max_examples=60, deadline=None)
-@given(SEEDS)
-def test_every_frame_has_right_lengths_and_checksums(seed: int) -> None:
-    frames, _, _ = assembled(seed)
+@given(SEEDS, st.sampled_from(["template", "zero", "random"]))
+def test_every_frame_has_right_lengths_and_checksums(seed: int, payload: str) -> None:
+    frames, _, _ = assembled(seed, payload=payload)
     for i in range(len(frames)):
         datagram = datagram_of(frames.frame(i))
         length = (

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_tables import Packet, table_of
 from scapy.layers.dns import DNS
-from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror
+from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror, defragment
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.utils import checksum
 
 from nsstream.assemble import Assembler, Frames
 from nsstream.assemble.catalogue import SERVICES
@@ -16,6 +17,7 @@ from nsstream.assemble.fills import PROTOCOL_FILLS, TCP_FILLS, UDP_FILLS
 from nsstream.assemble.services import compile_services
 from nsstream.trace.fields import ICMP as ICMP_NUMBER
 from nsstream.trace.fields import ICMPV6, SCTP
+from nsstream.trace.fields import TCP as TCP_NUMBER
 from nsstream.trace.fields import UDP as UDP_NUMBER
 
 DNS_CONVERSATION = {"protocol_identifier": UDP_NUMBER, "responder_port": 53}
@@ -46,6 +48,21 @@ def test_a_slice_of_frames_holds_its_own_octets() -> None:
     packets = [Packet(k, 0, 60 + k) for k in range(4)]
     frames = Assembler(np.random.default_rng(1)).assemble(table_of((DNS_CONVERSATION, packets)))
     assert [frames.slice(1, 3).frame(k) for k in range(2)] == [frames.frame(1), frames.frame(2)]
+
+
+def test_a_frame_knows_which_side_it_comes_from() -> None:
+    packets = [Packet(k, side, 60) for k, side in enumerate((0, 1, 1, 0))]
+    frames = Assembler(np.random.default_rng(1)).assemble(table_of((DNS_CONVERSATION, packets)))
+    assert frames.side.tolist() == [0, 1, 1, 0]
+    assert frames.slice(1, 4).side.tolist() == [1, 1, 0]
+    assert not frames.side.flags.writeable
+
+
+def test_frames_of_no_known_side_are_of_side_0() -> None:
+    octets = np.zeros(3, np.uint8)
+    assert Frames(np.array([1, 2]), np.array([0, 1, 3]), octets).side.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="side must have 2 rows"):
+        Frames(np.array([1, 2]), np.array([0, 1, 3]), octets, np.zeros(1, np.uint8))
 
 
 def test_a_vlan_tag_stands_before_the_datagram() -> None:
@@ -112,13 +129,37 @@ def test_echo_and_reply_share_id_and_number() -> None:
     assert len({frame[ICMP].id for frame in frames}) == 1
 
 
-def test_an_icmp_error_quotes_a_datagram_of_its_receiver() -> None:
+def test_an_icmp_error_quotes_what_its_receiver_sent_before() -> None:
+    error = {"protocol_identifier": ICMP_NUMBER, "initiator_port": 0, "responder_port": 0}
+    asked = {"protocol_identifier": UDP_NUMBER, "responder_port": 4_321}
+    elsewhere = asked | {"responder_address": "10.0.0.9"}
+    for length in (36, 68, 400):
+        table = table_of(
+            (asked, [Packet(0, 0, 100), Packet(40, 0, 120)]),
+            (elsewhere, [Packet(5, 0, 90)]),
+            (error, [Packet(10, 1, 20 + length, 3 << 8 | 3)]),
+        )
+        assembler = Assembler(np.random.default_rng(1))
+        frames = assembler.assemble(table)
+        about, _, quoting = frames.frame(0), frames.frame(1), frames.frame(2)
+        assert quoting[42:] == about[14:][: length - 8]
+        assert assembler.tally == ({} if length < 100 else {"body_resized": 1})
+
+
+def test_a_router_quotes_what_was_sent_to_another() -> None:
+    error = {"protocol_identifier": ICMP_NUMBER, "responder_address": "10.0.0.254"}
+    table = table_of(({"responder_port": 4_321}, [Packet(0, 0, 60, 2, 40)]), (error, [Packet(10, 1, 56, 11 << 8)]))
+    frames = Assembler(np.random.default_rng(1)).assemble(table)
+    assert frames.frame(1)[42:] == frames.frame(0)[14:42]
+
+
+def test_an_icmp_error_to_a_host_that_sent_nothing_quotes_a_datagram_that_is_made_up() -> None:
     fields = {"protocol_identifier": ICMP_NUMBER, "initiator_port": 0, "responder_port": 0}
     (frame,), assembler = assembled(fields, Packet(0, 1, 30, 3 << 8 | 3))
     quoted = frame[IPerror]
     assert (quoted.src, quoted.dst) == ("10.0.0.1", "10.0.0.2")
     assert frame[UDPerror].len == quoted.len - 20
-    assert assembler.tally == {"body_resized": 1}
+    assert assembler.tally == {"body_resized": 1, "quote_invented": 1}
 
 
 def test_neighbour_discovery_has_hop_limit_255() -> None:
@@ -140,9 +181,73 @@ def test_later_fragments_have_an_offset_and_no_ports() -> None:
     assert (frame[IP].frag, int(frame[IP].flags), UDP in frame) == (185, 0, False)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"protocol_identifier": UDP_NUMBER, "responder_port": 50_001},
+        {"protocol_identifier": ICMP_NUMBER},
+        DNS_CONVERSATION,
+    ],
+)
+def test_fragments_of_a_long_datagram_reassemble(fields: dict[str, object]) -> None:
+    control = 8 << 8 if fields["protocol_identifier"] == ICMP_NUMBER else 0
+    later = fields | {"is_fragment": 1, "initiator_port": 0, "responder_port": 0}
+    parts = [Packet(5, 0, 1500), Packet(6, 0, 1500), Packet(7, 0, 333)]
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of((fields, [Packet(0, 0, 1500, control)]), (later, parts)))
+    (whole,) = defragment([Ether(frames.frame(i)) for i in range(len(frames))])
+    datagram = whole[IP]
+    assert len(datagram) == 3 * 1480 + 313 + 20
+    body = bytes(datagram.payload)
+    if fields["protocol_identifier"] == UDP_NUMBER:
+        assert datagram[UDP].len == len(body)
+        pseudo = bytes([10, 0, 0, 1, 10, 0, 0, 2, 0, 17]) + len(body).to_bytes(2, "big")
+        assert checksum(pseudo + body) == 0
+    else:
+        assert checksum(body) == 0
+    assert not assembler.tally
+
+
+def test_a_fragment_of_nothing_stays_alone_and_is_counted() -> None:
+    fields = DNS_CONVERSATION | {"is_fragment": 1}
+    short = (DNS_CONVERSATION, [Packet(0, 0, 301)])
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of(short, (fields, [Packet(9, 0, 500)])))
+    assert Ether(frames.frame(1))[IP].frag == 185
+    assert assembler.tally == {"fragment_alone": 1}
+
+
 def test_sctp_carries_a_chunk_that_fills_it() -> None:
     (frame,), _ = assembled({"protocol_identifier": SCTP}, Packet(0, 0, 100))
     assert bytes(frame[IP].payload)[12:16] == bytes([4, 0, 0, 68])
+
+
+WEB = {"protocol_identifier": TCP_NUMBER, "responder_port": 443}
+ELSEWHERE = {"protocol_identifier": UDP_NUMBER, "responder_port": 50_001}
+
+
+def payload_of(kind: str, fields: dict[str, object], side: int = 0) -> bytes:
+    is_tcp = fields["protocol_identifier"] == TCP_NUMBER
+    packet = Packet(0, side, 20 + 20 + 300, 16, 20) if is_tcp else Packet(0, side, 20 + 8 + 300)
+    frames = Assembler(np.random.default_rng(1), payload=kind).assemble(table_of((fields, [packet])))
+    return frames.frame(0)[-300:]
+
+
+def test_payload_of_kind_zero_is_zeros_whatever_the_port() -> None:
+    for fields in (WEB, ELSEWHERE, DNS_CONVERSATION):
+        assert payload_of("zero", fields) == bytes(300)
+
+
+def test_payload_of_kind_random_keeps_the_heads_of_messages() -> None:
+    assert len(set(payload_of("random", ELSEWHERE))) > 100
+    assert payload_of("random", WEB)[:5] == payload_of("template", WEB)[:5] == bytes.fromhex("170303 0127")
+    assert len(set(payload_of("random", WEB)[5:])) > 100
+    assert payload_of("random", DNS_CONVERSATION, 0) == payload_of("template", DNS_CONVERSATION, 0)
+
+
+def test_an_unknown_kind_of_payload_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'noise'"):
+        payload_of("noise", WEB)
 
 
 def test_no_service_is_listed_twice() -> None:

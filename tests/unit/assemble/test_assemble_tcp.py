@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from made_tables import Packet, table_of
+import pytest
+from made_tables import Packet, chance_table, table_of
 from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
@@ -94,6 +95,81 @@ def test_retransmitted_data_repeats_the_last_octets() -> None:
     out, _ = assembled(*HANDSHAKE, *data)
     assert out[4].seq == out[3].seq
     assert out[5].seq == out[3].seq + 500
+
+
+def data_of(frames: Frames) -> list[tuple[int, bytes]]:
+    """Sequence number and payload of each segment that has one."""
+    return [(int(s.seq), bytes(s.payload)) for s in segments(frames) if len(s.payload)]
+
+
+@pytest.mark.parametrize("port", [80, 443, 502, 50_001])
+@pytest.mark.parametrize("length", [2, 300, 500, 501, 1400])
+def test_what_is_repeated_has_the_same_octets(port: int, length: int) -> None:
+    rows = [Packet(30 + k, 0, 552, ACK, 32) for k in range(3)]
+    rows.append(Packet(40, 0, 52 + length, ACK, 32, TcpEvent.RETRANSMISSION))
+    frames = Assembler(np.random.default_rng(1)).assemble(table_of(({"responder_port": port}, (*HANDSHAKE, *rows))))
+    *sent, (sequence, repeated) = data_of(frames)
+    stream = b"".join(octets for _, octets in sent)
+    at = sequence - sent[0][0]
+    assert stream[at : at + length] == repeated
+    assert len(stream) == 1500
+
+
+def test_after_a_pause_the_segment_of_its_length_is_repeated() -> None:
+    rows = [Packet(30 + k, 0, 52 + size, ACK, 32) for k, size in enumerate((100, 200, 300))]
+    late = Packet(900_000, 0, 252, ACK, 32, TcpEvent.RETRANSMISSION)
+    frames = Assembler(np.random.default_rng(1)).assemble(table_of(({}, (*HANDSHAKE, *rows, late))))
+    sent = data_of(frames)
+    assert sent[3] == sent[1]
+
+
+def test_what_is_repeated_is_not_acknowledged_before() -> None:
+    rows = [Packet(30 + k, 0, 552, ACK, 32) for k in range(4)]
+    acks = [Packet(40 + k, 1, 52, ACK, 32) for k in range(3)]
+    late = Packet(50, 0, 552, ACK, 32, TcpEvent.RETRANSMISSION)
+    out, assembler = assembled(*HANDSHAKE, *rows, *acks, late, Packet(60, 1, 52, ACK, 32))
+    assert out[9].ack <= out[10].seq == out[6].seq
+    assert out[11].ack == out[6].seq + 500
+    assert not assembler.tally
+
+
+def test_data_that_was_sent_in_an_earlier_table_is_sent_as_new() -> None:
+    _, assembler = assembled(*HANDSHAKE, Packet(30, 0, 152, ACK, 32))
+    assembled(Packet(100, 0, 152, ACK, 32, TcpEvent.RETRANSMISSION), assembler=assembler)
+    assert assembler.tally == {"repeat_fresh": 1}
+
+
+def test_a_header_with_room_reports_what_came_behind_a_hole() -> None:
+    data = [Packet(30 + k, 1, 1052, ACK, 32) for k in range(4)]
+    out, _ = assembled(*HANDSHAKE, *data, Packet(50, 0, 64, ACK, 44), Packet(51, 0, 64, ACK, 44, TcpEvent.IDLE_ACK))
+    for ack in out[-2:]:
+        ((left, right),) = [value for name, value in ack.options if name == "SAck"]
+        assert (left, right) == (ack.ack + 1000, out[6].seq + 1000)
+
+
+def test_a_segment_beyond_the_mtu_is_sent_as_several() -> None:
+    long = Packet(30, 0, 4052, ACK | PSH | FIN, 32)
+    assembler = Assembler(np.random.default_rng(1), oversize="segment")
+    frames = assembler.assemble(table_of(({"responder_port": 50_001}, (*HANDSHAKE, long)), ({}, HANDSHAKE[:1])))
+    pieces = [s for s in segments(frames) if len(s.payload)]
+    assert [len(s.payload) for s in pieces] == [1448, 1448, 1104]
+    assert [s.seq - pieces[0].seq for s in pieces] == [0, 1448, 2896]
+    assert [int(s.flags) for s in pieces] == [ACK, ACK, ACK | PSH | FIN]
+    assert assembler.tally["segmented"] == 1
+    assert "mtu_clamped" not in assembler.tally
+
+
+def test_other_packets_are_as_they_were_when_long_ones_are_segmented() -> None:
+    table = chance_table(3, 40)
+    plain, both = (Assembler(np.random.default_rng(1), oversize=kind) for kind in ("clamp", "segment"))
+    short = table.take(np.flatnonzero(np.maximum.reduceat(table.ip_total_length, table.packet_offset[:-1]) <= 1500))
+    assert plain.assemble(short).octets.tobytes() == both.assemble(short).octets.tobytes()
+    assert len(both.assemble(table)) >= len(plain.assemble(table))
+
+
+def test_an_unknown_way_with_long_segments_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'drop'"):
+        Assembler(np.random.default_rng(1), oversize="drop")
 
 
 def test_a_closed_port_answers_from_sequence_number_zero() -> None:
