@@ -16,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from nsstream.draw.choose import draw_chosen
+from nsstream.draw.doppelganger import draw_doppelganger
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints, decode_endpoints
+from nsstream.encode.encoding import sort_by_start
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, LENGTH_GRID
-from nsstream.model.checkpoint import load_checkpoint
+from nsstream.encode.series import DecodedSeries
+from nsstream.encode.series_codec import SERIES_SCHEMA_ID, SeriesCodec
+from nsstream.model.checkpoint import load_checkpoint, schema_of
 from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable, TcpEvent
@@ -49,6 +53,8 @@ class Drawer:
 
     def draw(self, checkpoint: Path) -> ConversationTable:
         """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
+        if schema_of(checkpoint) == SERIES_SCHEMA_ID:
+            return self._draw_series(checkpoint)
         model = load_checkpoint(checkpoint)
         codec = model.codec
         attributes, start_ns = draw_attributes(model.attributes, codec, self._rng, self._generator)
@@ -57,6 +63,12 @@ class Drawer:
         counts = fit_volume(lengths, codec, self._rng)
         packets = draw_chosen(model, attributes, ends.stack, start_ns, counts, self._rng, self._generator)
         table = to_table(self._distinct(self._carry(ends)), packets, codec)
+        self._note_open(table)
+        return table
+
+    def _draw_series(self, checkpoint: Path) -> ConversationTable:
+        series, codec = draw_doppelganger(checkpoint, self._rng, self._generator)
+        table = sort_by_start(to_table(self._distinct(self._carry(series.ends)), series, codec))
         self._note_open(table)
         return table
 
@@ -149,7 +161,7 @@ def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator
     return out
 
 
-def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> ConversationTable:
+def to_table(ends: Endpoints, packets: DrawnPackets | DecodedSeries, codec: Codec | SeriesCodec) -> ConversationTable:
     """Endpoints and packets as one table."""
     kinds = codec.kind.table()[packets.kind]
     flags, side = kinds[:, 2], kinds[:, 1]
