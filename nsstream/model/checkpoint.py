@@ -147,7 +147,7 @@ def reading_checkpoint(directory: Path) -> Iterator[None]:
         yield
     except OSError as err:
         raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, SafetensorError) as err:
         raise StateError(f"{directory} is not a whole checkpoint: {err}") from err
 
 

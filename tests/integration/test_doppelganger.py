@@ -111,6 +111,22 @@ def test_a_drawing_is_the_same_for_the_same_seed(seed_model):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"length": 1 << 40}, {"pack": 0}, {"kinds": []}, {"kept_address": [[300] * 16]}, {"vlan_id": None},
+        {"network": [["00", 8], ["00", 8]]}, {"words": {"words": [1, 2], "vectors": [[0.0]]}}, {"gap": [1]},
+    ],
+)  # fmt: skip
+def test_a_codec_that_makes_no_sense_is_refused(seed_model, tmp_path, change):
+    for name in ("manifest.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((seed_model / name).read_bytes())
+    codec = json.loads((seed_model / "codec.json").read_text())
+    (tmp_path / "codec.json").write_text(json.dumps(codec | change))
+    with pytest.raises(StateError, match="is not a whole checkpoint"):
+        load_series_checkpoint(tmp_path)
+
+
 def test_a_checkpoint_that_is_cut_is_refused(seed_model, tmp_path):
     for name in ("manifest.json", "codec.json", "weights.safetensors"):
         octets = (seed_model / name).read_bytes()
