@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from nsstream_daemon.twin_commands import Budget, Cores, Seed, Steps, address_key
+from nsstream_daemon.twin_commands import Budget, Cores, ModelName, Seed, Steps, address_key
 
 if TYPE_CHECKING:
     from nsstream.chunk import ChunkStore
@@ -120,6 +120,7 @@ def train(
     parent: Annotated[Path | None, typer.Option("--from", help="The model to start from; none: from nothing.")] = None,
     budget: Budget = None,
     steps: Steps = None,
+    model: ModelName = "autoregressive",
     seed: Seed = None,
     cores: Cores = 2,
 ) -> None:
@@ -150,6 +151,7 @@ def train(
             cores=cores,
             listen=view,
             clock=SystemClock(),
+            model=model,
         )
     Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
 

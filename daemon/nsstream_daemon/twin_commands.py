@@ -36,6 +36,9 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, help="Training steps of the seed model, in place of a budget: the run is then reproducible."),
 ]
+ModelName = Annotated[
+    str, typer.Option("--model", help="autoregressive, or doppelganger: NetShare's architecture, a baseline.")
+]
 
 
 def twin(
@@ -44,6 +47,7 @@ def twin(
     chunk: Annotated[str, typer.Option(help="Length of a chunk, such as 60s or 1h; auto chooses it.")] = "auto",
     budget: Budget = None,
     steps: Steps = None,
+    model: ModelName = "autoregressive",
     seed: Seed = None,
     state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
     mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
@@ -69,6 +73,7 @@ def twin(
         state=state or _beside(output, ".state"),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         address_map=AddressMap(address_key(seed)),
+        model=model,
         budget_s=None if steps is not None else parse_duration_s(budget or "5m"),
         steps=steps,
         chunk_length_s=None if chunk_s is None else int(chunk_s),

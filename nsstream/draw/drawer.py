@@ -15,10 +15,14 @@ import numpy as np
 import torch
 
 from nsstream.draw.choose import draw_chosen
+from nsstream.draw.doppelganger import draw_doppelganger
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints
+from nsstream.encode.encoding import sort_by_start
 from nsstream.encode.schema import BLOCK_PORTS
-from nsstream.model.checkpoint import load_checkpoint
+from nsstream.encode.series import DecodedSeries
+from nsstream.encode.series_codec import SERIES_SCHEMA_ID, SeriesCodec
+from nsstream.model.checkpoint import load_checkpoint, schema_of
 from nsstream.model.conversations import draw_conversations
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
@@ -46,11 +50,21 @@ class Drawer:
 
     def draw(self, checkpoint: Path) -> ConversationTable:
         """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
+        if schema_of(checkpoint) == SERIES_SCHEMA_ID:
+            return self._draw_series(checkpoint)
         model = load_checkpoint(checkpoint)
         codec = model.codec
         conversations = draw_conversations(model.attributes, codec, self._rng)
         packets = draw_chosen(model, conversations, self._rng)
         table = to_table(self._distinct(self._carry(conversations.ends)), packets, codec)
+        self._note_open(table)
+        return table
+
+    def _draw_series(self, checkpoint: Path) -> ConversationTable:
+        series, codec = draw_doppelganger(
+            checkpoint, self._rng, torch.Generator().manual_seed(int(self._rng.integers(1 << 63)))
+        )
+        table = sort_by_start(to_table(self._distinct(self._carry(series.ends)), series, codec))
         self._note_open(table)
         return table
 
@@ -122,7 +136,7 @@ class Drawer:
         self._open = dict(waiting)
 
 
-def to_table(ends: Endpoints, packets: DrawnPackets, codec: Codec) -> ConversationTable:
+def to_table(ends: Endpoints, packets: DrawnPackets | DecodedSeries, codec: Codec | SeriesCodec) -> ConversationTable:
     """Endpoints and packets as one table."""
     kinds = codec.kind.table()[packets.kind]
     flags, side = kinds[:, 2], kinds[:, 1]

@@ -60,6 +60,12 @@ class AddressMap:
     def _v6(self) -> ipaddress.IPv6Network:
         return _network(self.ipv6_range, ipaddress.IPv6Network, longest=48)
 
+    @property
+    def networks(self) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
+        """Both ranges as (16 octets, how many leading bits count), IPv4 as ::ffff:a.b.c.d."""
+        v4 = _V4_MAPPED + self._v4.network_address.packed, 96 + self._v4.prefixlen
+        return v4, (self._v6.network_address.packed, self._v6.prefixlen)
+
     def map(self, addresses: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map addresses (n, 16), IPv4 as ::ffff:a.b.c.d, to addresses (n, 16) of the same families."""
         if not len(addresses):

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,7 +21,7 @@ from typing import Any, Final, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from nsstream import __version__
 from nsstream.encode.codec import Codec
@@ -67,24 +69,39 @@ def save_checkpoint(models: Path, networks: nn.ModuleDict, trees: Trees, codec: 
     Raises:
         OutputError: no space, no permission.
     """
-    tensors = {k: v.detach().contiguous() for k, v in networks.state_dict().items()}
-    weights = save(tensors | {_TREES + k: torch.from_numpy(v) for k, v in trees.as_arrays().items()})
-    meaning = json.dumps(codec.as_json(), separators=(",", ":")).encode()
-    told = json.dumps(facts, sort_keys=True).encode()
-    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + told).hexdigest()[
-        :16
-    ]
-    manifest = {
-        "id": identity,
-        "format": FORMAT,
+    told = {
         "schema": SCHEMA_ID,
         "start_ns": codec.start_ns,
         "end_ns": codec.end_ns,
         "conversations": int(codec.profile.sum()),
         "packets": codec.packet_count,
-        "nsstream": __version__,
-        **facts,
     }
+    arrays = {_TREES + k: torch.from_numpy(v) for k, v in trees.as_arrays().items()}
+    return write_checkpoint(models, networks.state_dict() | arrays, codec.as_json(), told, facts)
+
+
+def write_checkpoint(
+    models: Path, tensors: dict[str, Tensor], codec: dict[str, Any], told: dict[str, Any], facts: dict[str, Any]
+) -> Path:
+    """Write a checkpoint of any schema under `models` and give its directory.
+
+    Args:
+        models: the directory of all checkpoints; made if need be.
+        tensors: what is to be kept.
+        codec: what the tokens or numbers mean, as JSON.
+        told: of the manifest, what follows from the codec: schema, start_ns, end_ns, conversations, packets.
+        facts: what else the manifest says, as JSON.
+
+    Raises:
+        OutputError: no space, no permission.
+    """
+    weights = save({k: v.detach().contiguous() for k, v in tensors.items()})
+    meaning = json.dumps(codec, separators=(",", ":")).encode()
+    said = json.dumps(facts, sort_keys=True).encode()
+    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + said).hexdigest()[
+        :16
+    ]
+    manifest = {"id": identity, "format": FORMAT, **told, "nsstream": __version__, **facts}
     target = models / identity
     if target.exists():
         return target
@@ -111,26 +128,46 @@ def save_checkpoint(models: Path, networks: nn.ModuleDict, trees: Trees, codec: 
     return target
 
 
-def load_checkpoint(directory: Path) -> Model:
-    """Read a checkpoint; raises StateError if it is not one, or of another format or schema."""
-    try:
+def schema_of(directory: Path) -> object:
+    """What schema a checkpoint's manifest names; raises StateError if it cannot be read."""
+    with reading_checkpoint(directory):
+        return json.loads((directory / "manifest.json").read_bytes()).get("schema")
+
+
+def read_checkpoint(directory: Path, schema: str) -> tuple[dict[str, Any], Any, dict[str, Tensor]]:
+    """Manifest, codec as JSON and weights of a checkpoint; raises StateError if it is of another format or schema."""
+    with reading_checkpoint(directory):
         manifest = json.loads((directory / "manifest.json").read_bytes())
-        if manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA_ID:
+        if manifest.get("format") != FORMAT or manifest.get("schema") != schema:
             raise StateError(
                 f"{directory} is a checkpoint of format {manifest.get('format')}, schema {manifest.get('schema')}; "
-                f"this nsstream reads format {FORMAT}, schema {SCHEMA_ID}"
+                f"this nsstream reads format {FORMAT}, schema {schema}"
             )
-        codec = Codec.from_json(json.loads((directory / "codec.json").read_bytes()))
-        networks = new_networks()
-        tensors = load((directory / "weights.safetensors").read_bytes())
-        trees = Trees(**{k.removeprefix(_TREES): tensors.pop(k).numpy() for k in list(tensors) if k.startswith(_TREES)})
-        trees.check(FEATURES)
-        networks.load_state_dict(tensors)
-        networks.eval()
+        codec = json.loads((directory / "codec.json").read_bytes())
+        return manifest, codec, load((directory / "weights.safetensors").read_bytes())
+
+
+@contextmanager
+def reading_checkpoint(directory: Path) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint is read into a StateError that names it."""
+    try:
+        yield
     except OSError as err:
         raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, SafetensorError) as err:
         raise StateError(f"{directory} is not a whole checkpoint: {err}") from err
+
+
+def load_checkpoint(directory: Path) -> Model:
+    """Read a checkpoint; raises StateError if it is not one, or of another format or schema."""
+    with reading_checkpoint(directory):
+        manifest, meaning, weights = read_checkpoint(directory, SCHEMA_ID)
+        codec = Codec.from_json(meaning)
+        networks = new_networks()
+        trees = Trees(**{k.removeprefix(_TREES): weights.pop(k).numpy() for k in list(weights) if k.startswith(_TREES)})
+        trees.check(FEATURES)
+        networks.load_state_dict(weights)
+        networks.eval()
     return Model(
         cast(AttributeNetwork, networks["attributes"]),
         cast(PacketNetwork, networks["packets"]),

@@ -13,7 +13,7 @@ from nsstream.errors import InputError, OutputError, StateError
 from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
-from nsstream.pipeline.training import TrainJob, train_one
+from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, train_one
 
 
 def train_chunk(
@@ -28,6 +28,7 @@ def train_chunk(
     cores: int,
     listen: Listener,
     clock: Clock,
+    model: str = DEFAULT_MODEL,
 ) -> Path:
     """Train a model on a chunk file, from `parent` or from nothing, and return its checkpoint.
 
@@ -35,6 +36,8 @@ def train_chunk(
     """
     if not len(read_chunk(chunk).packets):
         raise InputError(f"{chunk} holds no packet to learn from")
+    if model not in MODELS:
+        raise InputError(f"the model must be one of {', '.join(MODELS)}, got {model!r}")
     if parent is not None and not parent.is_dir():
         raise StateError(f"there is no model {parent}")
     try:
@@ -51,6 +54,7 @@ def train_chunk(
         budget_s=budget_s,
         threads=cores,
         address_map=AddressMap(_key_beside(models, new_key)),
+        model=model,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
 

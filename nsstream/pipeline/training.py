@@ -23,6 +23,8 @@ from nsstream.pipeline.progress import Progress, Stage
 
 WORKER: Final = (sys.executable, "-m", "nsstream.train.worker")
 SILENCE_S: Final = 180.0  # numba compiles for up to a minute on a first run
+DEFAULT_MODEL: Final = "autoregressive"
+MODELS: Final = (DEFAULT_MODEL, "doppelganger")
 START_S: Final = 4.0  # from exec to the first step: imports and encoding
 
 
@@ -42,6 +44,7 @@ class TrainJob:
     steps: int | None
     threads: int
     address_map: AddressMap
+    model: str = DEFAULT_MODEL
 
     def as_dict(self) -> dict[str, object]:
         """The job as the worker reads it."""
@@ -50,6 +53,7 @@ class TrainJob:
             "before": str(self.before) if self.before else None,
             "parent": str(self.parent) if self.parent else None,
             "out": str(self.models),
+            "model": self.model,
             "seed": self.seed,
             "steps": self.steps,
             "budget_s": self.budget_s,
@@ -73,6 +77,7 @@ class TrainingConfig:
     workers: int  # fine-tunes at once, each with its share of the cores
     fewest_conversations: int  # that the seed's chunk should hold
     address_map: AddressMap
+    model: str = DEFAULT_MODEL
     command: Sequence[str] = WORKER
 
 
@@ -101,6 +106,7 @@ def train_lessons(
             steps=steps[at],
             threads=threads,
             address_map=config.address_map,
+            model=config.model,
         )
 
         def number(progress: Progress) -> None:

@@ -23,7 +23,7 @@ from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_stat
 from nsstream.pipeline.plan import choose_length_s
 from nsstream.pipeline.playing import SERVER, play
 from nsstream.pipeline.progress import Listener, Progress, Stage
-from nsstream.pipeline.training import WORKER, TrainingConfig, train_lessons
+from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, WORKER, TrainingConfig, train_lessons
 from nsstream.score.verify import Verification, verify_trace
 
 CONFIG_SUFFIX: Final = ".config.json"
@@ -41,6 +41,7 @@ class TwinConfig:
     state: Path
     seed: int
     address_map: AddressMap
+    model: str = DEFAULT_MODEL  # one of `training.MODELS`
     budget_s: float | None = 300.0  # from start to verified twin
     steps: int | None = None  # of the seed's training, in place of a budget: the run is then reproducible
     chunk_length_s: int | None = None  # None: chosen from the trace
@@ -55,6 +56,8 @@ class TwinConfig:
     def __post_init__(self) -> None:
         if (self.budget_s is None) == (self.steps is None):
             raise InputError("give either a budget or steps, not both")
+        if self.model not in MODELS:
+            raise InputError(f"the model must be one of {', '.join(MODELS)}, got {self.model!r}")
         if self.budget_s is not None and self.budget_s <= 0:
             raise InputError(f"the budget must be more than 0 s, got {self.budget_s:g} s")
         if self.steps is not None and self.steps < 1:
@@ -68,6 +71,7 @@ class TwinConfig:
             "trace": str(self.trace),
             "output": str(self.output),
             "state": str(self.state),
+            "model": self.model,
             "seed": self.seed,
             "ipv4_range": self.address_map.ipv4_range,
             "ipv6_range": self.address_map.ipv6_range,
@@ -188,5 +192,6 @@ def _training_of(config: TwinConfig, spent_s: float, packet_count: int) -> Train
         workers=config.workers,
         fewest_conversations=config.fewest_conversations,
         address_map=config.address_map,
+        model=config.model,
         command=config.worker,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,6 +29,7 @@ class TrainJob(BaseModel):
     before: Path | None = None  # the chunk before it, whose open conversations go on in this one
     parent: Path | None = None  # a checkpoint to start from; None: from nothing
     out: Path  # the directory of checkpoints
+    model: Literal["autoregressive", "doppelganger"] = "autoregressive"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Annotated[int, Field(ge=1)] | None = None
     budget_s: Annotated[float, Field(gt=0)] | None = None

@@ -13,7 +13,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +30,7 @@ from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
 from nsstream.trace.grouping import group_conversations
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.doppelganger_fit import learn_doppelganger
 from nsstream.train.fit import Fit
 from nsstream.train.inherit import inherit
 from nsstream.train.job import TrainJob
@@ -61,9 +64,22 @@ def run(job: TrainJob) -> dict[str, object]:
     chunk_id, table, start_ns, end_ns = _load(job)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
+    learn = learn_doppelganger if job.model == "doppelganger" else _learn
+    saved = learn(job, table, (start_ns, end_ns), {"chunk": chunk_id, "seed": job.seed}, _report)
+    return {"checkpoint": str(saved), "conversations": len(table), "packets": len(table.observation_time_ns)}
+
+
+def _learn(
+    job: TrainJob,
+    table: ConversationTable,
+    interval_ns: tuple[int, int],
+    facts: dict[str, Any],
+    report: Callable[[Progress], None],
+) -> Path:
+    """Train the default model."""
     networks = new_networks()
     parent = load_checkpoint(job.parent) if job.parent else None
-    codec = Codec.fit(table, start_ns, end_ns, parent.codec if parent else None)
+    codec = Codec.fit(table, *interval_ns, parent.codec if parent else None)
     if parent:
         networks.load_state_dict(
             torch.nn.ModuleDict(
@@ -73,19 +89,18 @@ def run(job: TrainJob) -> dict[str, object]:
         inherit(networks, parent.codec, codec)
     tokens = encode(table, codec)
     config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=2e-3 if parent else 3e-3)
-    portraits = portrait_of_measured(table, tokens, codec)
-    fit = Fit(networks, tokens, portraits, codec, config, job.seed, SystemClock(), _report)
+    fit = Fit(
+        networks, tokens, portrait_of_measured(table, tokens, codec), codec, config, job.seed, SystemClock(), report
+    )
     fit.run()
     facts = {
-        "chunk": chunk_id,
+        **facts,
         "parent": parent.manifest["id"] if parent else None,
-        "seed": job.seed,
         "fit": {k: v for k, v in dataclasses.asdict(config).items() if k != "budget_s"},
         "torch": torch.__version__.split("+")[0],
         **fit.facts(),
     }
-    saved = save_checkpoint(job.out, networks, fit.trees, codec, facts)
-    return {"checkpoint": str(saved), "conversations": len(table), "packets": codec.packet_count}
+    return save_checkpoint(job.out, networks, fit.trees, codec, facts)
 
 
 def _load(job: TrainJob) -> tuple[str, ConversationTable, int, int]:

@@ -62,6 +62,18 @@ def test_the_same_seed_and_steps_give_the_same_twin_byte_for_byte(trace: Path, t
 
 
 @pytest.mark.slow
+def test_the_baseline_is_selectable_and_lawful_too(trace: Path, tmp_path: Path):
+    output = tmp_path / "twin.pcap"
+    options = ["--model", "doppelganger", "--chunk", "10s", "--steps", 2, "--seed", 7, "--no-score"]
+    nsstream("twin", trace, "-o", output, *options)
+    assert verify_trace(trace, output).fault_count == {}
+    assert len(read_trace(output)[0]) > 0
+    assert json.loads(Path(f"{output}.config.json").read_text())["model"] == "doppelganger"
+    for model in (Path(f"{output}.state") / "models").iterdir():
+        assert json.loads((model / "manifest.json").read_text())["model"] == "doppelganger"
+
+
+@pytest.mark.slow
 def test_the_parts_work_by_hand_on_what_the_run_left(twin: Path, tmp_path: Path):
     state = Path(f"{twin}.state")
     listed = nsstream("chunk", "list", state).stdout

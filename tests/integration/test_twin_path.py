@@ -62,6 +62,11 @@ def test_a_trace_goes_in_and_its_twin_comes_out(trace: Path, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["twin.pcap", "twin.pcap.config.json", "twin.pcap.state"]
 
 
+def test_a_model_that_is_not_there_is_refused(trace: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="must be one of autoregressive, doppelganger, got 'other'"):
+        config_for(trace, tmp_path, model="other")
+
+
 def test_the_state_is_private_and_holds_every_packet(trace: Path, tmp_path: Path):
     twin, _ = run(config_for(trace, tmp_path))
     assert sum(info.packet_count for info in ChunkStore(twin.state / "chunks").list()) == twin.real_packet_count

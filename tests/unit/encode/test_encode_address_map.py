@@ -29,6 +29,12 @@ def test_public_constants_stay(address):
     assert mapped(address) == [ipaddress.ip_address(address)]
 
 
+def test_the_ranges_are_told_as_octets_and_bits():
+    v4, v6 = AddressMap(bytes(16), "10.64.0.0/10", "fd12::/16").networks
+    assert v4 == (bytes(10) + b"\xff\xff" + bytes([10, 64, 0, 0]), 106)
+    assert v6 == (bytes.fromhex("fd12") + bytes(14), 16)
+
+
 def test_a_solicited_node_stays_one_and_loses_its_host():
     (out,) = mapped("ff02::1:ff12:3456")
     assert out in ipaddress.ip_network("ff02::1:ff00:0/104")

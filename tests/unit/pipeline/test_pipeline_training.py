@@ -68,6 +68,11 @@ def test_each_chunk_gets_a_checkpoint_and_all_but_the_seeds_start_from_it(tmp_pa
     assert all(p.chunk_count == 3 for p in heard)
 
 
+def test_every_worker_is_told_the_model(tmp_path: Path):
+    train(tmp_path, lessons(10, 100), model="doppelganger")
+    assert [job_of(tmp_path, at)["model"] for at in range(2)] == ["doppelganger"] * 2
+
+
 def test_steps_take_the_place_of_the_budget(tmp_path: Path):
     train(tmp_path, lessons(100, 100), budget_s=None, steps=40)
     assert [job_of(tmp_path, at)["steps"] for at in range(2)] == [40, 10]

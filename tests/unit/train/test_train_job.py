@@ -15,6 +15,7 @@ JOB = {"chunk": "c.arrow", "out": "models", "seed": 1, "steps": 5, "address_map"
 def test_a_job_has_defaults_for_all_but_the_needful():
     job = TrainJob.parse(json.dumps(JOB))
     assert (job.chunk, job.before, job.parent, job.budget_s, job.threads) == (Path("c.arrow"), None, None, None, 1)
+    assert job.model == "autoregressive"
     assert job.address_map.ipv4_range == "10.0.0.0/8"
 
 
@@ -22,6 +23,7 @@ def test_a_job_has_defaults_for_all_but_the_needful():
     ("change", "key"),
     [
         ({"colour": "red"}, "colour"),
+        ({"model": "other"}, "model"),
         ({"chunk": None}, "chunk"),
         ({"out": 3}, "out"),
         ({"seed": -1}, "seed"),
