@@ -97,7 +97,7 @@ class Assembler:
         times_ns, offset = lay_out(packets, conversations, rows)
         octets = np.empty(int(offset[-1]), np.uint8)
         emit(packets, conversations, rows, offset, self._services, self._crc_table, octets)
-        return Frames(times_ns, offset, octets)
+        return Frames(times_ns, offset, octets, packets["direction"][rows])
 
     def _conversations(self, table: ConversationTable) -> NDArray[np.void]:
         """The `CONVERSATION` rows of a table; what depends on the stream is left zero."""

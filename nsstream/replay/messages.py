@@ -16,11 +16,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from nsstream.replay.paths import MAX_STRING_BYTES as MAX_STRING_BYTES
+from nsstream.replay.paths import AbsolutePath as AbsolutePath
+
 PROTOCOL_VERSION: Final = 1
 MIN_PROTOCOL_VERSION: Final = 1
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
-MAX_STRING_BYTES: Final = 4096  # PATH_MAX
 MAX_ARRAY_LENGTH: Final = 4096
 MAX_MAP_LENGTH: Final = 256
 MAX_SENTENCE_LENGTH: Final = 1000
@@ -29,14 +31,6 @@ MAX_ID: Final = (1 << 63) - 1
 
 RefusalCode = Literal["malformed", "version", "unknown-command", "invalid", "state", "model", "sink", "internal"]
 State = Literal["idle", "running", "stopping", "done", "failed", "stopped", "closing"]
-
-
-def _absolute_path(path: str) -> str:
-    if not path.startswith("/") or "\0" in path:
-        raise ValueError("must be an absolute path without NUL")
-    if len(path.encode()) > MAX_STRING_BYTES:
-        raise ValueError(f"must be at most {MAX_STRING_BYTES} octets long")
-    return path
 
 
 def _plain_map(value: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +65,6 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 64)
 
 
-AbsolutePath = Annotated[str, Field(min_length=1, max_length=MAX_STRING_BYTES), AfterValidator(_absolute_path)]
 PlainMap = Annotated[dict[str, Any], AfterValidator(_plain_map)]
 RequestId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Count = Annotated[int, Field(ge=0, le=MAX_ID)]

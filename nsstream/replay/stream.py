@@ -127,7 +127,8 @@ class Merger:
         lengths = np.concatenate([np.diff(before.offset), np.diff(after.offset)])[order]
         offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         octets = _gather(np.concatenate([before.octets, after.octets]), starts[order], offset)
-        return Frames(self._make_rise(times[order]), offset, octets)
+        side = np.concatenate([before.side, after.side])[order]
+        return Frames(self._make_rise(times[order]), offset, octets, side)
 
     def _make_rise(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         if len(times) == 0:

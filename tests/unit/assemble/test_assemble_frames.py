@@ -48,6 +48,21 @@ def test_a_slice_of_frames_holds_its_own_octets() -> None:
     assert [frames.slice(1, 3).frame(k) for k in range(2)] == [frames.frame(1), frames.frame(2)]
 
 
+def test_a_frame_knows_which_side_it_comes_from() -> None:
+    packets = [Packet(k, side, 60) for k, side in enumerate((0, 1, 1, 0))]
+    frames = Assembler(np.random.default_rng(1)).assemble(table_of((DNS_CONVERSATION, packets)))
+    assert frames.side.tolist() == [0, 1, 1, 0]
+    assert frames.slice(1, 4).side.tolist() == [1, 1, 0]
+    assert not frames.side.flags.writeable
+
+
+def test_frames_of_no_known_side_are_of_side_0() -> None:
+    octets = np.zeros(3, np.uint8)
+    assert Frames(np.array([1, 2]), np.array([0, 1, 3]), octets).side.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="side must have 2 rows"):
+        Frames(np.array([1, 2]), np.array([0, 1, 3]), octets, np.zeros(1, np.uint8))
+
+
 def test_a_vlan_tag_stands_before_the_datagram() -> None:
     (frame,), _ = assembled(DNS_CONVERSATION | {"vlan_id": 7}, Packet(0, 0, 60))
     assert (frame[Dot1Q].vlan, len(frame)) == (7, 78)

@@ -25,6 +25,17 @@ def test_frames_past_the_next_start_wait_and_are_merged_in():
     assert merger.moved_count == 0
 
 
+def test_sides_stay_with_their_frames():
+    merger = Merger()
+
+    def sided(times, side):
+        frames = frames_of(times)
+        return Frames(frames.observation_time_ns, frames.offset, frames.octets, np.array(side, np.uint8))
+
+    merger.push(sided([1, 12, 14], [0, 1, 0]), 10)
+    assert merger.push(sided([11, 13], [0, 1]), None).side.tolist() == [0, 1, 1, 0]
+
+
 def test_a_frame_may_wait_for_several_chunks():
     merger = Merger()
     assert merger.push(frames_of([1, 35]), 10).observation_time_ns.tolist() == [1]
