@@ -208,19 +208,19 @@ def _take_columns(header: Packets, octets: Sequence[bytes]) -> PacketBatch:
     m = header.packet_count
     lengths = {"observation_time_ns": m, "offset": m + 1, "side": m}
     arrays: dict[str, Any] = {}
-    for column, values in zip(header.columns, octets, strict=True):
-        dtype = DTYPES.get(column.name)
+    for told, values in zip(header.columns, octets, strict=True):
+        dtype = DTYPES.get(told.name)
         if dtype is None:
             continue  # of a later server
-        if column.dtype != dtype or column.name in arrays or len(values) % np.dtype(dtype).itemsize:
-            raise BadMessageError("invalid", f"columns: {column.name} is once there, as {dtype}, not {column.dtype}")
+        if told.dtype != dtype or told.name in arrays or len(values) % np.dtype(dtype).itemsize:
+            raise BadMessageError("invalid", f"columns: {told.name} is there once, as {dtype}, not {told.dtype}")
         array = np.frombuffer(values, dtype)
         if sys.byteorder == "big":
             array = array.astype(array.dtype.newbyteorder("="))
-        if len(array) != lengths.get(column.name, len(array)):
-            raise BadMessageError("invalid", f"columns: {column.name} has {len(array)} values for {m} packets")
+        if len(array) != lengths.get(told.name, len(array)):
+            raise BadMessageError("invalid", f"columns: {told.name} has {len(array)} values for {m} packets")
         array.flags.writeable = False
-        arrays[column.name] = array
+        arrays[told.name] = array
     missing = DTYPES.keys() - OPTIONAL - arrays.keys()
     if missing:
         raise BadMessageError("invalid", f"columns: {', '.join(sorted(missing))} must be there")

@@ -1,12 +1,12 @@
 """PacketFeed: batches for many subscribers, each of which takes them as fast as it likes. No sockets.
 
 There is one ring of the newest batches, bounded in number and octets, and each subscriber is a place in it. One that
-has no credit stays where it is; once the ring's end passes it, it has missed what was there, which the numbers in the next
-header that it gets say exactly. So a slow subscriber costs nothing but its place, and never holds up another.
+has no credit stays where it is; once the ring's end passes it, it has missed what was there, which the numbers in the
+next header that it gets say exactly. So a slow subscriber costs nothing but its place, and never holds up another.
 
 Promises: every subscriber is sent what came since it subscribed in order and once (again, where its connection broke
-before it acknowledged), or has missed it; no more than a window of octets is on its way to one of them; the counters add
-up at every moment::
+before it acknowledged), or has missed it; no more than a window of octets is on its way to one of them; the counters
+add up at every moment::
 
     offered = offered_confirmed + offered_missed + offered_unconfirmed + offered_waiting      (packets)
 
@@ -32,11 +32,11 @@ from nsstream.replay.batch import (
     encode_batch,
     encode_part,
 )
+from nsstream.replay.messages import MAX_SUBSCRIBERS
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
 
-MAX_SUBSCRIBERS: Final = 64
 RING_BATCHES: Final = 1024
 RING_BYTES: Final = 64 << 20
 WINDOW_BYTES: Final = 4 << 20  # sent to one subscriber and not acknowledged
@@ -62,7 +62,7 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class SubscriberState:
-    """How it stands with a subscriber, in packets since it came; what is in none of the parts is on its way, or waits."""
+    """How it stands with a subscriber, in packets since it came; the rest of `offered` is on its way, or waits."""
 
     name: str
     offered: int

@@ -50,7 +50,8 @@ class Pacer:
         self._anchor_ns = 0
         self._is_paused = False
         self._next: float | None = None  # position of the next frame, None: not known yet
-        self._origin_ns: int | None = None  # the first frame's time: positions are small enough for a float
+        self._origin_ns = 0  # about the frames' times, so that positions are small enough for a float
+        self._has_origin = False
         self._last_due_ns: int | None = None  # of the newest frame handed out, as is what follows
         self._last_time_ns = 0
         self._last_bits = 0
@@ -73,7 +74,7 @@ class Pacer:
         with self._lock:
             if self._anchor is None or self._next is None or self._is_paused or self._speed is None:
                 return 0.0
-            return max(self._clock.monotonic_ns() - self._due_ns(self._next), 0.0) * 1e-9
+            return max(self._clock.monotonic_ns() - float(self._due_ns(self._next)), 0.0) * 1e-9
 
     def set_rate(self, rate: Rate) -> None:
         """Go on at another rate, from now on."""
@@ -129,8 +130,8 @@ class Pacer:
         if self._is_paused:
             return LONGEST_WAIT_S, _NONE
         now_ns = self._clock.monotonic_ns()
-        if self._origin_ns is None:
-            self._origin_ns = int(times_ns[0])
+        if not self._has_origin:
+            self._origin_ns, self._has_origin = int(times_ns[0]), True
         if self._speed is None:
             self._hand_out(times_ns, offset, len(times_ns), now_ns)
             return 0.0, np.zeros(len(times_ns), np.int64)
@@ -150,11 +151,14 @@ class Pacer:
         return 0.0, due_ns
 
     def _positions(self, times_ns: NDArray[np.int64], offset: NDArray[np.int64]) -> NDArray[np.float64]:
+        positions: NDArray[np.float64]
         if isinstance(self._rate, PacketRate):
-            return self._frame_count + np.arange(len(times_ns), dtype=np.float64)
-        if isinstance(self._rate, BitRate):
-            return self._bit_count + (offset[:-1] - offset[0]) * 8.0
-        return (times_ns - self._origin_ns).astype(np.float64)
+            positions = self._frame_count + np.arange(len(times_ns), dtype=np.float64)
+        elif isinstance(self._rate, BitRate):
+            positions = self._bit_count + (offset[:-1] - offset[0]) * 8.0
+        else:
+            positions = (times_ns - self._origin_ns).astype(np.float64)
+        return positions
 
     def _set_anchor(self, position: float, now_ns: int) -> None:
         """Begin a line at the frame before, or at this one where there is none or it would be late already."""
@@ -163,11 +167,14 @@ class Pacer:
             self._anchor = min(self._anchor, position)
             return
         self._anchor, self._anchor_ns = position, now_ns
-        if self._last_due_ns is not None and self._origin_ns is not None:
-            before = {PacketRate: position - 1, BitRate: position - self._last_bits}.get(
-                type(self._rate), float(self._last_time_ns - self._origin_ns)
-            )
-            self._anchor, self._anchor_ns = before, self._last_due_ns
+        if self._last_due_ns is not None:
+            if isinstance(self._rate, PacketRate):
+                self._anchor = position - 1
+            elif isinstance(self._rate, BitRate):
+                self._anchor = position - self._last_bits
+            else:
+                self._anchor = float(self._last_time_ns - self._origin_ns)
+            self._anchor_ns = self._last_due_ns
             if self._due_ns(position) < now_ns:
                 self._anchor, self._anchor_ns = position, now_ns
 

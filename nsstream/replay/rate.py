@@ -53,8 +53,8 @@ def parse_rate(text: str) -> Rate:
     )
     if not low <= number <= high:
         raise InputError(
-            f"a rate is max, a multiple of the twin's own pace from {MIN_RATE:g} to {MAX_RATE:g} (1.0 is real time), or "
-            f"a number with pps or bps (20kpps, 100Mbps), got {text!r:.80}"
+            f"a rate is max, a multiple of the twin's own pace from {MIN_RATE:g} to {MAX_RATE:g} (1.0 is real time), "
+            f"or a number with pps or bps (20kpps, 100Mbps), got {text!r:.80}"
         )
     if unit == "pps":
         return PacketRate(packets_per_s=number)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nsstream.assemble.frames import Frames
+    from nsstream.replay.feed import PacketFeed
     from nsstream.trace import FlowTable
 
 POLL_INTERVAL_S: Final = 0.05
@@ -58,10 +59,14 @@ class SinkContext:
     Args:
         is_stopped: whether the run was told to stop; asked while a sink waits.
         clock: where the sink gets its time from.
+        feed: the server's subscribers of packets; None: the sink is made outside of a server.
+        origin: gives the chunk (1 for the first) and the model's id of the frames that `write` gets.
     """
 
     is_stopped: Callable[[], bool] = _never
     clock: Clock = field(default_factory=SystemClock)
+    feed: PacketFeed | None = None
+    origin: Callable[[], tuple[int, str]] = lambda: (0, "")
 
 
 class Sink(Protocol):

@@ -141,7 +141,7 @@ def test_a_damaged_command_is_a_message_or_a_refusal(command, data):
 )
 @settings(max_examples=100, deadline=None)
 def test_a_server_answers_everything_and_keeps_its_word(messages):
-    server = ControlServer("tcp://127.0.0.1:*", lambda *arguments: RecordedStream([]), ManualClock())
+    server = Conductor(lambda *arguments, **options: RecordedStream([]), ManualClock(), lambda: None, PacketFeed(ManualClock()))
     try:
         last_sequence = 0
         for octets in messages:
