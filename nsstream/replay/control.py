@@ -48,7 +48,7 @@ CONTROL_OPTIONS: Final[Mapping[int, int]] = {
 }
 STATUS_OPTIONS: Final[Mapping[int, int]] = {
     zmq.LINGER: LINGER_MS,
-    zmq.MAXMSGSIZE: 256,
+    zmq.MAXMSGSIZE: 1024,  # a subscription is shorter, but CURVE's INITIATE has 257 octets and more
     zmq.SNDHWM: 16,
     zmq.XPUB_VERBOSE: 1,
 }

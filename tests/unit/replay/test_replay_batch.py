@@ -1,3 +1,6 @@
+from contextlib import suppress
+from zlib import crc32
+
 import msgpack
 import numpy as np
 import pytest
@@ -54,7 +57,7 @@ def test_columns_of_a_later_server_are_passed_over():
     parts = encode_batch(FRAMES, 4, 9, 2, 1, "m")
     header = msgpack.unpackb(parts[1])
     header["columns"].append({"name": "vlan", "dtype": "<u2"})
-    header["crc32"] = __import__("zlib").crc32(b"".join([*parts[2:], b"\0" * 6]))
+    header["crc32"] = crc32(b"".join([*parts[2:], b"\0" * 6]))
     assert isinstance(decode_part([parts[0], msgpack.packb(header), *parts[2:], b"\0" * 6]), PacketBatch)
 
 
@@ -88,8 +91,6 @@ def test_what_is_no_part_is_an_error(parts, reason):
 
 @pytest.mark.parametrize("offset", [[0, 2, 1, 5], [1, 2, 2, 5], [0, 2, 2, 4], [0, 2, 2, 6]])
 def test_offsets_that_point_elsewhere_are_an_error(offset):
-    from zlib import crc32
-
     parts = encode_batch(FRAMES, 4, 9, 2, 1, "m")
     parts[3] = np.array(offset, "<i8").tobytes()
     header = msgpack.unpackb(parts[1]) | {"crc32": crc32(b"".join(parts[2:]))}
@@ -99,10 +100,8 @@ def test_offsets_that_point_elsewhere_are_an_error(offset):
 
 @given(st.lists(st.binary(max_size=60), max_size=6), st.booleans())
 def test_any_frames_are_a_part_or_an_error(parts, has_prologue):
-    try:
-        decode_part([PROLOGUE, *parts] if has_prologue else parts)
-    except BadMessageError as err:
-        assert str(err)
+    with suppress(BadMessageError):
+        assert decode_part([PROLOGUE, *parts] if has_prologue else parts) is not None
 
 
 @pytest.mark.parametrize("message", [Credit(token=TOKEN, credit=8, ack=-1), Leave(token=TOKEN)])

@@ -1,5 +1,6 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import zmq
@@ -39,15 +40,15 @@ def test_a_secret_key_is_for_its_owner_only(tmp_path):
 
 
 def test_a_key_that_exists_is_not_overwritten(tmp_path):
-    public, secret = make_keys(tmp_path, "lab")
+    _, secret = make_keys(tmp_path, "lab")
     octets = secret.read_bytes()
     with pytest.raises(OutputError, match="exists already"):
         make_keys(tmp_path, "lab")
+    assert secret.read_bytes() == octets
     secret.unlink()
     with pytest.raises(OutputError, match="exists already"):
         make_keys(tmp_path, "lab")
     assert not secret.exists()
-    assert octets
 
 
 def test_zmq_auth_reads_our_keys_and_we_read_its(tmp_path):
@@ -55,7 +56,7 @@ def test_zmq_auth_reads_our_keys_and_we_read_its(tmp_path):
     assert zmq.auth.load_certificate(secret) == (load_key_pair(secret).public, load_key_pair(secret).secret)
     assert zmq.auth.load_certificate(public)[0] == load_public_key(public)
     public, secret = zmq.auth.create_certificates(tmp_path, "theirs")
-    os.chmod(secret, 0o600)
+    Path(secret).chmod(0o600)
     assert (load_key_pair(tmp_path / "theirs.key_secret").public, None) == zmq.auth.load_certificate(public)
 
 
@@ -109,8 +110,8 @@ def test_a_server_has_its_keys_and_a_list(tmp_path):
     assert load_client_keys(secret, tmp_path / "server" / "server.key").server == keys.own.public
     with pytest.raises(InputError, match="there is no such directory"):
         load_server_keys(tmp_path / "client")
+    public.chmod(0o600)
     with pytest.raises(InputError, match="has no secret key"):
-        os.chmod(public, 0o600)
         load_key_pair(public)
 
 
