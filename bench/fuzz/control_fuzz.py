@@ -1,4 +1,4 @@
-"""Feed octets that atheris makes up to all that reads a replay server's messages; a crash, a stall or growth is a finding.
+"""Feed octets that atheris makes up to all that reads a replay server's messages; a crash or growth is a finding.
 
     python bench/fuzz/control_fuzz.py CORPUS [-runs=1000000] [-rss_limit_mb=1024]      (pip install nsstream[fuzz])
 
@@ -188,7 +188,9 @@ def fill(corpus: Path) -> None:
         SetRate(id=4, rate=PacketRate(packets_per_s=5.0)), SetRate(id=4, rate=BitRate(bits_per_s=5.0)),
         Seek(id=5, twin_time_ns=10), SetLoop(id=6, loop=None), GetStatus(id=7), ListModels(id=8),
         Subscribe(id=9, to="packets", name="x"), Subscribe(id=9, to="status"), Stop(id=10), Shutdown(id=11),
-        Start(id=1, stream=RecordedSpec(path="/x"), scenario=Scenario(services=["tcp/443"]), loop=3, sink={"kind": "x"}),
+        Start(
+            id=1, stream=RecordedSpec(path="/x"), scenario=Scenario(services=["tcp/443"]), loop=3, sink={"kind": "x"},
+        ),
     ]  # fmt: skip
     packed = [(COMMAND, b"\0" + encode(command)) for command in commands]
     token = "0" * 32
