@@ -29,6 +29,8 @@ from nsstream.trace.directions import split_directions
 from nsstream.trace.flows import FlowTable
 from nsstream.wire.netflow import v5
 from nsstream.wire.netflow.export_layouts import (
+    ALL,
+    ExportColumns,
     Layout,
     TimeUnit,
     encode_records,
@@ -164,13 +166,14 @@ class FlowExporter:
             if not is_ipv4.all():
                 self.unsupported_count += int((~is_ipv4).sum())
                 table = table.take(is_ipv4)
-            self._add(0, encode_v5_records(fit_counters(table), self._boot_ns))
+            self._add(0, encode_v5_records(ExportColumns(fit_counters(table), self._boot_ns)))
         elif len(table):
-            which = layout_of(table)
+            which, columns = layout_of(table), ExportColumns(table, self._boot_ns)
             for number in np.flatnonzero(np.bincount(which, minlength=len(self._layouts))).tolist():
-                mine = which == number
-                rows = table if mine.all() else table.take(mine)
-                self._add(number, encode_records(rows, self._layouts[number], self._boot_ns))
+                rows = np.flatnonzero(which == number)
+                self._add(
+                    number, encode_records(columns, ALL if len(rows) == len(table) else rows, self._layouts[number])
+                )
         return self._give(now_ns, is_flushed=False)
 
     def flush(self, now_ns: int) -> Datagrams:

@@ -9,7 +9,6 @@ Sources: Cisco's NetFlow v5; RFC 3954 section 8 (field types); RFC 7012's regist
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -21,15 +20,16 @@ from nsstream.trace.flows import FlowTable
 from nsstream.wire.netflow.v5 import RECORD_BYTES as V5_RECORD_BYTES
 
 TimeUnit = Literal["milliseconds", "nanoseconds"]
-Columns = Mapping[str, NDArray[Any]]
+Rows = NDArray[np.intp] | slice
 
+ALL: Final = slice(None)
 NO_DIRECTION: Final = 255
 _NTP_TO_UNIX_S: Final = 2_208_988_800
 _SECOND_NS: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _AS_TRANS: Final = 23456  # RFC 6793: what stands for a number of 32 bits where there is room for 16
 
-# element, octets, column of `_columns`
+# element, octets, column of `ExportColumns`
 _Part = tuple[int, int, str]
 _COMMON: Final[tuple[_Part, ...]] = (
     (10, 4, "ingress_interface"),
@@ -67,6 +67,14 @@ _TIMES: Final[dict[str, tuple[_Part, ...]]] = {
     "uptime": ((22, 4, "first_ms"), (21, 4, "last_ms")),
     "milliseconds": ((152, 8, "start_ms"), (153, 8, "end_ms")),
     "nanoseconds": ((156, 8, "start_ntp"), (157, 8, "end_ntp")),
+}
+_TIME_COLUMNS: Final = {
+    "first_ms": ("flow_start_ns", "uptime"),
+    "last_ms": ("flow_end_ns", "uptime"),
+    "start_ms": ("flow_start_ns", "ms"),
+    "end_ms": ("flow_end_ns", "ms"),
+    "start_ntp": ("flow_start_ns", "ntp"),
+    "end_ntp": ("flow_end_ns", "ntp"),
 }
 
 
@@ -112,20 +120,16 @@ def layout_of(table: FlowTable) -> NDArray[np.int64]:
     return number
 
 
-def encode_records(table: FlowTable, layout: Layout, boot_ns: int) -> NDArray[np.uint8]:
-    """The records of flows of one IP version, ``(n, layout.record_bytes)``.
-
-    `boot_ns`: when the exporter's system started, what times by uptime count from.
-    """
-    columns = _columns(table, boot_ns)
-    records = np.zeros(len(table), layout.dtype)
+def encode_records(columns: ExportColumns, rows: Rows, layout: Layout) -> NDArray[np.uint8]:
+    """The records of some flows, of one IP version, ``(n, layout.record_bytes)``."""
+    records = np.zeros(columns.count_of(rows), layout.dtype)
     for _, size, name in layout.parts:
-        values = columns[name]
+        values = columns[name][rows]
         if values.ndim == 2:
             records[name] = np.ascontiguousarray(values[:, 16 - size :]).view(f"V{size}")[:, 0]
         else:
             records[name] = values
-    return records.view(np.uint8).reshape(len(table), layout.record_bytes)
+    return records.view(np.uint8).reshape(len(records), layout.record_bytes)
 
 
 V5_DTYPE: Final = np.dtype(
@@ -140,13 +144,12 @@ V5_DTYPE: Final = np.dtype(
 assert V5_DTYPE.itemsize == V5_RECORD_BYTES
 
 
-def encode_v5_records(table: FlowTable, boot_ns: int) -> NDArray[np.uint8]:
+def encode_v5_records(columns: ExportColumns) -> NDArray[np.uint8]:
     """The v5 records of IPv4 flows, ``(n, 48)``; counts must fit 32 bits (`fit_counters`).
 
     An interface beyond 16 bits is 0, such an AS number 23456.
     """
-    columns = _columns(table, boot_ns)
-    records = np.zeros(len(table), V5_DTYPE)
+    records = np.zeros(columns.count_of(ALL), V5_DTYPE)
     for name, of in (
         ("source", "source_address"),
         ("destination", "destination_address"),
@@ -174,7 +177,7 @@ def encode_v5_records(table: FlowTable, boot_ns: int) -> NDArray[np.uint8]:
         ("destination_mask", "destination_prefix_length"),
     ):
         records[name] = columns[of]
-    return records.view(np.uint8).reshape(len(table), V5_RECORD_BYTES)
+    return records.view(np.uint8).reshape(len(records), V5_RECORD_BYTES)
 
 
 def fit_counters(table: FlowTable) -> FlowTable:
@@ -199,20 +202,45 @@ def fit_counters(table: FlowTable) -> FlowTable:
     return type(table).from_columns(columns, table.label_names)
 
 
-def _columns(table: FlowTable, boot_ns: int) -> dict[str, NDArray[Any]]:
-    """Every column that a layout may ask for, by its name."""
-    columns: dict[str, NDArray[Any]] = dict(table.columns())
-    is_icmp = (table.protocol_identifier == ICMP) | (table.protocol_identifier == ICMPV6)
-    # Collectors look for type and code in the port, as Cisco's v5 and v9 have them, elements 32 and 139 or not.
-    columns["destination_transport_port"] = np.where(is_icmp, table.icmp_type_code, table.destination_transport_port)
-    for name, at in (("first_ms", table.flow_start_ns), ("last_ms", table.flow_end_ns)):
-        columns[name] = (((at - boot_ns) // _NS_PER_MS) & 0xFFFFFFFF).astype(np.uint32)
-    for name, at in (("start", table.flow_start_ns), ("end", table.flow_end_ns)):
-        columns[f"{name}_ms"] = at // _NS_PER_MS
+class ExportColumns(dict[str, NDArray[Any]]):
+    """Every column that a layout may ask for, by its name; made of a table when it is asked for.
+
+    `boot_ns`: when the exporter's system started, what times by uptime count from.
+    """
+
+    def __init__(self, table: FlowTable, boot_ns: int) -> None:
+        super().__init__()
+        self._table = table
+        self._boot_ns = boot_ns
+
+    def count_of(self, rows: Rows) -> int:
+        """How many flows that are."""
+        return len(self._table) if isinstance(rows, slice) else len(rows)
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        table = self._table
+        if name == "destination_transport_port":
+            # Collectors look for type and code in the port, as Cisco's v5 and v9 have them, elements 32, 139 or not.
+            protocol = table.protocol_identifier
+            is_icmp = (protocol == ICMP) | (protocol == ICMPV6)
+            column: NDArray[Any] = np.where(is_icmp, table.icmp_type_code, table.destination_transport_port)
+        elif name in _TIME_COLUMNS:
+            column = self._time(name)
+        else:
+            column = getattr(table, name)
+        self[name] = column
+        return column
+
+    def _time(self, name: str) -> NDArray[Any]:
+        start_or_end, unit = _TIME_COLUMNS[name]
+        at: NDArray[np.int64] = getattr(self._table, start_or_end)
+        if unit == "ms":
+            return at // _NS_PER_MS
+        if unit == "uptime":
+            return ((at - self._boot_ns) // _NS_PER_MS & 0xFFFFFFFF).astype(np.uint32)
         seconds, rest = np.divmod(at, _SECOND_NS)
         fraction = ((rest << 32) + _SECOND_NS // 2) // _SECOND_NS
-        columns[f"{name}_ntp"] = ((seconds + _NTP_TO_UNIX_S) & 0xFFFFFFFF) << 32 | fraction
-    return columns
+        return ((seconds + _NTP_TO_UNIX_S) & 0xFFFFFFFF) << 32 | fraction
 
 
 def _format(name: str, size: int) -> str:
