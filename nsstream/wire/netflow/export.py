@@ -146,6 +146,7 @@ class FlowExporter:
         self._since_announced = 0
         self._header = _HEADERS[version]
         self._layouts: tuple[Layout, ...] = () if version == 5 else layouts(version, time_unit)
+        self._templates = _set(0 if version == 9 else 2, b"".join(layout.template_record() for layout in self._layouts))
         sizes = [v5.RECORD_BYTES] if version == 5 else [layout.record_bytes for layout in self._layouts]
         room = max_datagram_bytes - self._header.itemsize - (0 if version == 5 else _SET_HEADER_BYTES)
         self._per_datagram = [(room - (-room % 4 if version == 9 else 0)) // size for size in sizes]
@@ -284,8 +285,7 @@ class FlowExporter:
         self._announced_ns, self._since_announced = now_ns, 0
         announce: Callable[[], tuple[bytes, int]] = self._v9_options if self.version == 9 else self._ipfix_options
         options, options_records = announce() if self._sampling > 1 else (b"", 0)
-        templates = b"".join(layout.template_record() for layout in self._layouts)
-        body = _set(0 if self.version == 9 else 2, templates) + options
+        body = self._templates + options
         block = np.zeros((1, self._header.itemsize + len(body)), np.uint8)
         block[0, self._header.itemsize :] = np.frombuffer(body, np.uint8)
         # Behind the templates of flows: a template and one record of options, or none of both.
