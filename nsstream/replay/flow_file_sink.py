@@ -150,6 +150,8 @@ class _FlowFileSink:
         """Write flows that were metered elsewhere."""
         if not len(table):
             return
+        self._flows["flows"] += len(table)
+        self._flows["flows_undone"] += len(table)  # until they are put
         clock = np.maximum(np.maximum.accumulate(table.flow_end_ns), self._now_ns)
         self._now_ns = int(clock[-1])
         if self._spec.rotate_s is None:
@@ -186,10 +188,10 @@ class _FlowFileSink:
     def _write(self, table: FlowTable) -> None:
         if self._file is None:
             raise ValueError("a sink is written to between open and close")
-        self._flows["flows"] += len(table)
+        self._encoder.write(table)
+        self._flows["flows_undone"] -= len(table)
         self._flows["flows_written"] += len(table)
         self._flows_in_file += len(table)
-        self._encoder.write(table)
 
     def _begin(self, path: Path, start_s: int) -> None:
         self._file = OutputFile(path, overwrite=self._spec.overwrite)

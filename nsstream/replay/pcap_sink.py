@@ -121,15 +121,15 @@ class PcapSink:
     def write(self, frames: Frames) -> None:
         """Add frames as records."""
         self.counters["frames"] += len(frames)
-        self.counters["frames_written"] += len(frames)
-        self.counters["octets"] += len(frames.octets)
+        self.counters["frames_undone"] += len(frames)  # until they are put
         at = 0
         while at < len(frames):
+            count = len(frames)
             if self._rotates:
                 self._rotate_where_due(
                     int(frames.observation_time_ns[at]), int(frames.offset[at + 1] - frames.offset[at])
                 )
-            count = self._room_for(frames, at) if self._rotates else len(frames)
+                count = self._room_for(frames, at)
             self._put(frames.slice(at, at + count) if count < len(frames) else frames)
             at += count
 
@@ -151,10 +151,13 @@ class PcapSink:
     def _put(self, frames: Frames) -> None:
         if self._file is None:
             raise ValueError("a sink is written to between open and close")
-        self._frames_in_file += len(frames)
-        self._bytes_in_file += len(frames.octets) + len(frames) * self._around_bytes
         records = self._records(frames.observation_time_ns, frames.offset, frames.octets)
         self._file.put(self._compressor.compress(records))
+        self._frames_in_file += len(frames)
+        self._bytes_in_file += len(frames.octets) + len(frames) * self._around_bytes
+        self.counters["frames_undone"] -= len(frames)
+        self.counters["frames_written"] += len(frames)
+        self.counters["octets"] += len(frames.octets)
 
     def _rotate_where_due(self, time_ns: int, frame_bytes: int) -> None:
         """End the file that this frame no longer belongs to, and begin one for it."""
