@@ -73,10 +73,10 @@ def check_source(case: SourceCase, directory: Path) -> None:
 
 def is_inert_until_open(case: SourceCase, directory: Path) -> None:
     """Making a source acquires nothing and counts nothing; it may be closed unopened, and twice."""
-    before = _held()
+    before = held()
     source = case.make(directory)
-    _expect(source.tally.offered == 0, f"a new source has counted nothing, got {source.tally}")
-    _expect(_held() == before, f"a new source holds nothing open, got {_held()} after {before}")
+    expect(source.tally.offered == 0, f"a new source has counted nothing, got {source.tally}")
+    expect(held() == before, f"a new source holds nothing open, got {held()} after {before}")
     source.close()
     source.close()
 
@@ -91,7 +91,7 @@ def gives_every_row_in_order(case: SourceCase, directory: Path) -> None:
         source.close()
     for name, column in case.expected.items():
         came = np.concatenate([getattr(batch, name) for batch in batches]) if batches else column[:0]
-        _expect(len(came) == len(column), f"{len(column)} rows expected, {len(came)} came")
+        expect(len(came) == len(column), f"{len(column)} rows expected, {len(came)} came")
         wrong = np.flatnonzero((came != column).reshape(len(column), -1).any(axis=1))
         if len(wrong):
             row = int(wrong[0])
@@ -107,13 +107,13 @@ def ends_for_good(case: SourceCase, directory: Path) -> None:
         for _ in range(3):
             batch = source.read_batch()
             if case.ends:
-                _expect(batch is None, f"None behind the end, got {batch!r}")
+                expect(batch is None, f"None behind the end, got {batch!r}")
             else:
-                _expect(batch is not None and not len(batch), f"an idle batch behind the last row, got {batch!r}")
+                expect(batch is not None and not len(batch), f"an idle batch behind the last row, got {batch!r}")
     finally:
         source.close()
     batch = source.read_batch()
-    _expect(batch is None, f"None of a closed source, got {batch!r}")
+    expect(batch is None, f"None of a closed source, got {batch!r}")
 
 
 def accounts_for_every_record(case: SourceCase, directory: Path) -> None:
@@ -129,14 +129,14 @@ def accounts_for_every_record(case: SourceCase, directory: Path) -> None:
         nonlocal kept
         kept += len(batch)
         source.tally.check()
-        _expect(source.tally.kept == kept, f"{kept} rows were given, the tally says {source.tally.kept}")
+        expect(source.tally.kept == kept, f"{kept} rows were given, the tally says {source.tally.kept}")
 
     try:
         _read(case, source, directory, count)
     finally:
         source.close()
     source.tally.check()
-    _expect(source.tally.kept == kept, f"{kept} rows were given, the tally says {source.tally.kept} when closed")
+    expect(source.tally.kept == kept, f"{kept} rows were given, the tally says {source.tally.kept} when closed")
 
 
 def may_be_closed_in_the_middle(case: SourceCase, directory: Path) -> None:
@@ -153,8 +153,8 @@ def may_be_closed_in_the_middle(case: SourceCase, directory: Path) -> None:
         source.close()
         source.close()
     source.tally.check()
-    _expect(source.tally.kept == given, f"{given} rows were given, the tally says {source.tally.kept}")
-    _expect(source.tally.offered >= offered, f"at least {offered} records offered, got {source.tally.offered}")
+    expect(source.tally.kept == given, f"{given} rows were given, the tally says {source.tally.kept}")
+    expect(source.tally.offered >= offered, f"at least {offered} records offered, got {source.tally.offered}")
 
 
 def leaves_nothing_behind(case: SourceCase, directory: Path) -> None:
@@ -162,15 +162,15 @@ def leaves_nothing_behind(case: SourceCase, directory: Path) -> None:
     for turn in "first", "second":  # the first use of a source may load what stays
         place = directory / turn
         place.mkdir()
-        before = _held()
+        before = held()
         source = case.make(place)
         source.open()
         try:
             _read(case, source, place)
         finally:
             source.close()
-        after = _held()
-    _expect(after == before, f"nothing left open, got {after} after {before}")
+        after = held()
+    expect(after == before, f"nothing left open, got {after} after {before}")
 
 
 def is_idle_without_input(case: SourceCase, directory: Path) -> None:
@@ -182,7 +182,7 @@ def is_idle_without_input(case: SourceCase, directory: Path) -> None:
     try:
         for _ in range(2):
             batch = source.read_batch()
-            _expect(batch is not None and not len(batch), f"an empty batch where nothing came, got {batch!r}")
+            expect(batch is not None and not len(batch), f"an empty batch where nothing came, got {batch!r}")
             source.tally.check()
     finally:
         source.close()
@@ -196,7 +196,7 @@ def tells_its_successor(case: SourceCase, directory: Path) -> None:
     source.open()
     try:
         _read(case, source, directory / "first")
-        _expect(source.handover() is source.handover(), "the same handover twice where nothing was read between")
+        expect(source.handover() is source.handover(), "the same handover twice where nothing was read between")
     finally:
         source.close()
     last = source.handover()
@@ -215,10 +215,10 @@ def tells_its_successor(case: SourceCase, directory: Path) -> None:
         try:
             stranger.take_over(foreign)
         except InputError as err:
-            _expect("\n" not in str(err), f"one sentence expected, got {str(err)!r}")
+            expect("\n" not in str(err), f"one sentence expected, got {str(err)!r}")
         else:
             raise AssertionError(f"take_over of {foreign!r} raised no InputError")
-        _expect(stranger.tally.offered == 0, f"what was refused is not counted, got {stranger.tally}")
+        expect(stranger.tally.offered == 0, f"what was refused is not counted, got {stranger.tally}")
 
 
 RULES: Final = (
@@ -239,8 +239,8 @@ def check_refusal(make: Callable[[Path], AnySource], directory: Path, mention: s
     try:
         source.open()
     except InputError as err:
-        _expect("\n" not in str(err), f"one sentence expected, got {str(err)!r}")
-        _expect(mention in str(err), f"a sentence about {mention!r} expected, got {str(err)!r}")
+        expect("\n" not in str(err), f"one sentence expected, got {str(err)!r}")
+        expect(mention in str(err), f"a sentence about {mention!r} expected, got {str(err)!r}")
     else:
         raise AssertionError("open raised no InputError")
     finally:
@@ -269,14 +269,14 @@ def check_any_split(read: Callable[[Sequence[bytes]], StreamOutcome], octets: by
     """
     chance = random.Random(seed)
     alone = read([octets])
-    _expect(not alone.error, f"a stream without fault expected, got {alone.error!r}")
+    expect(not alone.error, f"a stream without fault expected, got {alone.error!r}")
     for junk in (b"", *JUNK):
         stream = octets + junk
         whole = read([stream])
         whole.tally.check()
         for name, column in alone.columns.items():
             came = whole.columns[name][: len(column)]
-            _expect(np.array_equal(came, column), f"{name}: the rows before {len(junk)} octets of junk changed")
+            expect(np.array_equal(came, column), f"{name}: the rows before {len(junk)} octets of junk changed")
         cuts = [sorted(chance.sample(range(len(stream) + 1), min(7, len(stream)))) for _ in range(4)]
         for edges in (list(range(1, len(stream))), *cuts):
             pieces = [stream[a:b] for a, b in pairwise([0, *edges, len(stream)])]
@@ -286,9 +286,9 @@ def check_any_split(read: Callable[[Sequence[bytes]], StreamOutcome], octets: by
 def _compare(whole: StreamOutcome, cut: StreamOutcome, how: str) -> None:
     cut.tally.check()
     for name, column in whole.columns.items():
-        _expect(np.array_equal(cut.columns[name], column), f"{how}: {name} differs from that of the whole")
-    _expect(cut.tally == whole.tally, f"{how}: {whole.tally} expected, got {cut.tally}")
-    _expect(cut.error == whole.error, f"{how}: {whole.error!r} expected, got {cut.error!r}")
+        expect(np.array_equal(cut.columns[name], column), f"{how}: {name} differs from that of the whole")
+    expect(cut.tally == whole.tally, f"{how}: {whole.tally} expected, got {cut.tally}")
+    expect(cut.error == whole.error, f"{how}: {whole.error!r} expected, got {cut.error!r}")
 
 
 def _read(
@@ -301,11 +301,11 @@ def _read(
     until_s = time.monotonic() + DEADLINE_S
     count = 0
     while case.ends or count < case.row_count:
-        _expect(time.monotonic() < until_s, f"{count} of {case.row_count} rows and no end within {DEADLINE_S:g} s")
+        expect(time.monotonic() < until_s, f"{count} of {case.row_count} rows and no end within {DEADLINE_S:g} s")
         batch = source.read_batch()
         if batch is None:
             break
-        _expect(case.is_live or len(batch) > 0, "a batch of a source that is not live has rows, got an empty one")
+        expect(case.is_live or len(batch) > 0, "a batch of a source that is not live has rows, got an empty one")
         on_batch(batch)
         batches.append(batch)
         count += len(batch)
@@ -317,7 +317,7 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _held() -> dict[str, int]:
+def held() -> dict[str, int]:
     """How many descriptors, threads and children this process has."""
     tasks = Path("/proc/self/task")
     children = sum(
@@ -330,6 +330,7 @@ def _held() -> dict[str, int]:
     }
 
 
-def _expect(is_so: bool, otherwise: str) -> None:
+def expect(is_so: bool, otherwise: str) -> None:
+    """Raise AssertionError, with what was expected and what came, if it is not so."""
     if not is_so:
         raise AssertionError(otherwise)

@@ -92,7 +92,7 @@ def _writer_of(format: ExportFormat, kind: Kind, file: BinaryIO) -> Any:  # noqa
         if kind is not Kind.PACKETS:
             raise InputError("a chunk of flows has no packets to write as pcap; export it as csv or parquet")
         return _PcapWriter(file)
-    return (_CsvWriter if format is ExportFormat.CSV else _ParquetWriter)(kind, file)
+    return (CsvWriter if format is ExportFormat.CSV else _ParquetWriter)(kind, file)
 
 
 class _PcapWriter:
@@ -128,13 +128,16 @@ class _ParquetWriter:
         self._writer.close()
 
 
-class _CsvWriter:
-    def __init__(self, kind: Kind, file: BinaryIO) -> None:
+class CsvWriter:
+    """Rows as CSV to a file that is open, which needs ``write(octets)``."""
+
+    def __init__(self, kind: Kind, file: Any) -> None:
         self._file = file
         file.write((",".join(FIELDS[kind]) + "\n").encode())
         self._options = csv.WriteOptions(include_header=False, quoting_style="needed")
 
     def write(self, rows: Rows) -> None:
+        """Add rows."""
         batch = _with_label_text(batch_of_rows(rows), rows)
         for at, (name, (_, cell, _)) in enumerate(FIELDS[kind_of(rows)].items()):
             if cell:
@@ -142,7 +145,7 @@ class _CsvWriter:
         csv.write_csv(batch, self._file, self._options)
 
     def close(self) -> None:
-        pass
+        """Nothing is left to write; the file stays open."""
 
 
 def _with_label_text(batch: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:

@@ -1,6 +1,6 @@
 """FifoSink: frames to a FIFO that another process reads, such as ``tcpreplay -i veth0 - < fifo`` or tshark.
 
-Promises: nothing waits longer than POLL_INTERVAL_S once the run is stopped, for a reader to come or to read on. What
+Promises: nothing waits longer than `POLL_INTERVAL_S` once the run is stopped, for a reader to come or to read on. What
 was written before an abort has been read, and cannot be undone.
 """
 
@@ -10,14 +10,14 @@ import errno
 import os
 import select
 import stat
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nsstream.errors import OutputError
 from nsstream.replay.messages import AbsolutePath
+from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import POLL_INTERVAL_S, SinkContext, SinkSpec, output_error
-from nsstream.wire.pcap import pcap_header, write_records
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
@@ -36,10 +36,14 @@ class FifoSink:
     spec_type: ClassVar[type[SinkSpec]] = FifoSinkSpec
 
     def __init__(self, spec: FifoSinkSpec, context: SinkContext) -> None:
-        self.counters = {"frames": 0, "frames_written": 0, "frames_failed": 0, "octets": 0}
         self._path = Path(spec.path)
         self._is_stopped = context.is_stopped
-        self._descriptor: int | None = None
+        self._pipe = PipeWriter(spec.path, context.is_stopped)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Frames by fate."""
+        return self._pipe.counters
 
     def check(self) -> None:
         """Raise OutputError if there is no FIFO that we may write to."""
@@ -56,50 +60,27 @@ class FifoSink:
         """Wait for a reader, and write the file header."""
         self.check()
         poll = select.poll()  # of nothing: it waits, and no longer than it is told
-        while self._descriptor is None:
+        while True:
             if self._is_stopped():
                 raise OutputError(f"{self._path}: stopped before a reader came")
             try:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
             except OSError as err:
                 if err.errno != errno.ENXIO:  # ENXIO: nobody reads yet
                     raise output_error(self._path, err) from err
                 poll.poll(int(POLL_INTERVAL_S * 1000))
-        self._put(pcap_header())
+            else:
+                self._pipe.begin(descriptor)
+                return
 
     def write(self, frames: Frames) -> None:
         """Write frames as records; waits where the reader is slow."""
-        self.counters["frames"] += len(frames)
-        self.counters["frames_failed"] += len(frames)
-        self._put(write_records(frames.observation_time_ns, frames.offset, frames.octets))
-        self.counters["frames_failed"] -= len(frames)
-        self.counters["frames_written"] += len(frames)
-        self.counters["octets"] += len(frames.octets)
+        self._pipe.write(frames)
 
     def close(self) -> None:
         """Let the reader see the end."""
-        self.abort()
+        self._pipe.end()
 
     def abort(self) -> None:
         """Let go of the FIFO."""
-        with suppress(OSError):
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-        self._descriptor = None
-
-    def _put(self, octets: bytes) -> None:
-        if self._descriptor is None:
-            raise ValueError("a sink is written to between open and close")
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
-        rest = memoryview(octets)
-        while rest:
-            if self._is_stopped():
-                raise OutputError(f"{self._path}: stopped while the reader was slow")
-            poll.poll(int(POLL_INTERVAL_S * 1000))
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:
-                continue
-            except OSError as err:
-                raise output_error(self._path, err) from err
+        self._pipe.end()

@@ -1,28 +1,29 @@
-"""PcapSink: frames to a capture file, pcap or pcapng, compressed or not.
+"""PcapSink: frames to capture files, pcap or pcapng, compressed or not, in one or in a row of them.
 
-Promises: the path holds nothing until the file is whole and on disk: octets go to a temporary name in the same
-directory, which is linked to the path at the end. A file that exists is replaced only where the specification says so.
-The same frames give the same octets, compressed or not. A server that is killed leaves `.nsstream-*.part` behind.
+Promises: a file is there whole or not at all (`output_file`). The same frames give the same octets, however they came
+and compressed or not. With `rotate_s` a file holds the frames of one interval of the UTC grid, with `rotate_bytes` no
+more octets than that before compression, unless a single frame has more; then names get a number and the time of the
+first frame, as dumpcap's: ``twin_00001_20231114221320.pcap.zst``. Files that are whole stay when the run is undone.
 """
 
 from __future__ import annotations
 
-import errno
 import lzma
-import os
-import tempfile
+import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Protocol
 
+import numpy as np
 import zstandard
+from pydantic import Field
 
 from nsstream.errors import OutputError
 from nsstream.replay.messages import AbsolutePath
-from nsstream.replay.sink import SinkContext, SinkSpec, output_error
-from nsstream.wire.pcap import pcap_header, write_records
+from nsstream.replay.output_file import OutputFile, check_directory
+from nsstream.replay.sink import SinkContext, SinkSpec
+from nsstream.wire.pcap import RECORD_HEADER_BYTES, pcap_header, write_records
 from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ class _Plain:
 
 
 COMPRESSORS: Final[dict[str, Callable[[], _Compressor]]] = {
+    "": _Plain,
     ".gz": lambda: zlib.compressobj(6, zlib.DEFLATED, 31),  # 31: gzip framing, whose time field is then 0
     ".xz": lambda: lzma.LZMACompressor(preset=1),
     ".zst": lambda: zstandard.ZstdCompressor(level=3).compressobj(),
 }
 FORMATS: Final = (".pcap", ".pcapng")
+_PCAPNG_BLOCK_BYTES: Final = 32 + 3  # around a frame of any length, padding included
+_SECOND_NS: Final = 1_000_000_000
 
 
 def split_suffixes(path: Path) -> tuple[str, str]:
@@ -65,122 +69,139 @@ def split_suffixes(path: Path) -> tuple[str, str]:
 
 
 class PcapSinkSpec(SinkSpec):
-    """A capture file: `.pcap` or `.pcapng`, compressed where `.gz`, `.zst` or `.xz` follows."""
+    """Capture files: `.pcap` or `.pcapng`, compressed where `.gz`, `.zst` or `.xz` follows."""
 
     kind: Literal["pcap"] = "pcap"
     path: AbsolutePath
     overwrite: bool = False
+    rotate_s: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    rotate_bytes: Annotated[int, Field(ge=1024, le=1 << 50)] | None = None
 
 
 class PcapSink:
-    """A capture file, whole or not there at all."""
+    """One capture file, or a row of them."""
 
     spec_type: ClassVar[type[SinkSpec]] = PcapSinkSpec
 
     def __init__(self, spec: PcapSinkSpec, context: SinkContext) -> None:
-        self.counters = {"frames": 0, "frames_written": 0, "frames_undone": 0, "octets": 0}
+        self.counters = {"frames": 0, "frames_written": 0, "frames_undone": 0, "octets": 0, "files": 0}
         self._path = Path(spec.path)
-        self._replaces = spec.overwrite
-        kind, compression = split_suffixes(self._path)
-        self._header, self._records = (
-            (pcap_header, write_records) if kind == ".pcap" else (pcapng_header, write_packet_blocks)
-        )
-        self._compressor = COMPRESSORS[compression]() if compression else _Plain()
-        self._descriptor: int | None = None
-        self._temporary: Path | None = None
+        self._overwrite = spec.overwrite
+        kind, self._compression = split_suffixes(self._path)
+        self._suffixes = kind + self._compression
+        is_pcap = kind == ".pcap"
+        self._make_header = pcap_header if is_pcap else pcapng_header
+        self._records = write_records if is_pcap else write_packet_blocks
+        self._around_bytes = RECORD_HEADER_BYTES if is_pcap else _PCAPNG_BLOCK_BYTES
+        self._rotate_ns = None if spec.rotate_s is None else spec.rotate_s * _SECOND_NS
+        self._rotate_bytes = spec.rotate_bytes
+        self._file: OutputFile | None = None
+        self._compressor: _Compressor = _Plain()
+        self._frames_in_file = 0
+        self._bytes_in_file = 0
+        self._interval = 0  # of the UTC grid, that the file is of
+
+    @property
+    def _rotates(self) -> bool:
+        return self._rotate_ns is not None or self._rotate_bytes is not None
 
     def check(self) -> None:
         """Raise OutputError if the output could not be made now; leaves nothing behind."""
-        if not self._path.parent.is_dir():
-            raise OutputError(f"{self._path}: the directory does not exist")
-        if not os.access(self._path.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{self._path}: no permission to write in the directory")
-        if os.path.lexists(self._path):
-            if not self._replaces:
-                raise OutputError(f"{self._path}: exists already, and is not overwritten")
-            if not self._path.is_file():
-                raise OutputError(f"{self._path}: exists and is not a regular file")
+        if self._rotates:
+            check_directory(self._path.parent)
+        else:
+            OutputFile(self._path, overwrite=self._overwrite).check()
 
     def open(self) -> None:
-        """Make the temporary file and write the file header."""
+        """Make the temporary file, unless the first frame names it."""
         self.check()
-        try:
-            self._descriptor, name = tempfile.mkstemp(".part", ".nsstream-", self._path.parent)
-        except OSError as err:
-            raise output_error(self._path, err) from err
-        self._temporary = Path(name)
-        self._put(self._compressor.compress(self._header()))
+        if not self._rotates:
+            self._begin(self._path)
 
     def write(self, frames: Frames) -> None:
         """Add frames as records."""
         self.counters["frames"] += len(frames)
-        self.counters["frames_written"] += len(frames)
-        records = self._records(frames.observation_time_ns, frames.offset, frames.octets)
-        self._put(self._compressor.compress(records))
-        self.counters["octets"] += len(frames.octets)
+        self.counters["frames_undone"] += len(frames)  # until they are put
+        at = 0
+        while at < len(frames):
+            count = len(frames)
+            if self._rotates:
+                self._rotate_where_due(
+                    int(frames.observation_time_ns[at]), int(frames.offset[at + 1] - frames.offset[at])
+                )
+                count = self._room_for(frames, at)
+            self._put(frames.slice(at, at + count) if count < len(frames) else frames)
+            at += count
 
     def close(self) -> None:
-        """Bring everything to disk and give it its name."""
-        self._put(self._compressor.flush())
-        if self._descriptor is None or self._temporary is None:
+        """Make the last file whole."""
+        if self._file is None and not self._rotates:
             raise ValueError("a sink is closed once, after it was opened")
-        try:
-            os.fchmod(self._descriptor, 0o666 & ~_umask())
-            os.fsync(self._descriptor)
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-            self._name_it(self._temporary)
-            self._temporary = None
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as err:
-            raise output_error(self._path, err) from err
+        self._end()
 
     def abort(self) -> None:
-        """Remove the temporary file."""
-        if self._temporary is not None:
-            self.counters["frames_undone"] += self.counters["frames_written"]
-            self.counters["frames_written"] = 0
-        with suppress(OSError):
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-        self._descriptor = None
-        with suppress(OSError):
-            if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
-        self._temporary = None
+        """Remove what is not whole."""
+        if self._file is not None and self._file.is_open:
+            self.counters["frames_undone"] += self._frames_in_file
+            self.counters["frames_written"] -= self._frames_in_file
+            self._frames_in_file = 0
+            self._file.abort()
+        self._file = None
 
-    def _put(self, octets: bytes) -> None:
-        if self._descriptor is None:
+    def _put(self, frames: Frames) -> None:
+        if self._file is None:
             raise ValueError("a sink is written to between open and close")
-        rest = memoryview(octets)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as err:
-            raise output_error(self._path, err) from err
+        records = self._records(frames.observation_time_ns, frames.offset, frames.octets)
+        self._file.put(self._compressor.compress(records))
+        self._frames_in_file += len(frames)
+        self._bytes_in_file += len(frames.octets) + len(frames) * self._around_bytes
+        self.counters["frames_undone"] -= len(frames)
+        self.counters["frames_written"] += len(frames)
+        self.counters["octets"] += len(frames.octets)
 
-    def _name_it(self, temporary: Path) -> None:
-        """Give the whole file its name. A link, unlike a rename, fails where the name was taken in the meantime."""
-        if self._replaces:
-            temporary.replace(self._path)
+    def _rotate_where_due(self, time_ns: int, frame_bytes: int) -> None:
+        """End the file that this frame no longer belongs to, and begin one for it."""
+        interval = 0 if self._rotate_ns is None else time_ns // self._rotate_ns
+        is_full = (
+            self._rotate_bytes is not None
+            and self._frames_in_file > 0
+            and self._bytes_in_file + frame_bytes + self._around_bytes > self._rotate_bytes
+        )
+        if self._file is not None and (is_full or interval != self._interval):
+            self._end()
+        if self._file is None:
+            self._interval = interval
+            stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(time_ns // _SECOND_NS))
+            stem = self._path.name.removesuffix(self._suffixes)
+            name = f"{stem}_{self.counters['files'] + 1:05d}_{stamp}{self._suffixes}"
+            self._begin(self._path.with_name(name))
+
+    def _room_for(self, frames: Frames, at: int) -> int:
+        """How many frames from `at` on belong into the file that is open; one at least."""
+        stop = len(frames)
+        if self._rotate_ns is not None:
+            end_ns = (self._interval + 1) * self._rotate_ns
+            stop = int(np.searchsorted(frames.observation_time_ns, end_ns))
+        if self._rotate_bytes is not None:
+            sizes = (
+                frames.offset[at + 1 : stop + 1] - frames.offset[at] + self._around_bytes * np.arange(1, stop - at + 1)
+            )
+            stop = at + int(np.searchsorted(sizes, self._rotate_bytes - self._bytes_in_file, "right"))
+        return max(stop - at, 1)
+
+    def _begin(self, path: Path) -> None:
+        self._file = OutputFile(path, overwrite=self._overwrite)
+        self._file.open()
+        self._compressor = COMPRESSORS[self._compression]()
+        header = self._make_header()
+        self._frames_in_file, self._bytes_in_file = 0, len(header)
+        self._file.put(self._compressor.compress(header))
+
+    def _end(self) -> None:
+        if self._file is None:
             return
-        try:
-            os.link(temporary, self._path)
-        except PermissionError:  # a file system without hard links
-            if os.path.lexists(self._path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            temporary.replace(self._path)
-            return
-        temporary.unlink()
-
-
-def _umask() -> int:
-    """The process's umask, read without changing it (Linux 4.7 and later)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022
+        self._file.put(self._compressor.flush())
+        self._file.close()
+        self._frames_in_file = 0
+        self.counters["files"] += 1
+        self._file = None
