@@ -88,7 +88,7 @@ class ReplayClient:
 
         Args:
             models: checkpoint directories in the order of their chunks, absolute paths.
-            sink: ``{"kind": "pcap", "path": ..., "overwrite": False}`` or ``{"kind": "fifo", "path": ...}``.
+            sink: ``{"kind": "pcap", "path": ..., "overwrite": False}`` or another kind's fields (`registry`).
             seed: 0 to 2**63 - 1; the same seed gives the same twin.
             mtu: octets of the longest IP datagram, 576 to 9216.
             rate: twin seconds a second, or "max".

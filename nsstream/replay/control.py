@@ -23,7 +23,6 @@ from nsstream.errors import InputError, OutputError, ReplayError
 from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoints
 from nsstream.replay.codec import BadMessageError, decode_command, encode
 from nsstream.replay.endpoint import check_endpoint, check_socket_path_is_free, socket_path
-from nsstream.replay.fifo_sink import FifoSink
 from nsstream.replay.messages import (
     MAX_MAP_LENGTH,
     MAX_MESSAGE_BYTES,
@@ -32,10 +31,8 @@ from nsstream.replay.messages import (
     Accepted,
     AnyCommand,
     AnyReply,
-    FifoSinkSpec,
     GetStatus,
     Hello,
-    PcapSinkSpec,
     Refusal,
     Start,
     Status,
@@ -43,10 +40,10 @@ from nsstream.replay.messages import (
     Welcome,
     fit_sentence,
 )
-from nsstream.replay.pcap_sink import PcapSink
 from nsstream.replay.player import Player, Progress
+from nsstream.replay.registry import make_sink
 from nsstream.replay.session import NotAllowedError, Session
-from nsstream.replay.sink import Sink
+from nsstream.replay.sink import SinkContext
 from nsstream.replay.stream import FrameStream
 
 TICK_MS: Final = 250  # how soon the parent's death is seen
@@ -184,11 +181,13 @@ class ControlServer:
         try:
             player = Player(
                 lambda: self._open_stream(checkpoints, command.seed, command.mtu),
-                lambda is_stopped: _make_sink(command.sink, is_stopped),
+                lambda is_stopped: make_sink(command.sink, SinkContext(is_stopped, self._clock)),
                 None if command.rate == "max" else command.rate,
                 self._clock,
                 self._wake,
             )
+        except InputError as err:
+            return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:
             return Refusal.of(command.id, "sink", str(err))
         player.start()
@@ -260,10 +259,3 @@ def _welcome(command: Hello) -> Welcome | Refusal:
             f"the client {command.min_version} to {command.max_version}",
         )
     return Welcome(id=command.id, version=version, server=f"nsstream {nsstream.__version__}")
-
-
-def _make_sink(spec: PcapSinkSpec | FifoSinkSpec, is_stopped: Callable[[], bool]) -> Sink:
-    """The sink that a specification names, not yet opened; raises OutputError if it could not be opened now."""
-    sink = PcapSink(spec) if isinstance(spec, PcapSinkSpec) else FifoSink(spec, is_stopped)
-    sink.check()
-    return sink

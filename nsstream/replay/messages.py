@@ -1,8 +1,8 @@
 """The messages of the control protocol: what they hold, and their limits.
 
 Promises: a message that exists is valid; its fields are of the exact types and within the limits below, and nobody
-changes them. Their octets are `codec`'s matter; whether a command is allowed *now* is `session`'s; whether the files
-that it names can be used is `server`'s.
+changes them. Their octets are `codec`'s matter; whether a command is allowed *now* is `session`'s; what a sink's fields
+mean is `registry`'s; whether the files that it names can be used is `server`'s.
 
 Every message has `v` (protocol version), `id` (chosen by the client, repeated in the reply) and `type`. Commands are
 strict: an unknown key is refused, since a misspelt option must not be ignored. Replies are lenient: a client ignores
@@ -11,7 +11,8 @@ keys that it does not know, so that a server may say more. `docs/protocol.md` is
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import math
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -38,7 +39,40 @@ def _absolute_path(path: str) -> str:
     return path
 
 
+def _plain_map(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what the protocol does not carry as a field's value, so that a message that exists can be sent."""
+    level: list[Any] = [value]
+    for _ in range(MAX_NESTING - 1):  # the message itself is a map, too
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                if len(node) > MAX_MAP_LENGTH or not all(isinstance(key, str) for key in node):
+                    raise ValueError(f"must be a map of at most {MAX_MAP_LENGTH} strings to values")
+                below += [*node.keys(), *node.values()]
+            elif isinstance(node, list):
+                if len(node) > MAX_ARRAY_LENGTH:
+                    raise ValueError(f"must have lists of at most {MAX_ARRAY_LENGTH} elements")
+                below += node
+            elif not _is_plain(node):
+                raise ValueError(f"must have plain values: {node!r:.80} is none, or is too large")
+        level = below
+        if not level:
+            return value
+    if any(isinstance(node, dict | list) or not _is_plain(node) for node in level):
+        raise ValueError(f"must be nested at most {MAX_NESTING - 1} deep, with plain values")
+    return value
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value.encode()) <= MAX_STRING_BYTES
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 64)
+
+
 AbsolutePath = Annotated[str, Field(min_length=1, max_length=MAX_STRING_BYTES), AfterValidator(_absolute_path)]
+PlainMap = Annotated[dict[str, Any], AfterValidator(_plain_map)]
 RequestId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Count = Annotated[int, Field(ge=0, le=MAX_ID)]
 Version = Annotated[int, Field(ge=1, le=0xFFFF)]
@@ -61,32 +95,12 @@ class Hello(Command):
     max_version: Version = PROTOCOL_VERSION
 
 
-class PcapSinkSpec(BaseModel):
-    """A capture file: `.pcap` or `.pcapng`, compressed where `.gz`, `.zst` or `.xz` follows."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    kind: Literal["pcap"] = "pcap"
-    path: AbsolutePath
-    overwrite: bool = False
-
-
-class FifoSinkSpec(BaseModel):
-    """A FIFO that exists, read by another process: nanosecond pcap octets, written as they fall due."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    kind: Literal["fifo"] = "fifo"
-    path: AbsolutePath
-
-
-SinkSpec = Annotated[PcapSinkSpec | FifoSinkSpec, Field(discriminator="kind")]
-
-
 class Start(Command):
     """Play the models' twins, one chunk a model, in order, into a sink."""
 
     type: Literal["start"] = "start"
     models: Annotated[list[AbsolutePath], Field(min_length=1, max_length=MAX_ARRAY_LENGTH)]
-    sink: SinkSpec
+    sink: PlainMap  # `kind` names the sink, which knows its other fields: see `registry`
     seed: Annotated[int, Field(ge=0, le=MAX_ID)] = 0
     mtu: Annotated[int, Field(ge=576, le=9216)] = 1500  # octets of an IP datagram
     # twin seconds a second: 1.0 is real time, "max" as fast as the sink takes it

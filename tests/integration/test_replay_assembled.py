@@ -9,9 +9,9 @@ import pytest
 
 from nsstream.clock import SystemClock
 from nsstream.replay.checkpoints import CheckpointInfo
-from nsstream.replay.messages import PcapSinkSpec
-from nsstream.replay.pcap_sink import PcapSink
+from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
 from nsstream.replay.player import Player
+from nsstream.replay.sink import SinkContext
 from nsstream.replay.stream import AssembledStream
 from nsstream.trace import PacketBatch
 from nsstream.trace.fields import UDP
@@ -47,7 +47,7 @@ def draw(directory):
 
 def play_to(path, open_stream=lambda: AssembledStream(draw, CHECKPOINTS, seed=1, mtu=1500)):
     ended = threading.Event()
-    sink = PcapSink(PcapSinkSpec(path=str(path)))
+    sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
     player = Player(open_stream, lambda is_stopped: sink, None, SystemClock(), ended.set)
     player.start()
     assert ended.wait(120)

@@ -9,10 +9,8 @@ from nsstream.replay.codec import BadMessageError, decode_command, decode_reply,
 from nsstream.replay.control import ControlServer
 from nsstream.replay.messages import (
     Accepted,
-    FifoSinkSpec,
     GetStatus,
     Hello,
-    PcapSinkSpec,
     Refusal,
     Shutdown,
     Start,
@@ -22,14 +20,23 @@ from nsstream.replay.messages import (
 )
 from nsstream.replay.stream import RecordedStream
 
+
+def depth(value):
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
 ids = st.integers(0, 2**63 - 1)
 counts = st.integers(0, 2**63 - 1)
 reals = st.floats(0, allow_nan=False, allow_infinity=False)
 paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200).map(lambda tail: "/" + tail)
 states = st.sampled_from(["idle", "running", "stopping", "done", "failed", "stopped", "closing"])
-sinks = st.one_of(
-    st.builds(PcapSinkSpec, path=paths, overwrite=st.booleans()), st.builds(FifoSinkSpec, path=paths)
-)  # fmt: skip
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | reals | paths,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(paths, inner, max_size=3),
+    max_leaves=6,
+).filter(lambda value: depth(value) < 6)
+sinks = st.dictionaries(st.sampled_from(["kind", "path"]) | st.text(max_size=10), plain, max_size=4)
 commands = st.one_of(
     st.builds(Hello, id=ids, min_version=st.integers(1, 0xFFFF), max_version=st.integers(1, 0xFFFF)),
     st.builds(
