@@ -42,6 +42,7 @@ from nsstream.replay.messages import (
 )
 from nsstream.replay.player import Player, Progress
 from nsstream.replay.registry import make_sink
+from nsstream.replay.safety import SendingRules
 from nsstream.replay.session import NotAllowedError, Session
 from nsstream.replay.sink import SinkContext
 from nsstream.replay.stream import FrameStream
@@ -64,15 +65,22 @@ class ControlServer:
         open_stream: makes a run's stream from checkpoints, seed and mtu; called in a thread of the run.
         clock: paces and times runs.
         is_orphaned: asked every TICK_MS; True ends the server.
+        rules: where runs may send, and how fast.
     """
 
     def __init__(
-        self, endpoint: str, open_stream: OpenStream, clock: Clock, is_orphaned: Callable[[], bool] = lambda: False
+        self,
+        endpoint: str,
+        open_stream: OpenStream,
+        clock: Clock,
+        is_orphaned: Callable[[], bool] = lambda: False,
+        rules: SendingRules | None = None,
     ) -> None:
         self._endpoint = check_endpoint(endpoint)
         self._open_stream = open_stream
         self._clock = clock
         self._is_orphaned = is_orphaned
+        self._rules = rules or SendingRules()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._wake_in, self._wake_out = socket.socketpair()
@@ -181,7 +189,7 @@ class ControlServer:
         try:
             player = Player(
                 lambda: self._open_stream(checkpoints, command.seed, command.mtu),
-                lambda is_stopped: make_sink(command.sink, SinkContext(is_stopped, self._clock)),
+                lambda is_stopped: make_sink(command.sink, SinkContext(is_stopped, self._clock, self._rules)),
                 None if command.rate == "max" else command.rate,
                 self._clock,
                 self._wake,

@@ -19,12 +19,13 @@ from contextlib import closing
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
 from nsstream.replay.control import ControlServer, OpenStream
+from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.stream import draw_stream
 
 
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
-    options = _parse(arguments)
+    options, rules = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
     try:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_
                 open_stream,
                 SystemClock(),
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
+                rules=rules,
             )
         ) as server:
             endpoint = server.bind()
@@ -61,11 +63,16 @@ def _end_on_signals(server: ControlServer) -> None:
         signal.signal(number, end)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, SendingRules]:
     parser = argparse.ArgumentParser(prog="python -m nsstream.replay.server", description="Serve replay commands.")
     parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path or tcp://127.0.0.1:PORT")
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
-    return parser.parse_args(arguments)
+    add_sending_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        return options, rules_from(options)
+    except ValueError as err:
+        parser.error(str(err))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nsstream.clock import Clock, SystemClock
 from nsstream.errors import OutputError
+from nsstream.replay.safety import SendingRules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,10 +59,12 @@ class SinkContext:
     Args:
         is_stopped: whether the run was told to stop; asked while a sink waits.
         clock: where the sink gets its time from.
+        rules: which interfaces may be sent on, and how fast; a sink that sends holds itself to them.
     """
 
     is_stopped: Callable[[], bool] = _never
     clock: Clock = field(default_factory=SystemClock)
+    rules: SendingRules = field(default_factory=SendingRules)
 
 
 class Sink(Protocol):
