@@ -38,7 +38,7 @@ class InterfaceSinkSpec(SinkSpec):
     server_interface: InterfaceName | None = None  # for frames of responders; None: all go to the one
     default_route: bool = False  # a default route leads through one of them, and that is meant
     bypass_qdisc: bool = True  # past the queueing discipline; tcpdump on the same interface then sees nothing
-    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] = 0  # of each wait, busy: a better aim for processor time
+    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] = 50  # of each wait at most so many are not slept
     real_time: bool = False  # SCHED_FIFO, where it is permitted
 
 

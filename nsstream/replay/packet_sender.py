@@ -59,7 +59,7 @@ class SendOptions:
     """How frames go out."""
 
     bypasses_qdisc: bool = True  # past the queueing discipline, straight to the device (PACKET_QDISC_BYPASS)
-    spin_ns: int = 0  # of each wait, the last so many are not slept: a processor's time for a better aim
+    spin_ns: int = 50_000  # of each wait at most so many are not slept, so that waking takes no time from it
     is_real_time: bool = False  # SCHED_FIFO, where that is permitted
     batch_frames: int = BATCH_FRAMES  # a system call
 

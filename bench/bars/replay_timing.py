@@ -1,0 +1,125 @@
+"""How well a trace's timing is kept over a veth pair: ours, tcpreplay by the trace's times, and tcpreplay --pps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bars.replay_frames import lab_frames, read_frames, write_frames
+from bars.verdict import Bar, at_most, equal
+from bars.veth import VethPair, veth_pair
+from nsstream.assemble.frames import Frames
+from nsstream.errors import InputError
+
+ENDS = Path(__file__).with_name("replay_ends.py")
+LONGEST_DRIFT_MS = 1.0
+MEDIAN_US = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Offsets are of each receipt from its instant, counted from the first receipt."""
+
+    count: int
+    lost_count: int
+    drift_ms: float  # of the last receipt: how much longer than the trace it took
+    median_us: float  # of the absolute offsets
+    p99_us: float
+    worst_us: float
+    cpu_s: float | None = None
+
+
+def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple[list[Bar], dict[str, object]]:
+    """Send the trace by each in turn; the bars, and all figures."""
+    frames = lab_frames(seconds) if trace is None else read_frames(trace)
+    capture = directory / "timing.pcap"
+    write_frames(capture, frames)
+    times_ns = frames.observation_time_ns - frames.observation_time_ns[0]
+    per_s = (len(frames) - 1) / (times_ns[-1] * 1e-9)
+    even_ns = np.arange(len(frames)) * 1e9 / per_s
+    with veth_pair() as pair:
+        found = {
+            "ours": _ours(pair, capture, times_ns, {}),
+            "tcpreplay --pps": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}"),
+            "ours, real time": _ours(pair, capture, times_ns, {"real_time": True}),
+            "ours, never awake before": _ours(pair, capture, times_ns, {"spin_us": 0}),
+            "tcpreplay": _tcpreplay(pair, capture, times_ns),
+        }
+    return _bars(found, frames), {name: asdict(timing) for name, timing in found.items()}
+
+
+def _bars(found: dict[str, Timing], frames: Frames) -> list[Bar]:
+    ours, even, default = found["ours"], found["tcpreplay --pps"], found["tcpreplay"]
+    bars = [
+        Bar("packets of the trace", len(frames)),
+        equal("packets lost", ours.lost_count, 0, default.lost_count),
+        at_most("|end - length of the trace|, ms", abs(ours.drift_ms), LONGEST_DRIFT_MS, default.drift_ms),
+        at_most("median offset, us", ours.median_us, MEDIAN_US, even.median_us),
+        at_most("99 % of offsets, us (bar: tcpreplay --pps)", ours.p99_us, even.p99_us, default.p99_us),
+    ]
+    for name, timing in found.items():
+        figures = f"{timing.drift_ms:.3f} / {timing.median_us:.1f} / {timing.p99_us:.0f} / {timing.worst_us:.0f}"
+        bars.append(Bar(f"{name}: end ms / median / 99 % / worst us", figures, beside=timing.cpu_s or ""))
+    return bars
+
+
+def _ours(pair: VethPair, capture: Path, instants_ns: NDArray[np.int64], spec: dict[str, object]) -> Timing:
+    options = json.dumps({"is_paced": True, "spec": spec})
+    with stamped(pair, capture) as stamps, sending(pair, capture, options) as sender:
+        told = json.loads(sender.communicate("\n")[0])
+    return _timing(stamps, instants_ns, told["cpu_s"])
+
+
+def _tcpreplay(pair: VethPair, capture: Path, instants_ns: NDArray[np.float64], *options: str) -> Timing:
+    with stamped(pair, capture) as stamps:
+        pair.send(capture, "--quiet", *options)
+    return _timing(stamps, instants_ns, None)
+
+
+@contextmanager
+def sending(pair: VethPair, capture: Path, options: str) -> Iterator[subprocess.Popen[str]]:
+    """Our sender, ready; a line sets it going."""
+    command = ["ip", "netns", "exec", pair.sender, sys.executable, str(ENDS), "send", "tx", str(capture), options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        _await(child)
+        yield child
+
+
+@contextmanager
+def stamped(pair: VethPair, capture: Path) -> Iterator[list[NDArray[np.int64]]]:
+    """Receipts while the context is open, in the list once it has ended; sorted."""
+    output = capture.with_name("stamps.npy")
+    command = ["ip", "netns", "exec", pair.receiver, sys.executable, str(ENDS), "receive", "rx", str(output)]
+    stamps: list[NDArray[np.int64]] = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        _await(child)
+        yield stamps
+        told = json.loads(child.communicate()[0])
+    if told["dropped"]:
+        raise InputError(f"the receiver's buffer was full: {told['dropped']} of {told['count']} are missing")
+    stamps.append(np.sort(np.load(output)))
+
+
+def _await(child: subprocess.Popen[str]) -> None:
+    assert child.stdout is not None
+    if child.stdout.readline() != "ready\n":
+        raise InputError(f"{child.args!r} does not start")
+
+
+def _timing(stamps: list[NDArray[np.int64]], instants_ns: NDArray[np.int64], cpu_s: float | None) -> Timing:
+    received_ns = stamps[0]
+    lost = len(instants_ns) - len(received_ns)
+    if lost:
+        return Timing(len(received_ns), lost, *[float("nan")] * 4, cpu_s)
+    offset_us = (received_ns - received_ns[0] - (instants_ns - instants_ns[0])) / 1e3
+    size = np.abs(offset_us)
+    median, p99 = np.percentile(size, [50, 99])
+    return Timing(len(received_ns), lost, offset_us[-1] / 1e3, float(median), float(p99), float(size.max()), cpu_s)
