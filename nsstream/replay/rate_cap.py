@@ -86,3 +86,20 @@ def wait_ns(limits: NDArray[np.float64], tokens: NDArray[np.float64]) -> int:
         if limits[i] > 0 and tokens[i] <= 0:
             longest = max(longest, -tokens[i] / limits[i])
     return int(longest * 1e9) + 1
+
+
+@njit(cache=True, nogil=True)
+def take_leading(
+    limits: NDArray[np.float64],
+    tokens: NDArray[np.float64],
+    last_ns: NDArray[np.int64],
+    now_ns: int,
+    offset: NDArray[np.int64],
+    first: int,
+) -> int:
+    """Take tokens for frames from `first` on, as many as may go now; how many."""
+    refill(limits, tokens, last_ns, now_ns)
+    at = first
+    while at + 1 < len(offset) and take(limits, tokens, offset[at + 1] - offset[at]):
+        at += 1
+    return at - first

@@ -45,12 +45,14 @@ class SendingRules:
             more = ", ".join(sorted(self.default_route_interfaces - self.interfaces))
             raise ValueError(f"default_route_interfaces must be among interfaces, got {more} more")
 
-    def check(self, name: str, *, is_default_route_meant: bool) -> None:
-        """Raise OutputError if nothing may be sent on this interface, or nothing could be, of the thread's namespace.
+    def check(self, name: str, *, is_default_route_meant: bool) -> Interface:
+        """The interface of that name in the calling thread's network namespace, if it may be sent on.
 
         Args:
             name: of the interface.
             is_default_route_meant: the command says that it means an interface of a default route.
+
+        Raises OutputError if nothing may be sent there, or nothing could be.
         """
         if name not in self.interfaces:
             known = ", ".join(sorted(self.interfaces)) or "none"
@@ -67,14 +69,13 @@ class SendingRules:
             raise OutputError(f"{name}: the interface is down (ip link set dev {name} up)")
         if interface.hardware_type not in _ETHERNET_TYPES:
             raise OutputError(f"{name}: is no Ethernet interface (hardware type {interface.hardware_type})")
-        if interface.index not in carriers:
-            return
-        if name not in self.default_route_interfaces:
+        if interface.index in carriers and name not in self.default_route_interfaces:
             raise OutputError(
                 f"{name}: a default route leads through it, and this server's configuration does not allow that"
             )
-        if not is_default_route_meant:
+        if interface.index in carriers and not is_default_route_meant:
             raise OutputError(f"{name}: a default route leads through it, and the command does not say default_route")
+        return interface
 
 
 def add_sending_options(parser: argparse.ArgumentParser) -> None:

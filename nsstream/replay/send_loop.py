@@ -4,8 +4,8 @@ The C library's functions are called by their names (numba's `ExternalFunction`)
 compiled code cacheable. Structures are rows of 64-bit words: struct timespec, struct iovec, and struct mmsghdr, whose
 words are name, name length, vectors, vector count, control, control length, flags, sent length.
 
-A processor that sleeps takes tens of microseconds to wake (40 in a virtual machine, 2026-11). So the loop wakes early by
-what most wakings take, as it learns from each, but by `spin_ns` at most, and waits out the rest awake.
+A processor that sleeps takes tens of microseconds to wake (40 in a virtual machine, 2026-11). So the loop wakes early
+by what most wakings take, as it learns from each, but by `spin_ns` at most, and waits out the rest awake.
 
 Who owns what is told by `packet_sender`.
 """
