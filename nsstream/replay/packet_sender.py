@@ -25,6 +25,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -49,6 +50,10 @@ _SOL_PACKET: Final = 263
 _PACKET_QDISC_BYPASS: Final = 20
 _PR_SET_TIMERSLACK: Final = 29
 _REAL_TIME_PRIORITY: Final = 1
+_FIRST_CHUNK: Final = 256
+_LEAST_CHUNK: Final = 16
+_SHORT_NS: Final = 2_000_000
+_LONG_NS: Final = 10_000_000
 _AT_ONCE: Final = np.empty(0, np.int64)
 
 _log = logging.getLogger(__name__)
@@ -92,6 +97,7 @@ class PacketSender:
         self._side = np.zeros(RING_FRAMES, np.uint8)
         self._messages = np.zeros((options.batch_frames, send_loop.MESSAGE_WORDS), np.int64)
         self._messages[:, send_loop.VECTOR_COUNT_WORD] = 1
+        self._chunk_frames = _FIRST_CHUNK
         self._head = 0
         self._held: deque[tuple[int, Frames]] = deque()
         self._sockets: list[socket.socket] = []
@@ -126,7 +132,8 @@ class PacketSender:
         octets = np.ascontiguousarray(frames.octets)
         at = 0
         while at < len(frames):
-            room = RING_FRAMES - self.waiting_count
+            is_ahead = len(due_ns) > 0 and due_ns[at] > time.monotonic_ns()
+            room = RING_FRAMES - self.waiting_count if is_ahead else self._wait_for_room()
             if room == 0:
                 self._wait()
                 continue
@@ -183,6 +190,25 @@ class PacketSender:
         left = self.waiting_count
         self._held.clear()
         return left
+
+    def _wait_for_room(self) -> int:
+        """Wait until no more than one chunk is lined up; the size of the next.
+
+        A chunk is what goes out within some milliseconds, as was seen from those before: so what is lined up never
+        takes long to go, however slow the interface or the cap is, and who pauses or changes his rate is heeded soon.
+        """
+        began_ns = time.monotonic_ns()
+        has_waited = False
+        while self.waiting_count > self._chunk_frames:
+            self._wait()
+            has_waited = True
+        if has_waited:
+            elapsed_ns = time.monotonic_ns() - began_ns
+            if elapsed_ns > _LONG_NS:
+                self._chunk_frames = max(self._chunk_frames // 2, _LEAST_CHUNK)
+            elif elapsed_ns < _SHORT_NS:
+                self._chunk_frames = min(self._chunk_frames * 2, RING_FRAMES // 4)
+        return self._chunk_frames
 
     def _wait(self) -> None:
         """Wait for the sender to get on, for `WAIT_S` at most."""

@@ -43,7 +43,7 @@ VECTORS_WORD: Final = 2
 VECTOR_COUNT_WORD: Final = 3
 SLICE_NS: Final = 20_000_000  # the longest sleep, so that a stop is seen
 LATE_NS: Final = 1_000_000  # a frame that goes so long after its instant is counted as late
-TELL_EVERY: Final = 1024  # rows
+TELL_EVERY: Final = 128  # rows
 
 _CLOCK_MONOTONIC: Final = 1
 _TIMER_ABSTIME: Final = 1
