@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
 
 RING_FRAMES: Final = 1 << 14
-BATCH_FRAMES: Final = 64
+BATCH_FRAMES: Final = 256
 SEND_BUFFER_BYTES: Final = 1 << 20
 WAIT_S: Final = 0.02  # how soon a `put` or `drain` that waits sees a stop
 
@@ -55,6 +55,8 @@ _LEAST_CHUNK: Final = 16
 _SHORT_NS: Final = 2_000_000
 _LONG_NS: Final = 10_000_000
 _AT_ONCE: Final = np.empty(0, np.int64)
+
+_T = TypeVar("_T", bound=np.generic)
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class PacketSender:
         self._messages[:, send_loop.VECTOR_COUNT_WORD] = 1
         self._chunk_frames = _FIRST_CHUNK
         self._head = 0
-        self._held: deque[tuple[int, Frames]] = deque()
+        self._held: deque[tuple[int, NDArray[np.uint8]]] = deque()
         self._sockets: list[socket.socket] = []
         self._wake = self._done = -1
         self._thread: threading.Thread | None = None
@@ -125,11 +127,12 @@ class PacketSender:
 
         Raises OSError with what ended the sending, and StoppedError.
         """
-        due_ns = _AT_ONCE if due_ns is None else np.ascontiguousarray(due_ns, np.int64)
+        due_ns = _AT_ONCE if due_ns is None else due_ns
         if len(due_ns) not in (0, len(frames)):
             raise ValueError(f"due_ns must be of {len(frames)} frames, got {len(due_ns)}")
-        side = frames.side if len(self._sockets) == 2 else np.zeros_like(frames.side)
-        octets = np.ascontiguousarray(frames.octets)
+        octets, offset = _column(frames.octets, np.uint8), _column(frames.offset, np.int64)
+        due_ns = _column(due_ns, np.int64)
+        side = _column(frames.side if len(self._sockets) == 2 else np.zeros_like(frames.side), np.uint8)
         at = 0
         while at < len(frames):
             is_ahead = len(due_ns) > 0 and due_ns[at] > time.monotonic_ns()
@@ -139,10 +142,10 @@ class PacketSender:
                 continue
             count = min(room, len(frames) - at)
             ring = self._vectors, self._due_ns, self._side
-            send_loop.line_up(self._head, *ring, octets, frames.offset, due_ns, side, at, count)
+            send_loop.line_up(self._head, *ring, octets, offset, due_ns, side, at, count)
             self._head += count
             at += count
-            self._held.append((self._head, frames))
+            self._held.append((self._head, octets))
             os.eventfd_write(self._wake, count)
         self._check()
 
@@ -239,9 +242,9 @@ class PacketSender:
         told_to_stop = np.zeros_like(self._control)
         told_to_stop[send_loop.STOP] = 1
         self._loop(told_to_stop)
-        nothing = np.zeros(1, np.uint8)
+        octet, number = _column(np.zeros(1), np.uint8), _column(np.zeros(1), np.int64)
         ring = self._vectors, self._due_ns, self._side
-        send_loop.line_up(0, *ring, nothing, np.zeros(1, np.int64), _AT_ONCE, nothing, 0, 0)
+        send_loop.line_up(0, *ring, octet, number, number, octet, 0, 0)
 
     def _loop(self, control: NDArray[np.int64]) -> None:
         cap = self._cap
@@ -269,6 +272,13 @@ class PacketSender:
             if descriptor >= 0:
                 os.close(descriptor)
         self._wake = self._done = -1
+
+
+def _column(values: NDArray[Any], kind: type[_T]) -> NDArray[_T]:
+    """A column in one piece that is not written to: always of one type, so that the loop is compiled once."""
+    column = np.ascontiguousarray(values, kind).view()
+    column.flags.writeable = False
+    return column
 
 
 def _open_socket(interface: str, options: SendOptions) -> socket.socket:
