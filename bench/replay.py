@@ -6,8 +6,9 @@ All over veth pairs in namespaces made for it; nothing leaves the machine. Needs
 uses the processors shows: run it with ``nice -n -5``, alone. Exit status 1 when a bar is missed.
 
 timing: a trace of 60 s (the lab capture's minutes laid over each other, or --trace) at its own pace, received by a raw
-socket with the kernel's stamps. Offsets count from the first receipt. Ours; tcpreplay with the trace's times; tcpreplay
---pps at the trace's mean rate, whose instants are evenly spaced.
+socket with the kernel's stamps. Our offsets count from the instants that were asked for, tcpreplay's from its first
+receipt or so that their median is 0, whichever suits it better. tcpreplay runs with the trace's times, and with --pps
+at the trace's mean rate, whose instants are evenly spaced.
 
 throughput: a million packets from one file, in rounds that alternate the order. Both counted at the other end.
 

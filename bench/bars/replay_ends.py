@@ -59,11 +59,12 @@ def send(interface: str, path: Path, options: dict[str, object]) -> None:
             stopped.set()
 
     threading.Thread(target=wait_for_stop, daemon=True).start()
+    starts_ns: list[int] = []
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     try:
         for _ in range(int(options.get("loops", 1))):
             if options.get("is_paced"):
-                _send_paced(sink, frames)
+                starts_ns.append(_send_paced(sink, frames))
             else:
                 for at in range(0, len(frames), BURST):
                     sink.write(frames.slice(at, at + BURST))
@@ -71,14 +72,16 @@ def send(interface: str, path: Path, options: dict[str, object]) -> None:
     except OutputError:
         sink.abort()
     elapsed_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
-    told = {"elapsed_s": elapsed_s, "cpu_s": cpu_s, "stop_ns": stop_ns, "counters": dict(sink.counters)}
+    told = {"elapsed_s": elapsed_s, "cpu_s": cpu_s}
+    told |= {"starts_ns": starts_ns, "stop_ns": stop_ns, "counters": dict(sink.counters)}
     print(json.dumps(told), flush=True)
 
 
-def _send_paced(sink: InterfaceSink, frames: object) -> None:
-    """As the player does: slices of some milliseconds, handed over before they are due."""
+def _send_paced(sink: InterfaceSink, frames: object) -> int:
+    """As the player does: slices of some milliseconds, handed over before they are due. Gives the first's instant."""
     times_ns = frames.observation_time_ns
-    due_ns = times_ns - times_ns[0] + time.monotonic_ns() + LEAD_NS
+    start_ns = time.monotonic_ns() + LEAD_NS
+    due_ns = times_ns - times_ns[0] + start_ns
     at = 0
     while at < len(times_ns):
         end = max(int(np.searchsorted(due_ns, due_ns[at] + SLICE_NS)), at + 1)
@@ -86,6 +89,14 @@ def _send_paced(sink: InterfaceSink, frames: object) -> None:
             time.sleep(left_ns * 1e-9)
         sink.write_due(frames.slice(at, end), due_ns[at:end])
         at = end
+    return _wall_ns(start_ns)
+
+
+def _wall_ns(monotonic_ns: int) -> int:
+    """The same instant on the clock of the kernel's stamps, by the closest of some readings of both."""
+    readings = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(1000)]
+    before, wall, after = min(readings, key=lambda r: r[2] - r[0])
+    return wall - (before + after) // 2 + monotonic_ns
 
 
 def receive(interface: str, output: Path) -> None:
