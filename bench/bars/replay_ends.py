@@ -47,7 +47,7 @@ def send(interface: str, path: Path, options: dict[str, object]) -> None:
     stopped = threading.Event()
     rules = SendingRules(frozenset({interface}), cap=RateCap(options.get("packets_per_s")))
     spec = InterfaceSinkSpec(interface=interface, **options.get("spec", {}))
-    sink = InterfaceSink(spec, SinkContext(stopped.is_set, SystemClock(), rules))
+    sink = InterfaceSink(spec, SinkContext(stopped.is_set, SystemClock(), rules=rules))
     sink.open()
     print("ready", flush=True)
     sys.stdin.readline()

@@ -32,7 +32,7 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
 
     Raises InputError if one cannot be read, or if their chunks do not follow one another in time.
     """
-    checkpoints = [_read_checkpoint(Path(directory)) for directory in directories]
+    checkpoints = [read_checkpoint(Path(directory)) for directory in directories]
     for before, after in itertools.pairwise(checkpoints):
         if after.start_ns < before.end_ns:
             raise InputError(
@@ -42,7 +42,8 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
     return checkpoints
 
 
-def _read_checkpoint(directory: Path) -> CheckpointInfo:
+def read_checkpoint(directory: Path) -> CheckpointInfo:
+    """Read the manifest of one checkpoint; raises InputError."""
     path = directory / "manifest.json"
     manifest = _read_manifest(path)
     name, start_ns, end_ns = manifest.get("id"), manifest.get("start_ns"), manifest.get("end_ns")

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 from pydantic import Field, TypeAdapter, ValidationError
 
 from nsstream.errors import ReplayError
-from nsstream.replay.faults import first_fault, show
+from nsstream.replay.faults import field_names, first_fault, show
 from nsstream.replay.messages import (
     COMMANDS,
     MAX_ARRAY_LENGTH,
@@ -35,7 +35,7 @@ from nsstream.replay.messages import (
 
 _COMMAND: Final[TypeAdapter[AnyCommand]] = TypeAdapter(Annotated[AnyCommand, Field(discriminator="type")])
 _REPLY: Final[TypeAdapter[AnyReply]] = TypeAdapter(Annotated[AnyReply, Field(discriminator="type")])
-_FIELDS: Final = frozenset(name for model in (*COMMANDS, *REPLIES) for name in model.model_fields)
+_FIELDS: Final = frozenset(name for model in (*COMMANDS, *REPLIES) for name in field_names(model))
 _COMMAND_TYPES: Final = frozenset(c.model_fields["type"].default for c in COMMANDS)
 
 
@@ -61,7 +61,7 @@ def encode(message: Command | Reply) -> bytes:
 
 def decode_command(octets: bytes) -> AnyCommand:
     """The command in these octets, or BadMessageError."""
-    fields = _unpack(octets)
+    fields = unpack(octets)
     request_id = _request_id(fields)
     version = fields.get("v")
     if type(version) is not int:
@@ -86,14 +86,15 @@ def make_command(fields: Mapping[str, object]) -> AnyCommand:
 
 def decode_reply(octets: bytes) -> AnyReply:
     """The reply in these octets, or BadMessageError."""
-    fields = _unpack(octets)
+    fields = unpack(octets)
     try:
         return _REPLY.validate_python(fields)
     except ValidationError as err:
         raise BadMessageError("invalid", first_fault(err, _FIELDS, "message"), _request_id(fields)) from err
 
 
-def _unpack(octets: bytes) -> dict[str, Any]:
+def unpack(octets: bytes) -> dict[str, Any]:
+    """The map in these octets within the protocol's limits, or BadMessageError; for the packet plane as well."""
     if len(octets) > MAX_MESSAGE_BYTES:
         raise BadMessageError("malformed", f"a message has at most {MAX_MESSAGE_BYTES} octets, not {len(octets)}")
     try:

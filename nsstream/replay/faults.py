@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nsstream.replay.messages import fit_sentence
 
@@ -25,6 +26,18 @@ def first_fault(err: ValidationError, field_names: Collection[str], whole: str) 
     ]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.80}" for part in parts).lstrip(".")
     return fit_sentence(f"{path or whole}: {fault['msg']}, got {show(fault['input'])}")
+
+
+def field_names(model: type[BaseModel]) -> Iterator[str]:
+    """The names of a model's fields, and of those of the models in them."""
+    for name, info in model.model_fields.items():
+        yield name
+        waiting: list[Any] = [info.annotation]
+        while waiting:
+            of = waiting.pop()
+            if isinstance(of, type) and issubclass(of, BaseModel):
+                yield from field_names(of)
+            waiting += get_args(of)
 
 
 def show(value: object) -> str:

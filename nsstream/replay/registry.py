@@ -11,14 +11,14 @@ Nothing is imported before it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nsstream.errors import InputError
-from nsstream.replay.faults import first_fault, show
+from nsstream.replay.faults import field_names, first_fault, show
 from nsstream.replay.sink import ChecksOutput, Sink, SinkContext, SinkSpec
 
 GROUP: Final = "nsstream.replay"
@@ -89,19 +89,7 @@ def _read(fields: Mapping[str, object]) -> tuple[SinkFactory, SinkSpec]:
     try:
         return factory, factory.spec_type.model_validate(dict(fields))
     except ValidationError as err:
-        raise InputError(f"sink.{first_fault(err, frozenset(_field_names(factory.spec_type)), kind)}") from err
-
-
-def _field_names(model: type[BaseModel]) -> Iterator[str]:
-    """The names of a model's fields, and of those of the models in them."""
-    for name, info in model.model_fields.items():
-        yield name
-        waiting: list[Any] = [info.annotation]
-        while waiting:
-            of = waiting.pop()
-            if isinstance(of, type) and issubclass(of, BaseModel):
-                yield from _field_names(of)
-            waiting += get_args(of)
+        raise InputError(f"sink.{first_fault(err, frozenset(field_names(factory.spec_type)), kind)}") from err
 
 
 def _owner(point: EntryPoint) -> str:

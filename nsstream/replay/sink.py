@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nsstream.assemble.frames import Frames
+    from nsstream.replay.feed import PacketFeed
     from nsstream.trace import FlowTable
 
 POLL_INTERVAL_S: Final = 0.05
@@ -59,11 +60,15 @@ class SinkContext:
     Args:
         is_stopped: whether the run was told to stop; asked while a sink waits.
         clock: where the sink gets its time from.
+        feed: the server's subscribers of packets; None: the sink is made outside of a server.
+        origin: gives the chunk (1 for the first) and the model's id of the frames that `write` gets.
         rules: which interfaces may be sent on, and how fast; a sink that sends holds itself to them.
     """
 
     is_stopped: Callable[[], bool] = _never
     clock: Clock = field(default_factory=SystemClock)
+    feed: PacketFeed | None = None
+    origin: Callable[[], tuple[int, str]] = lambda: (0, "")
     rules: SendingRules = field(default_factory=SendingRules)
 
 

@@ -48,7 +48,7 @@ def draw(directory):
 def play_to(path, open_stream=lambda: AssembledStream(draw, CHECKPOINTS, seed=1, mtu=1500)):
     ended = threading.Event()
     sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
-    player = Player(open_stream, lambda is_stopped: sink, None, SystemClock(), ended.set)
+    player = Player(open_stream, lambda is_stopped: sink, "max", SystemClock(), ended.set)
     player.start()
     assert ended.wait(120)
     return player
