@@ -7,7 +7,7 @@ Which command is allowed when is `session`'s matter, playing is `player`'s, the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -300,9 +300,9 @@ def _steer(player: Player, command: AnyCommand) -> None:
         player.set_loop(command.loop)
 
 
-def _fit_counts(counts: object) -> dict[str, int]:
-    assert isinstance(counts, dict) or hasattr(counts, "items")
-    return {name[:100]: count for name, count in sorted(counts.items())[:MAX_MAP_LENGTH]}
+def _fit_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """As many as the protocol carries, as its own type of integers."""
+    return {name[:100]: int(count) for name, count in sorted(counts.items())[:MAX_MAP_LENGTH]}
 
 
 def _welcome(command: Hello) -> Welcome | Refusal:

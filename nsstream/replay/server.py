@@ -28,18 +28,20 @@ from nsstream.replay.scenario import ModelsSpec, Scenario, StreamSpec
 from nsstream.replay.stream import FrameStream, draw_stream
 
 
-def open_stream(spec: StreamSpec, scenario: Scenario, *, loop: int | None, seed: int, mtu: int) -> FrameStream:
+def draw_models(spec: StreamSpec, scenario: Scenario, *, loop: int | None, seed: int, mtu: int) -> FrameStream:
     """The frames of models in sequence, once, as they are."""
     if not isinstance(spec, ModelsSpec) or scenario != Scenario() or loop != 1:
         raise InputError("stream: only models in sequence, once and as they are, can be played yet")
     return draw_stream(read_checkpoints(spec.models), seed, mtu)
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_stream) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_models) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options, rules = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
+    if open_stream is draw_models:
+        import nsstream.draw  # noqa: F401  # torch's loading holds the interpreter: no command is to wait behind it
     try:
         with closing(
             ControlServer(
