@@ -8,7 +8,8 @@ uses the processors shows: run it with ``nice -n -5``, alone. Exit status 1 when
 timing: a trace of 60 s (the lab capture's minutes laid over each other, or --trace) at its own pace, received by a raw
 socket with the kernel's stamps. Our offsets count from the instants that were asked for, tcpreplay's from its first
 receipt or so that their median is 0, whichever suits it better. tcpreplay runs with the trace's times, and with --pps
-at the trace's mean rate, whose instants are evenly spaced.
+at the trace's mean rate, whose instants are evenly spaced. Then both with SCHED_FIFO, which on a machine that others
+use makes the difference.
 
 throughput: a million packets from one file, in rounds that alternate the order. Both counted at the other end.
 

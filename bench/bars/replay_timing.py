@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from nsstream.errors import InputError
 ENDS = Path(__file__).with_name("replay_ends.py")
 LONGEST_DRIFT_MS = 1.0
 MEDIAN_US = 50.0
+REAL_TIME = ("chrt", "-f", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,23 @@ def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple
             "ours": _ours(pair, capture, times_ns, {}),
             "tcpreplay --pps": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}"),
             "ours, real time": _ours(pair, capture, times_ns, {"real_time": True}),
-            "ours, never awake before": _ours(pair, capture, times_ns, {"spin_us": 0}),
+            "tcpreplay --pps, real time": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}", under=REAL_TIME),
             "tcpreplay": _tcpreplay(pair, capture, times_ns),
         }
     return _bars(found, frames), {name: asdict(timing) for name, timing in found.items()}
 
 
 def _bars(found: dict[str, Timing], frames: Frames) -> list[Bar]:
-    ours, even, default = found["ours"], found["tcpreplay --pps"], found["tcpreplay"]
-    bars = [
-        Bar("packets of the trace", len(frames)),
-        equal("packets lost", ours.lost_count, 0, default.lost_count),
-        at_most("|last frame - its instant|, ms", abs(ours.drift_ms), LONGEST_DRIFT_MS, default.drift_ms),
-        at_most("median offset, us", ours.median_us, MEDIAN_US, even.median_us),
-        at_most("99 % of offsets, us (bar: tcpreplay --pps)", ours.p99_us, even.p99_us, default.p99_us),
-    ]
+    default = found["tcpreplay"]
+    bars = [Bar("packets of the trace", len(frames))]
+    for kind in ("", ", real time"):
+        ours, even = found["ours" + kind], found["tcpreplay --pps" + kind]
+        bars += [
+            equal(f"packets lost{kind}", ours.lost_count, 0, default.lost_count),
+            at_most(f"|last frame - its instant|{kind}, ms", abs(ours.drift_ms), LONGEST_DRIFT_MS, default.drift_ms),
+            at_most(f"median offset{kind}, us", ours.median_us, MEDIAN_US, even.median_us),
+            at_most(f"99 % of offsets{kind}, us (bar: --pps)", ours.p99_us, even.p99_us, default.p99_us),
+        ]
     for name, timing in found.items():
         figures = f"{timing.drift_ms:.3f} / {timing.median_us:.1f} / {timing.p99_us:.0f} / {timing.worst_us:.0f}"
         bars.append(Bar(f"{name}: end ms / median / 99 % / worst us", figures, beside=timing.cpu_s or ""))
@@ -82,9 +85,11 @@ def _ours(pair: VethPair, capture: Path, instants_ns: NDArray[np.int64], spec: d
     return _timing(stamps, instants_ns, told["starts_ns"][0], told["cpu_s"])
 
 
-def _tcpreplay(pair: VethPair, capture: Path, instants_ns: NDArray[np.float64], *options: str) -> Timing:
+def _tcpreplay(
+    pair: VethPair, capture: Path, instants_ns: NDArray[np.float64], *options: str, under: Sequence[str] = ()
+) -> Timing:
     with stamped(pair, capture) as stamps:
-        pair.send(capture, "--quiet", *options)
+        pair.send(capture, "--quiet", *options, under=under)
     return _timing(stamps, instants_ns, None, None)
 
 

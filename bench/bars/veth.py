@@ -14,7 +14,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,13 @@ class VethPair:
     sender: str  # namespace of the device `tx`
     receiver: str  # namespace of the device `rx`
 
-    def send(self, capture: Path, *options: str) -> Sent:
-        """Send an uncompressed capture once (options: of tcpreplay, such as --topspeed); raises VethError."""
+    def send(self, capture: Path, *options: str, under: Sequence[str] = ()) -> Sent:
+        """Send an uncompressed capture once (options: of tcpreplay, such as --topspeed); raises VethError.
+
+        under: a command that runs tcpreplay, such as ``chrt -f 1``.
+        """
         packets_before, bytes_before = self.received()
-        command = ["ip", "netns", "exec", self.sender, "tcpreplay", "--intf1=tx", *options, str(capture)]
+        command = ["ip", "netns", "exec", self.sender, *under, "tcpreplay", "--intf1=tx", *options, str(capture)]
         began_s, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         elapsed_s = time.perf_counter() - began_s
