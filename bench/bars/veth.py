@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Sent:
     received_bytes: int
     elapsed_s: float
     sending_s: float  # as tcpreplay says, from its first packet to its last
+    cpu_s: float  # of tcpreplay, its start and preload included
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +47,40 @@ class VethPair:
     sender: str  # namespace of the device `tx`
     receiver: str  # namespace of the device `rx`
 
-    def send(self, capture: Path, *options: str) -> Sent:
-        """Send an uncompressed capture once (options: of tcpreplay, such as --topspeed); raises VethError."""
-        packets_before, bytes_before = self._received()
-        command = ["ip", "netns", "exec", self.sender, "tcpreplay", "--intf1=tx", *options, str(capture)]
-        began_s = time.perf_counter()
+    def send(self, capture: Path, *options: str, under: Sequence[str] = ()) -> Sent:
+        """Send an uncompressed capture once (options: of tcpreplay, such as --topspeed); raises VethError.
+
+        under: a command that runs tcpreplay, such as ``chrt -f 1``.
+        """
+        packets_before, bytes_before = self.received()
+        command = ["ip", "netns", "exec", self.sender, *under, "tcpreplay", "--intf1=tx", *options, str(capture)]
+        began_s, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         elapsed_s = time.perf_counter() - began_s
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         counts = {name: _count(done.stdout, name) for name in ("Actual", "Successful packets", "Failed packets")}
         if done.returncode or None in counts.values():
             message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
             raise VethError(f"{capture}: tcpreplay cannot send it (exit {done.returncode}): {message}")
         wanted = packets_before + (counts["Successful packets"] or 0)
-        deadline_s = time.monotonic() + ARRIVAL_S
-        while (received := self._received())[0] < wanted and time.monotonic() < deadline_s:
-            time.sleep(0.05)
+        self.wait_for(wanted)
+        received = self.received()
         attempted, successful, failed = (count or 0 for count in counts.values())
         packets, octets = received[0] - packets_before, received[1] - bytes_before
         sending = re.search(r"sent in ([\d.]+) seconds", done.stdout)
         sending_s = float(sending[1]) if sending else elapsed_s
-        return Sent(attempted, successful, failed, packets, octets, elapsed_s, sending_s)
+        cpu_s = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+        return Sent(attempted, successful, failed, packets, octets, elapsed_s, sending_s, cpu_s)
 
-    def _received(self) -> tuple[int, int]:
+    def wait_for(self, packet_count: int) -> int:
+        """Wait until the receiver has counted so many packets since it came to be; how many it has."""
+        deadline_s = time.monotonic() + ARRIVAL_S
+        while (received := self.received()[0]) < packet_count and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        return received
+
+    def received(self) -> tuple[int, int]:
+        """Packets and octets that the receiver's device has counted since it came to be."""
         shown = _run("ip", "-n", self.receiver, "-json", "-statistics", "link", "show", "dev", "rx")
         counters = json.loads(shown)[0]["stats64"]["rx"]
         return int(counters["packets"]), int(counters["bytes"])

@@ -42,13 +42,27 @@ def replay(
     models: Annotated[
         list[Path] | None, typer.Option(help="A directory of models to offer by `send models`; may be repeated.")
     ] = None,
+    send_on: Annotated[
+        list[str] | None, typer.Option(help="An interface that may be sent on; may be repeated. None unless told.")
+    ] = None,
+    send_on_default_route: Annotated[
+        list[str] | None, typer.Option(help="The same for one of a default route, which `start` has to mean as well.")
+    ] = None,
+    max_packets_per_second: Annotated[float | None, typer.Option(help="No run sends faster.")] = None,
+    max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
 ) -> None:
     """Run a replay server until it is told to end."""
     from nsstream.replay.server import main
 
     arguments = ["--endpoint", endpoint, *([] if keys is None else ["--keys", str(keys)])]
-    for directory in models or []:
-        arguments += ["--models", str(directory)]
+    repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
+    for option, values in repeated:
+        arguments += [f"{option}={value}" for value in values or []]
+    caps = (
+        ("--max-packets-per-second", max_packets_per_second),
+        ("--max-bits-per-second", max_bits_per_second),
+    )
+    arguments += [f"{option}={value}" for option, value in caps if value is not None]
     raise typer.Exit(main(arguments))
 
 

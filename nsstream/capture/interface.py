@@ -18,7 +18,11 @@ _RTM_NEWLINK: Final = 16
 _RTM_GETLINK: Final = 18
 _NLM_F_REQUEST: Final = 1
 _IFLA_IFNAME: Final = 3
+_IFLA_MTU: Final = 4
+_IFLA_LINK: Final = 5
+_IFLA_MASTER: Final = 10
 _IFLA_STATS64: Final = 23
+_IFLA_LINK_NETNSID: Final = 37
 _IFF_UP: Final = 0x1
 _IFF_LOOPBACK: Final = 0x8
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
@@ -37,6 +41,9 @@ class Interface:
     is_up: bool
     is_loopback: bool
     missed_count: int  # frames that the device had no buffer for (rx_missed_errors), since it came to be
+    mtu: int = 0  # octets behind the link header
+    master_index: int = 0  # of the bridge or bond that it is a port of, 0: none
+    lower_index: int = 0  # of the interface below it in this namespace (a VLAN's, a veth's other end), 0: none
 
 
 class InterfaceQuery:
@@ -82,7 +89,8 @@ def parse_link(message: bytes) -> Interface | None:
     if kind != _RTM_NEWLINK:
         raise OSError(errno.EBADMSG, "rtnetlink: no answer about an interface")
     _, hardware_type, index, flags, _ = _INFO.unpack_from(message, _HEADER.size)
-    name, missed = "", 0
+    name, missed, mtu, master, lower = "", 0, 0, 0, 0
+    is_lower_elsewhere = False
     at = _HEADER.size + _INFO.size
     while at + 4 <= len(message):
         length, attribute = struct.unpack_from("=HH", message, at)
@@ -93,5 +101,15 @@ def parse_link(message: bytes) -> Interface | None:
             name = value.rstrip(b"\0").decode(errors="replace")
         elif attribute == _IFLA_STATS64 and len(value) >= 8 * (_MISSED + 1):
             missed = struct.unpack_from("=Q", value, 8 * _MISSED)[0]
+        elif attribute == _IFLA_MTU and len(value) >= 4:
+            mtu = struct.unpack_from("=I", value)[0]
+        elif attribute == _IFLA_MASTER and len(value) >= 4:
+            master = struct.unpack_from("=I", value)[0]
+        elif attribute == _IFLA_LINK and len(value) >= 4:
+            lower = struct.unpack_from("=I", value)[0]
+        elif attribute == _IFLA_LINK_NETNSID:
+            is_lower_elsewhere = True
         at += length + -length % 4
-    return Interface(name, index, hardware_type, bool(flags & _IFF_UP), bool(flags & _IFF_LOOPBACK), missed)
+    is_up, is_loopback = bool(flags & _IFF_UP), bool(flags & _IFF_LOOPBACK)
+    lower = 0 if is_lower_elsewhere else lower
+    return Interface(name, index, hardware_type, is_up, is_loopback, missed, mtu, master, lower)

@@ -19,7 +19,8 @@ _DUMPCAP_DROPPED: Final = re.compile(r"\(pcap:(\d+)/dumpcap:(\d+)/flushed:(\d+)/
 _PLACES: Final = {"kernel": "ring", "interface": "nic"}
 _CHATTER: Final = re.compile(
     r"^(?:tcpdump: listening on|tcpdump: data link type|tcpdump: verbose output|dropped privs|Capturing on|File:"
-    r"|Packets[ :]|\d+ packets? |Running as user)"
+    r"|Packets[ :]|\d+ packets? |Running as user"
+    r"|(?:Fatal Error|Warning) in |(?:Unable to parse args|Failed): From |May need to run as root)"  # tcpreplay's
 )
 
 

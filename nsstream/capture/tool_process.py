@@ -1,4 +1,4 @@
-"""Tool processes: a capture tool started in a group of its own, ended with all it started, its complaints heard.
+"""Tool processes: a tool started in a group of its own, ended with all it started, its complaints heard.
 
 Promises: `ToolProcess.end` leaves no process of the group behind, and tells how the tool itself ended; nothing waits
 longer than it was asked to. If this process is killed, a `ToolGuard` kills the group. A tool that cannot be started
@@ -21,16 +21,16 @@ from nsstream.errors import InputError
 
 
 class ToolProcess:
-    """One run of a tool: `stdout` is the descriptor of what it writes, `messages` what it says."""
+    """One run of a tool: `stdin` and `stdout` are descriptors (-1: it is not fed), `messages` what it says."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Start the tool; its standard input is /dev/null."""
+    def __init__(self, command: Sequence[str], *, is_fed: bool = False) -> None:
+        """Start the tool; its standard input is /dev/null, or a pipe whose other end is `stdin`, if it is fed."""
         self.name = os.path.basename(command[0])  # noqa: PTH119 - a word of a command, not a path that we use
         self.messages = ToolMessages()
         try:
             self._child = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if is_fed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
@@ -51,6 +51,7 @@ class ToolProcess:
         assert self._child.stderr is not None
         self.stdout = self._child.stdout.fileno()
         self.stderr = self._child.stderr.fileno()
+        self.stdin = -1 if self._child.stdin is None else self._child.stdin.fileno()
         os.set_blocking(self.stderr, False)
 
     def listen(self) -> bool:
@@ -63,6 +64,11 @@ class ToolProcess:
             if not octets:
                 return False
             self.messages.feed(octets)
+
+    def feed_no_more(self) -> None:
+        """Let the tool see the end of its standard input; may be repeated."""
+        if self._child.stdin is not None:
+            self._child.stdin.close()
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to the group."""
@@ -79,7 +85,7 @@ class ToolProcess:
         status = self._child.wait()
         self.listen()
         self.messages.finish()
-        for pipe in (self._child.stdout, self._child.stderr):
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 pipe.close()
         return status

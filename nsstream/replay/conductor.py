@@ -47,6 +47,7 @@ from nsstream.replay.messages import (
 )
 from nsstream.replay.player import CannotError, Player, Progress
 from nsstream.replay.registry import make_sink
+from nsstream.replay.safety import SendingRules
 from nsstream.replay.scenario import ModelSpec, ModelsSpec, Scenario, StreamSpec, check_agreement
 from nsstream.replay.session import Controller, NotAllowedError, Session
 from nsstream.replay.sink import SinkContext
@@ -72,6 +73,7 @@ class Conductor:
         on_change: called from any thread when a run has ended.
         feed: the subscribers of packets.
         model_directories: whose models are listed.
+        rules: where runs may send, and how fast.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class Conductor:
         on_change: Callable[[], None],
         feed: PacketFeed,
         model_directories: Sequence[Path] = (),
+        rules: SendingRules | None = None,
     ) -> None:
         self._open_stream = open_stream
         self._clock = clock
         self._on_change = on_change
         self._feed = feed
+        self._rules = rules or SendingRules()
         self._model_directories = model_directories
         self._player: Player | None = None
         self._chunk_count: int | None = 0
@@ -205,7 +209,9 @@ class Conductor:
             lambda: self._open_stream(
                 command.stream, command.scenario, loop=command.loop, seed=command.seed, mtu=command.mtu
             ),
-            lambda is_stopped: make_sink(command.sink, SinkContext(is_stopped, self._clock, self._feed, origin)),
+            lambda is_stopped: make_sink(
+                command.sink, SinkContext(is_stopped, self._clock, self._feed, origin, self._rules)
+            ),
             command.rate,
             self._clock,
             self._on_change,

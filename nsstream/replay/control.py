@@ -27,6 +27,7 @@ from nsstream.replay.keys import AllowedClients, ServerKeys
 from nsstream.replay.messages import MAX_MESSAGE_BYTES, AnyReply, Refusal, State
 from nsstream.replay.packet_server import OPTIONS as PACKET_OPTIONS
 from nsstream.replay.packet_server import PacketServer
+from nsstream.replay.safety import SendingRules
 from nsstream.replay.sockets import bind
 
 TICK_MS: Final = 250  # how soon the parent's death is seen
@@ -66,6 +67,7 @@ class ControlServer:
         keys: for tcp, which is refused without.
         model_directories: whose models are listed.
         is_orphaned: asked every TICK_MS; True ends the server.
+        rules: where runs may send, and how fast.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ControlServer:
         keys: ServerKeys | None = None,
         model_directories: Sequence[Path] = (),
         is_orphaned: Callable[[], bool] = lambda: False,
+        rules: SendingRules | None = None,
     ) -> None:
         self._endpoint = check_endpoint(endpoint, has_keys=keys is not None, is_server=True)
         self._clock = clock
@@ -87,7 +90,7 @@ class ControlServer:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._feed = PacketFeed(clock)
-        self._conductor = Conductor(open_stream, clock, self._wake, self._feed, model_directories)
+        self._conductor = Conductor(open_stream, clock, self._wake, self._feed, model_directories, rules)
         self._zap: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
         self._status: zmq.Socket[bytes] | None = None

@@ -23,6 +23,7 @@ from nsstream.replay.checkpoints import read_checkpoints
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import load_server_keys
+from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.scenario import ModelsSpec, Scenario, StreamSpec
 from nsstream.replay.stream import FrameStream, draw_stream
 
@@ -36,7 +37,7 @@ def draw_models(spec: StreamSpec, scenario: Scenario, *, loop: int | None, seed:
 
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_models) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
-    options = _parse(arguments)
+    options, rules = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
     if open_stream is draw_models:
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_
                 keys=None if options.keys is None else load_server_keys(options.keys),
                 model_directories=[path.absolute() for path in options.models],
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
+                rules=rules,
             )
         ) as server:
             endpoint = server.bind()
@@ -77,7 +79,7 @@ def _end_on_signals(server: ControlServer) -> None:
         signal.signal(number, end)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, SendingRules]:
     parser = argparse.ArgumentParser(prog="python -m nsstream.replay.server", description="Serve replay commands.")
     parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path, or tcp://ADDRESS:PORT with --keys")
     parser.add_argument("--keys", type=Path, metavar="DIR", help="as `nsstream keys server` makes it")
@@ -85,7 +87,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--models", type=Path, metavar="DIR", action="append", default=[], help="list the models in it; may be repeated"
     )
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
-    return parser.parse_args(arguments)
+    add_sending_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        return options, rules_from(options)
+    except ValueError as err:
+        parser.error(str(err))
 
 
 if __name__ == "__main__":

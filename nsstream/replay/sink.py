@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nsstream.clock import Clock, SystemClock
 from nsstream.errors import OutputError
+from nsstream.replay.safety import SendingRules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,12 +62,14 @@ class SinkContext:
         clock: where the sink gets its time from.
         feed: the server's subscribers of packets; None: the sink is made outside of a server.
         origin: gives the chunk (1 for the first) and the model's id of the frames that `write` gets.
+        rules: which interfaces may be sent on, and how fast; a sink that sends holds itself to them.
     """
 
     is_stopped: Callable[[], bool] = _never
     clock: Clock = field(default_factory=SystemClock)
     feed: PacketFeed | None = None
     origin: Callable[[], tuple[int, str]] = lambda: (0, "")
+    rules: SendingRules = field(default_factory=SendingRules)
 
 
 class Sink(Protocol):

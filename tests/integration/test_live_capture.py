@@ -1,6 +1,5 @@
 """Live capture over a veth pair, loopback and tun devices, in namespaces made for it: nothing lost, nothing changed."""
 
-import ctypes
 import fcntl
 import json
 import lzma
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from namespaces import namespace
 
 from nsstream.capture import PcapFileSource, read_trace
 from nsstream.capture.live import LiveSource
@@ -37,7 +37,6 @@ from bars.veth import VethPair, veth_pair
 
 CAPTURER = Path(__file__).with_name("live_capturer.py")
 DEADLINE_S = 30.0
-CLONE_NEWNET = 0x40000000
 MACS = bytes.fromhex("020000000002 020000000001")
 
 pytestmark = [
@@ -59,18 +58,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with lab_capture() as packed:
         path.write_bytes(lzma.decompress(packed.read_bytes()))
     return path
-
-
-@contextmanager
-def namespace(name: str) -> Iterator[None]:
-    """What is opened within belongs to that network namespace; it stays there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{name}") as there:  # noqa: PTH123
-        assert libc.setns(there.fileno(), CLONE_NEWNET) == 0
-        try:
-            yield
-        finally:
-            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0
 
 
 @contextmanager

@@ -28,6 +28,18 @@ def test_answer_tells_name_kind_state_and_missed_frames() -> None:
     assert parse_link(answer(STATS, NAME, flags=0x8)) == Interface("eth7", 7, 1, False, True, 115)
 
 
+def test_answer_tells_what_lies_above_and_below() -> None:
+    mtu, lower, master, elsewhere = (
+        struct.pack("=HHI", 8, kind, value) for kind, value in ((4, 9000), (5, 3), (10, 4), (37, 0))
+    )
+    told = parse_link(answer(NAME, mtu, lower, master))
+    assert told is not None
+    assert (told.mtu, told.lower_index, told.master_index) == (9000, 3, 4)
+    told = parse_link(answer(NAME, elsewhere, lower))  # of another namespace, whose indices are others
+    assert told is not None
+    assert (told.lower_index, told.master_index) == (0, 0)
+
+
 def test_interface_that_is_not_there_is_none() -> None:
     assert parse_link(refusal(19)) is None
 
@@ -50,7 +62,7 @@ def test_loopback_of_this_host_is_found_by_name_and_by_index() -> None:
     query = InterfaceQuery()
     found = query.by_name("lo")
     assert found is not None
-    assert found == Interface("lo", socket.if_nametoindex("lo"), 772, found.is_up, True, 0)
+    assert found == Interface("lo", socket.if_nametoindex("lo"), 772, found.is_up, True, 0, found.mtu)
     assert query.by_index(found.index) == found
     query.close()
 
