@@ -33,9 +33,14 @@ def draw_chosen(
     counts: NDArray[np.int64],
     rng: np.random.Generator,
     generator: torch.Generator,
+    *,
+    share: float = 1.0,
 ) -> DrawnPackets:
-    """Draw the packets of n conversations; arguments as of `draw_packets`, n rows each."""
-    events = np.array(model.codec.endings.events)
+    """Draw the packets of n conversations; arguments as of `draw_packets`, n rows each.
+
+    share: what these n are of the chunk's conversations; its TCP events are bounded in proportion.
+    """
+    events = np.ceil(np.array(model.codec.endings.events) * share).astype(np.int64)
     packets = draw_packets(
         model.packets, model.codec, attributes, stack, start_ns, counts, rng, generator, events=events
     )

@@ -25,6 +25,7 @@ class CheckpointInfo:
     id: str
     start_ns: int
     end_ns: int
+    packet_count: int = 0  # of the chunk, 0 where the manifest does not say
 
 
 def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
@@ -32,7 +33,7 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
 
     Raises InputError if one cannot be read, or if their chunks do not follow one another in time.
     """
-    checkpoints = [_read_checkpoint(Path(directory)) for directory in directories]
+    checkpoints = [read_checkpoint(Path(directory)) for directory in directories]
     for before, after in itertools.pairwise(checkpoints):
         if after.start_ns < before.end_ns:
             raise InputError(
@@ -42,7 +43,8 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
     return checkpoints
 
 
-def _read_checkpoint(directory: Path) -> CheckpointInfo:
+def read_checkpoint(directory: Path) -> CheckpointInfo:
+    """Read the manifest of one checkpoint; raises InputError."""
     path = directory / "manifest.json"
     manifest = _read_manifest(path)
     name, start_ns, end_ns = manifest.get("id"), manifest.get("start_ns"), manifest.get("end_ns")
@@ -53,7 +55,10 @@ def _read_checkpoint(directory: Path) -> CheckpointInfo:
             f"{path}: start_ns and end_ns must be integers, the first before the second, "
             f"got {start_ns!r:.40} and {end_ns!r:.40}"
         )
-    return CheckpointInfo(directory, name, start_ns, end_ns)
+    packet_count = manifest.get("packets", 0)
+    if type(packet_count) is not int or not 0 <= packet_count < 1 << 63:
+        raise InputError(f"{path}: packets must be an integer that is not negative, got {packet_count!r:.40}")
+    return CheckpointInfo(directory, name, start_ns, end_ns, packet_count)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -112,13 +113,13 @@ class Player:
     def _draw(self) -> None:
         """Fill the queue; what goes wrong is handed on to the playing thread."""
         try:
-            stream = self._open_stream()
-            while not self._stop.is_set():
-                block = stream.read()
-                if block is not None:
-                    self._drawn_packet_count += len(block.frames)
-                if not self._put(block) or block is None:
-                    return
+            with closing(self._open_stream()) as stream:
+                while not self._stop.is_set():
+                    block = stream.read()
+                    if block is not None:
+                        self._drawn_packet_count += len(block.frames)
+                    if not self._put(block) or block is None:
+                        return
         except BaseException as err:
             self._put(err)
 

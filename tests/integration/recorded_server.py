@@ -30,6 +30,9 @@ class EndlessStream:
         self._next_ns += 1_000_000_000
         return FrameBlock(1, "endless", frames)
 
+    def close(self) -> None:
+        pass
+
 
 class StuckStream:
     """Draws for ever."""
@@ -37,6 +40,9 @@ class StuckStream:
     def read(self) -> FrameBlock:
         threading.Event().wait()
         raise AssertionError
+
+    def close(self) -> None:
+        pass
 
 
 def some_frames(start_ns: int, count: int) -> Frames:
