@@ -180,15 +180,21 @@ class Merger:
         return Frames(self._make_rise(times[order]), offset, octets, side)
 
     def _make_rise(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        if len(times) == 0:
-            return times
-        rank = np.arange(len(times))
-        level = times - rank  # never falls just where times rise strictly
-        if self._last_ns is not None:
-            level[0] = max(int(level[0]), self._last_ns + 1)
-        risen: NDArray[np.int64] = np.maximum.accumulate(level) + rank
-        self.moved_count += int(np.count_nonzero(risen != times))
+        risen, moved_count = make_rise(times, self._last_ns)
+        self.moved_count += moved_count
         return risen
+
+
+def make_rise(times: NDArray[np.int64], last_ns: int | None) -> tuple[NDArray[np.int64], int]:
+    """Times (m,), sorted, moved on by the least that makes them rise strictly, from behind `last_ns`; how many were."""
+    if len(times) == 0:
+        return times, 0
+    rank = np.arange(len(times))
+    level = times - rank  # never falls just where times rise strictly
+    if last_ns is not None:
+        level[0] = max(int(level[0]), last_ns + 1)
+    risen: NDArray[np.int64] = np.maximum.accumulate(level) + rank
+    return risen, int(np.count_nonzero(risen != times))
 
 
 def take_frames(frames: Frames, rows: NDArray[np.int64]) -> Frames:

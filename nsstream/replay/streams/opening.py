@@ -31,6 +31,7 @@ from nsstream.replay.streams.labels import LabelledStream, Labels
 from nsstream.replay.streams.limited import LimitedStream
 from nsstream.replay.streams.line import DrawsChunks, Line
 from nsstream.replay.streams.plan import Plan, SequencePlan
+from nsstream.replay.streams.recorded import RecordedFile
 from nsstream.replay.streams.selection import Selection
 from nsstream.replay.streams.timeline import Timeline
 
@@ -60,7 +61,7 @@ def open_parts(
     limits = AheadLimits()
     plain: PlainStream
     if isinstance(spec, RecordedSpec):
-        raise InputError("recorded: not yet")
+        plain = RecordedFile(Path(spec.path), scenario, seed, mtu, loop)
     else:
         plan = _plan(spec, loop, clock, stopped)
         if isinstance(plan, FollowPlan):  # so that a new model is not far behind its promotion
