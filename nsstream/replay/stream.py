@@ -54,7 +54,7 @@ class FrameStream(Protocol):
         """
         ...
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all, None: never; raises InputError where the stream has none."""
         ...
 
@@ -81,7 +81,7 @@ class RecordedStream:
         """Not possible here."""
         raise InputError("seek: these blocks are given once, in their order")
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """Not possible here."""
         raise InputError("these blocks are given once")
 

@@ -25,7 +25,7 @@ class PlainStream(Protocol):
     """A stream of one thread; `check_*` may be called from any."""
 
     def read(self) -> FrameBlock | None:
-        """The next block, None at the end; after `seek` or `set_passes` there may be more."""
+        """The next block, None at the end; after `seek` or `set_loop` there may be more."""
         ...
 
     def check_seek(self, twin_time_ns: int) -> None:
@@ -36,11 +36,11 @@ class PlainStream(Protocol):
         """Go on at this time."""
         ...
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """Raise InputError if the stream has no passes."""
         ...
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all."""
         ...
 
@@ -81,7 +81,7 @@ class DrawnAhead:
         self._has_ended = False
         self._has_given = False
         self._wish_seek: int | None = None
-        self._wish_passes: tuple[int | None] | None = None
+        self._wish_loop: tuple[int | None] | None = None
         self._seek_count = 0
         self._underrun_count = 0
         self._underrun_ns = 0
@@ -122,11 +122,11 @@ class DrawnAhead:
             self._has_ended = self._has_given = False
             self._changed.notify_all()
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all; raises InputError if the stream has none."""
-        self._stream.check_passes()
+        self._stream.check_loop()
         with self._changed:
-            self._wish_passes = (passes,)
+            self._wish_loop = (passes,)
             self._has_ended = False
             self._changed.notify_all()
 
@@ -155,7 +155,7 @@ class DrawnAhead:
         return not self._thread.is_alive()
 
     def _is_answerable(self) -> bool:
-        is_settled = self._wish_seek is None and self._wish_passes is None
+        is_settled = self._wish_seek is None and self._wish_loop is None
         has_answer = bool(self._blocks) or (is_settled and (self._has_ended or self._error is not None))
         return has_answer or self._stopped.is_set()
 
@@ -170,7 +170,7 @@ class DrawnAhead:
         except BaseException as err:
             with self._changed:
                 self._error = err
-                self._wish_seek = self._wish_passes = None
+                self._wish_seek = self._wish_loop = None
                 self._changed.notify_all()
         finally:
             self._stream.close()
@@ -179,7 +179,7 @@ class DrawnAhead:
         """Wait until there is something to do; False: it is to end."""
         with self._changed:
             while not self._stopped.is_set():
-                is_wished = self._wish_seek is not None or self._wish_passes is not None
+                is_wished = self._wish_seek is not None or self._wish_loop is not None
                 if is_wished or not (self._has_ended or self._is_full()):
                     return True
                 self._changed.wait(0.1)
@@ -187,14 +187,14 @@ class DrawnAhead:
 
     def _obey(self) -> None:
         with self._changed:
-            seek, passes = self._wish_seek, self._wish_passes
+            seek, passes = self._wish_seek, self._wish_loop
         if passes is not None:
-            self._stream.set_passes(passes[0])
+            self._stream.set_loop(passes[0])
         if seek is not None:
             self._stream.seek(seek)
         with self._changed:
-            if self._wish_passes is passes:
-                self._wish_passes = None
+            if self._wish_loop is passes:
+                self._wish_loop = None
             if self._wish_seek is seek:
                 self._wish_seek = None
 
@@ -202,7 +202,7 @@ class DrawnAhead:
         if self._wish_seek is not None:
             return
         if block is None:
-            self._has_ended = self._wish_passes is None
+            self._has_ended = self._wish_loop is None
             return
         if not len(block.frames):
             return

@@ -103,13 +103,13 @@ class DrawnStream:
         self._from_ns = twin_time_ns
         self._has_ended = False
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """Raise InputError if the stream has no passes."""
-        self._pace.plan.check_passes()
+        self._pace.plan.check_loop()
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all; a stream that has ended may go on."""
-        self._pace.plan.set_passes(passes)
+        self._pace.plan.set_loop(passes)
         self._has_ended = False
 
     def close(self) -> None:

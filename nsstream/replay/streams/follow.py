@@ -86,13 +86,13 @@ class FollowPlan:
         steps = (time_ns - self._end_ns) // self.length_ns
         self._end_ns = max(self._end_ns + steps * self.length_ns, self.origin_ns)
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """There are none."""
         raise InputError("loop: this stream has no end, and no passes")
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """There are none."""
-        self.check_passes()
+        self.check_loop()
 
     def _turn(self) -> Turn:
         start_ns = self._end_ns

@@ -51,9 +51,9 @@ class LimitedStream:
         """As the stream does."""
         self._stream.seek(twin_time_ns)
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """As the stream does."""
-        self._stream.set_passes(passes)
+        self._stream.set_loop(passes)
 
     def counters(self) -> Mapping[str, int]:
         """Those of the stream."""

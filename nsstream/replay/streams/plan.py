@@ -47,11 +47,11 @@ class Plan(Protocol):
         """Go on with the turn that holds this time, or with the first one after it."""
         ...
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """Raise InputError where there are no passes."""
         ...
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all, None: never; raises InputError where there are none."""
         ...
 
@@ -112,14 +112,14 @@ class SequencePlan:
         """Go on with the turn that holds this time."""
         self._number = self._find(time_ns)
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """Raise InputError if this is a line that cannot be told how often."""
         if not self._has_passes:
             raise InputError("loop: this stream has no end, and no passes")
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all."""
-        self.check_passes()
+        self.check_loop()
         self._passes = passes
 
     def _find(self, time_ns: int) -> int:

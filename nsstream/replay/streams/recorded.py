@@ -60,7 +60,7 @@ class RecordedFile:
         self._source = PcapFileSource(path, allow_cut=True, buffer_bytes=READ_BYTES, make_reader=FrameReader)
         self._is_again_possible = path.is_file()
         if passes != 1:
-            self.check_passes()
+            self.check_loop()
         self._columns: Columns | None
         first, self._columns = self._open()
         start_ns = first if scenario.start_ns is None else scenario.start_ns
@@ -102,14 +102,14 @@ class RecordedFile:
         self._last_ns, self._from_ns, self._has_ended = None, twin_time_ns, False
         self._begin_pass(self._pass_of(twin_time_ns) if self._period_ns is not None else 0)
 
-    def check_passes(self) -> None:
+    def check_loop(self) -> None:
         """Raise InputError if the file can be read only once."""
         if not self._is_again_possible:
             raise InputError(f"{self._path}: is no regular file, and can be played only once: loop must be 1")
 
-    def set_passes(self, passes: int | None) -> None:
+    def set_loop(self, passes: int | None) -> None:
         """End after so many passes in all."""
-        self.check_passes()
+        self.check_loop()
         self._passes = passes
         if self._has_ended and (passes is None or self._pass + 1 < passes):
             self._has_ended = False
