@@ -15,10 +15,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from nsstream.clock import Clock
 from nsstream.replay.stream import FrameBlock
+
+WAIT_S: Final = 0.02  # how soon a stop is seen that somebody else says
 
 
 class PlainStream(Protocol):
@@ -65,7 +67,7 @@ class DrawnAhead:
         stream: belongs to this object's thread from now on.
         limits: of the buffer.
         clock: times the waiting.
-        stopped: set by `close`; where somebody else sets it, reading ends as if closed, soon after the next block.
+        stopped: set by `close`; where somebody else sets it, a `read` that waits ends within WAIT_S.
     """
 
     def __init__(self, stream: PlainStream, limits: AheadLimits, clock: Clock, stopped: threading.Event) -> None:
@@ -95,7 +97,7 @@ class DrawnAhead:
                 since_ns = self._clock.monotonic_ns()
                 self._underrun_count += self._has_given
                 while not self._is_answerable():
-                    self._changed.wait(0.1)  # no longer, for a stop that somebody else says
+                    self._changed.wait(WAIT_S)
                 if self._has_given:
                     self._underrun_ns += self._clock.monotonic_ns() - since_ns
             if self._stopped.is_set():
@@ -142,17 +144,13 @@ class DrawnAhead:
             }
 
     def close(self) -> None:
-        """End the reading; returns at once, `join` waits."""
+        """End the reading, and wait until the block in hand is made, since it cannot be cut short; may be repeated."""
         self._stopped.set()
         with self._changed:
             self._blocks.clear()
             self._packet_count = self._octet_count = 0
             self._changed.notify_all()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait until the thread has let go of the stream, after `close`; whether it did in time."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self._thread.join()
 
     def _is_answerable(self) -> bool:
         is_settled = self._wish_seek is None and self._wish_loop is None
@@ -182,7 +180,7 @@ class DrawnAhead:
                 is_wished = self._wish_seek is not None or self._wish_loop is not None
                 if is_wished or not (self._has_ended or self._is_full()):
                     return True
-                self._changed.wait(0.1)
+                self._changed.wait(WAIT_S)
             return False
 
     def _obey(self) -> None:

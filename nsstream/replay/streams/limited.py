@@ -12,7 +12,7 @@ from nsstream.replay.stream import FrameBlock, FrameStream
 
 
 class LimitedStream:
-    """Gives the frames of a stream up to limits, and closes it there.
+    """Gives the frames of a stream up to limits.
 
     Packets and octets are counted over the whole stream, `twin_s` from the first frame, or from the first after a seek.
     """
@@ -36,7 +36,6 @@ class LimitedStream:
         count = self._within(block)
         if count < len(block.frames):
             self._has_ended = True
-            self._stream.close()
             if count == 0:
                 return None
             is_attack = None if block.is_attack is None else block.is_attack[:count]
