@@ -124,7 +124,7 @@ def test_a_model_is_drawn_without_end_the_same_each_time_and_anew_in_every_chunk
     sink.close()
     bad = subprocess.run(
         ["tshark", "-n", "-r", tmp_path / "endless.pcap", "-o", "ip.check_checksum:TRUE", "-o",
-         "udp.check_checksum:TRUE", "-Y", "ip.checksum.bad || udp.checksum.bad || _ws.malformed"],
+         "udp.check_checksum:TRUE", "-Y", "ip.checksum.status == 0 || udp.checksum.status == 0 || _ws.malformed"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert bad == ""
@@ -170,7 +170,7 @@ def test_a_sequence_is_looped_sought_and_scaled(models):
     assert {b.chunk for b in twice} == {1, 2, 3, 4}
     assert octets_of(twice[: len(once)]) == octets_of(once)
     late = blocks_of(spec, Scenario(flows=2.0, clients="more"))
-    assert len(times_of(late)) == 2 * len(times_of(once))
+    assert 1.9 < len(times_of(late)) / len(times_of(once)) < 2.1
     middle = 1001 * MINUTE_NS + MINUTE_NS // 2
     with closing(open_stream(spec, Scenario(), 5, 1500)) as stream:
         stream.seek(middle)
@@ -184,7 +184,7 @@ import resource, sys
 from nsstream.replay.scenario import ModelSpec, Scenario
 from nsstream.replay.stream import open_stream
 stream, peaks = open_stream(ModelSpec(model=sys.argv[1]), Scenario(), 5, 1500), []
-for chunks in (8, 40):
+for chunks in (6, 22):
     while stream.read().chunk < chunks:
         pass
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
