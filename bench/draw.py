@@ -29,8 +29,8 @@ from nsstream.draw import Drawer
 from nsstream.pipeline import Progress
 from nsstream.pipeline.by_hand import train_chunk
 from nsstream.pipeline.ingest import import_trace, survey_trace
-from nsstream.replay.messages import PcapSinkSpec
-from nsstream.replay.pcap_sink import PcapSink
+from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
+from nsstream.replay.sink import SinkContext
 
 SEED = 1
 HOUR_S = 3600
@@ -61,7 +61,7 @@ def make_model(folder: Path, first_s: float, steps: int, threads: int) -> Path:
 def one_round(model: Path, output: Path, threads: int) -> tuple[int, list[float]]:
     """Packets of one drawing of the model, and the seconds of each of `PARTS`."""
     drawer, assembler = Drawer(SEED, threads), Assembler(np.random.default_rng(SEED))
-    sink = PcapSink(PcapSinkSpec(path=str(output.absolute()), overwrite=True))
+    sink = PcapSink(PcapSinkSpec(path=str(output.absolute()), overwrite=True), SinkContext())
     at_s = [time.perf_counter()]
     table = drawer.draw(model)
     at_s.append(time.perf_counter())

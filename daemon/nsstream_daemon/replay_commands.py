@@ -2,69 +2,276 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from nsstream.replay import ReplayClient
+
 send_app = typer.Typer(help="Command a replay server that runs.", no_args_is_help=True)
 
-Endpoint = Annotated[str, typer.Option(help="Where the server listens: ipc:///absolute/path or tcp://127.0.0.1:PORT.")]
+ServerEndpoint = Annotated[
+    str, typer.Option(help="Where to listen: ipc:///absolute/path, or tcp://ADDRESS:PORT with --keys.")
+]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        envvar="NSSTREAM_REPLAY_ENDPOINT",
+        help="Where the server listens: ipc:///absolute/path, or tcp://HOST:PORT with --key and --server-key.",
+    ),
+]
+Key = Annotated[
+    Path | None, typer.Option(envvar="NSSTREAM_REPLAY_KEY", help="Our own NAME.key_secret, for a server on TCP.")
+]
+ServerKey = Annotated[
+    Path | None, typer.Option(envvar="NSSTREAM_REPLAY_SERVER_KEY", help="The server's server.key, for one on TCP.")
+]
 
 
-def replay(endpoint: Endpoint) -> None:
+def replay(
+    endpoint: ServerEndpoint,
+    keys: Annotated[
+        Path | None, typer.Option(help="Directory that `nsstream keys server` made; who is listed in it is let in.")
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option(help="A directory of models to offer by `send models`; may be repeated.")
+    ] = None,
+) -> None:
     """Run a replay server until it is told to end."""
     from nsstream.replay.server import main
 
-    raise typer.Exit(main(["--endpoint", endpoint]))
+    arguments = ["--endpoint", endpoint, *([] if keys is None else ["--keys", str(keys)])]
+    for directory in models or []:
+        arguments += ["--models", str(directory)]
+    raise typer.Exit(main(arguments))
 
 
 @send_app.command("start")
 def start(
-    models: Annotated[list[Path], typer.Argument(help="Models in the order of their chunks.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Capture file: .pcap or .pcapng, and .gz, .xz, .zst.")],
-    endpoint: Endpoint,
+    models: Annotated[list[Path] | None, typer.Argument(help="Models in the order of their chunks.")] = None,
+    endpoint: Endpoint = ...,  # type: ignore[assignment]
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Capture file: .pcap or .pcapng, and .gz, .xz, .zst.")
+    ] = None,
+    sink: Annotated[
+        str | None, typer.Option(help='Another sink, as JSON, such as \'{"kind": "subscribers"}\'.')
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Another stream than models in sequence, as JSON; see docs/protocol.md.")
+    ] = None,
+    scenario: Annotated[str | None, typer.Option(help="What is made of the stream, as JSON.")] = None,
+    loop: Annotated[str, typer.Option(help="How often the stream is played: a number, or forever.")] = "1",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn.")] = 0,
     mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
-    rate: Annotated[str, typer.Option(help="Twin seconds a second, or max.")] = "max",
+    rate: Annotated[str, typer.Option(help="max, 1.0 for real time, 2x, 20kpps, 100Mbps.")] = "max",
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the run is done; Ctrl-C stops it.")] = False,
+    stop_without_me: Annotated[
+        float | None, typer.Option(help="With --wait: stop the run after so many seconds without this command.")
+    ] = None,
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="With --wait: let no other client steer.")] = False,
+    key: Key = None,
+    server_key: ServerKey = None,
 ) -> None:
     """Start a run."""
     from nsstream.errors import InputError
-    from nsstream.replay import ReplayClient
+    from nsstream.replay.rate import parse_rate
 
-    try:
-        speed = "max" if rate == "max" else float(rate)
-    except ValueError as err:
-        raise InputError(f"--rate is max or a number such as 1.0, got {rate!r}") from err
-    sink = {"kind": "pcap", "path": output.absolute(), "overwrite": force}
-    with ReplayClient(endpoint) as client:
-        accepted = client.start([path.absolute() for path in models], sink, seed, mtu, speed)  # type: ignore[arg-type]
-    print(f"run {accepted.run} is {accepted.state}")
+    if (output is None) == (sink is None):
+        raise InputError("give --output FILE or --sink JSON")
+    if (not models) == (stream is None):
+        raise InputError("give models, or --stream JSON")
+    if not wait and (stop_without_me is not None or exclusive):
+        raise InputError("--stop-without-me and --exclusive need --wait: the command is gone otherwise")
+    to = (
+        _json(sink, "--sink")
+        if sink is not None
+        else {"kind": "pcap", "path": Path(output or "").absolute(), "overwrite": force}
+    )
+    with _client(endpoint, key, server_key) as client:
+        accepted = client.start(
+            [path.absolute() for path in models or []] if stream is None else _json(stream, "--stream"),
+            to,
+            scenario=None if scenario is None else _json(scenario, "--scenario"),
+            loop=_loop(loop),
+            seed=seed,
+            mtu=mtu,
+            rate=parse_rate(rate),
+            controller_timeout_s=stop_without_me,
+            is_exclusive=exclusive,
+        )
+        print(f"run {accepted.run} is {accepted.state}", flush=True)
+        if wait:
+            try:
+                done = client.wait()
+            except KeyboardInterrupt:
+                client.stop()
+                raise
+            print(f"run {done.run} is {done.state}: {done.packets_written:,} packets, {done.octets_written:,} octets")
+
+
+@send_app.command("rate")
+def rate(
+    rate: Annotated[str, typer.Argument(help="max, 1.0 for real time, 2x, 20kpps, 100Mbps.")],
+    endpoint: Endpoint,
+    key: Key = None,
+    server_key: ServerKey = None,
+) -> None:
+    """Go on at another rate."""
+    from nsstream.replay.rate import parse_rate
+
+    with _client(endpoint, key, server_key) as client:
+        print(client.set_rate(parse_rate(rate)).state)
+
+
+@send_app.command("pause")
+def pause(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+    """Hold the run."""
+    with _client(endpoint, key, server_key) as client:
+        print(client.pause().state)
+
+
+@send_app.command("resume")
+def resume(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+    """Let the run go on."""
+    with _client(endpoint, key, server_key) as client:
+        print(client.resume().state)
+
+
+@send_app.command("seek")
+def seek(
+    to: Annotated[str, typer.Argument(help="Seconds from the first frame (90s), or a time: 2026-01-31T12:00:00Z.")],
+    endpoint: Endpoint,
+    key: Key = None,
+    server_key: ServerKey = None,
+) -> None:
+    """Go on at another time of the twin."""
+    from nsstream.errors import InputError
+
+    with _client(endpoint, key, server_key) as client:
+        if to.endswith("s"):
+            start_ns = client.status().twin_start_ns
+            if start_ns is None:
+                raise InputError("no frame was written yet, so there is no time to count from; give one such as 12:00Z")
+            time_ns = start_ns + int(_number(to[:-1]) * 1e9)
+        else:
+            time_ns = _time_ns(to)
+        print(client.seek(time_ns).state)
+
+
+@send_app.command("loop")
+def loop(
+    times: Annotated[str, typer.Argument(help="How often the stream is played in all: a number, or forever.")],
+    endpoint: Endpoint,
+    key: Key = None,
+    server_key: ServerKey = None,
+) -> None:
+    """Change how often the stream is played."""
+    with _client(endpoint, key, server_key) as client:
+        print(client.set_loop(_loop(times)).state)
 
 
 @send_app.command("status")
-def status(endpoint: Endpoint) -> None:
+def status(
+    endpoint: Endpoint,
+    follow: Annotated[bool, typer.Option("--follow", help="Print each as it is published, one a line.")] = False,
+    key: Key = None,
+    server_key: ServerKey = None,
+) -> None:
     """Print how the newest run goes, as JSON."""
-    from nsstream.replay import ReplayClient
+    with _client(endpoint, key, server_key) as client:
+        if not follow:
+            print(client.status().model_dump_json(indent=2))
+            return
+        for published in client.statuses():
+            print(published.model_dump_json(), flush=True)
 
-    with ReplayClient(endpoint) as client:
-        print(client.status().model_dump_json(indent=2))
+
+@send_app.command("models")
+def models(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+    """List the models that the server offers."""
+    with _client(endpoint, key, server_key) as client:
+        first, total = 0, 1
+        while first < total:
+            page = client.models(first)
+            first, total = first + max(len(page.models) + page.unreadable, 1), page.total
+            for model in page.models:
+                began = datetime.fromtimestamp(model.start_ns // 10**9, UTC)
+                print(f"{model.id}  {began:%Y-%m-%dT%H:%M:%SZ}  {(model.end_ns - model.start_ns) / 1e9:g} s  "
+                      f"{model.directory}")  # fmt: skip
 
 
 @send_app.command("stop")
-def stop(endpoint: Endpoint) -> None:
+def stop(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """End the run; what it wrote is undone."""
-    from nsstream.replay import ReplayClient
-
-    with ReplayClient(endpoint) as client:
+    with _client(endpoint, key, server_key) as client:
         print(client.stop().state)
 
 
 @send_app.command("shutdown")
-def shutdown(endpoint: Endpoint) -> None:
+def shutdown(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """End the server, and its run with it."""
-    from nsstream.replay import ReplayClient
-
-    with ReplayClient(endpoint) as client:
+    with _client(endpoint, key, server_key) as client:
         print(client.shutdown().state)
+
+
+@contextmanager
+def _client(endpoint: str, key: Path | None, server_key: Path | None) -> Iterator[ReplayClient]:
+    from nsstream.errors import InputError
+    from nsstream.replay import ReplayClient
+    from nsstream.replay.keys import load_client_keys
+
+    if (key is None) != (server_key is None):
+        raise InputError("--key and --server-key go together")
+    keys = None if key is None or server_key is None else load_client_keys(key, server_key)
+    with ReplayClient(endpoint, keys=keys) as client:
+        yield client
+
+
+def _json(text: str, option: str) -> dict[str, Any]:
+    from nsstream.errors import InputError
+
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"{option}: is not JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise InputError(f"{option}: is not a JSON object, but {text!r:.80}")
+    return value
+
+
+def _loop(text: str) -> int | None:
+    from nsstream.errors import InputError
+
+    if text == "forever":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
+        raise InputError(f"how often a stream is played is a number from 1 on, or forever, got {text!r:.80}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    from nsstream.errors import InputError
+
+    if not text.replace(".", "", 1).isdigit() or not text.isascii():
+        raise InputError(f"seconds from the first frame are like 90s or 0.5s, got {text + 's'!r:.80}")
+    return float(text)
+
+
+def _time_ns(text: str) -> int:
+    from nsstream.errors import InputError
+
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise InputError(f"a time is like 90s, or 2026-01-31T12:00:00Z, got {text!r:.80}") from err
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000

@@ -42,7 +42,7 @@ def play(
     report(Progress(Stage.REPLAY, elapsed_s(), chunk_count=len(checkpoints), packet_count=0))
     with spawn_server(command=command) as client:
         client.start(
-            models=[path.absolute() for path in checkpoints],
+            [path.absolute() for path in checkpoints],
             sink={"kind": "pcap", "path": output.absolute()},
             seed=seed,
             mtu=mtu,

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgpack  # type: ignore[import-untyped]
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from nsstream.errors import ReplayError
+from nsstream.replay.faults import field_names, first_fault, show
 from nsstream.replay.messages import (
     COMMANDS,
     MAX_ARRAY_LENGTH,
@@ -28,17 +29,13 @@ from nsstream.replay.messages import (
     AnyCommand,
     AnyReply,
     Command,
-    FifoSinkSpec,
-    PcapSinkSpec,
     RefusalCode,
     Reply,
-    fit_sentence,
 )
 
 _COMMAND: Final[TypeAdapter[AnyCommand]] = TypeAdapter(Annotated[AnyCommand, Field(discriminator="type")])
 _REPLY: Final[TypeAdapter[AnyReply]] = TypeAdapter(Annotated[AnyReply, Field(discriminator="type")])
-_MODELS: Final[tuple[type[BaseModel], ...]] = (*COMMANDS, *REPLIES, PcapSinkSpec, FifoSinkSpec)
-_FIELDS: Final = frozenset(name for model in _MODELS for name in model.model_fields)
+_FIELDS: Final = frozenset(name for model in (*COMMANDS, *REPLIES) for name in field_names(model))
 _COMMAND_TYPES: Final = frozenset(c.model_fields["type"].default for c in COMMANDS)
 
 
@@ -64,7 +61,7 @@ def encode(message: Command | Reply) -> bytes:
 
 def decode_command(octets: bytes) -> AnyCommand:
     """The command in these octets, or BadMessageError."""
-    fields = _unpack(octets)
+    fields = unpack(octets)
     request_id = _request_id(fields)
     version = fields.get("v")
     if type(version) is not int:
@@ -75,7 +72,7 @@ def decode_command(octets: bytes) -> AnyCommand:
     kind = fields.get("type")
     if not isinstance(kind, str) or kind not in _COMMAND_TYPES:
         known = ", ".join(sorted(_COMMAND_TYPES))
-        raise BadMessageError("unknown-command", f"type: expected one of {known}, got {_show(kind)}", request_id)
+        raise BadMessageError("unknown-command", f"type: expected one of {known}, got {show(kind)}", request_id)
     return make_command(fields)
 
 
@@ -84,29 +81,20 @@ def make_command(fields: Mapping[str, object]) -> AnyCommand:
     try:
         return _COMMAND.validate_python(fields)
     except ValidationError as err:
-        raise BadMessageError("invalid", _first_fault(err), _request_id(fields)) from err
+        raise BadMessageError("invalid", first_fault(err, _FIELDS, "message"), _request_id(fields)) from err
 
 
 def decode_reply(octets: bytes) -> AnyReply:
     """The reply in these octets, or BadMessageError."""
-    fields = _unpack(octets)
+    fields = unpack(octets)
     try:
         return _REPLY.validate_python(fields)
     except ValidationError as err:
-        raise BadMessageError("invalid", _first_fault(err), _request_id(fields)) from err
+        raise BadMessageError("invalid", first_fault(err, _FIELDS, "message"), _request_id(fields)) from err
 
 
-def _first_fault(err: ValidationError) -> str:
-    """The first fault of a message with its path, as `models[0]: must be ...`."""
-    fault = err.errors(include_url=False, include_context=False, include_input=True)[0]
-    # A union puts the names of its members into the path; ours has fields and indices, and the key that is too much.
-    is_extra_key = fault["type"] == "extra_forbidden"
-    parts = [p for p in fault["loc"] if isinstance(p, int) or p in _FIELDS or (is_extra_key and p == fault["loc"][-1])]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.80}" for part in parts).lstrip(".")
-    return fit_sentence(f"{path or 'message'}: {fault['msg']}, got {_show(fault['input'])}")
-
-
-def _unpack(octets: bytes) -> dict[str, Any]:
+def unpack(octets: bytes) -> dict[str, Any]:
+    """The map in these octets within the protocol's limits, or BadMessageError; for the packet plane as well."""
     if len(octets) > MAX_MESSAGE_BYTES:
         raise BadMessageError("malformed", f"a message has at most {MAX_MESSAGE_BYTES} octets, not {len(octets)}")
     try:
@@ -155,11 +143,3 @@ def _refuse_bytes_and_depth(value: dict[Any, Any]) -> None:
 def _request_id(fields: Mapping[str, object]) -> int | None:
     value = fields.get("id")
     return value if type(value) is int and 0 <= value <= MAX_ID else None
-
-
-def _show(value: object) -> str:
-    """A value of any size as at most 80 characters."""
-    if isinstance(value, dict | list):
-        return f"a {'map' if isinstance(value, dict) else 'list'} of {len(value)}"
-    text = repr(value[:80] if isinstance(value, str) else value)
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,269 +1,252 @@
-"""ControlServer: a control socket whose loop never waits for work, and one player at a time.
+"""ControlServer: the sockets for commands and status, and a loop that never waits for work.
 
 Promises: every message that comes behind a request envelope gets one reply, whatever its octets are; a client that
-does not read its replies loses them, and stalls nobody; when the server ends it stops the run first, whose output is
-then undone. Which command is allowed when is `session`'s matter, playing is `player`'s, the process is `server`'s.
+does not read its replies loses them, and stalls nobody; status is published at every change of the state, to every new
+subscriber, and every second; when the server ends it stops the run first, whose output is then undone. What a command
+does is `conductor`'s matter, packets are `packet_server`'s, the process is `server`'s.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import zmq
 
-import nsstream
 from nsstream.clock import Clock
-from nsstream.errors import InputError, OutputError, ReplayError
-from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoints
-from nsstream.replay.codec import BadMessageError, decode_command, encode
-from nsstream.replay.endpoint import check_endpoint, check_socket_path_is_free, socket_path
-from nsstream.replay.fifo_sink import FifoSink
-from nsstream.replay.messages import (
-    MAX_MAP_LENGTH,
-    MAX_MESSAGE_BYTES,
-    MIN_PROTOCOL_VERSION,
-    PROTOCOL_VERSION,
-    Accepted,
-    AnyCommand,
-    AnyReply,
-    FifoSinkSpec,
-    GetStatus,
-    Hello,
-    PcapSinkSpec,
-    Refusal,
-    Start,
-    Status,
-    Stop,
-    Welcome,
-    fit_sentence,
-)
-from nsstream.replay.pcap_sink import PcapSink
-from nsstream.replay.player import Player, Progress
-from nsstream.replay.session import NotAllowedError, Session
-from nsstream.replay.sink import Sink
-from nsstream.replay.stream import FrameStream
+from nsstream.replay import zap
+from nsstream.replay.codec import encode
+from nsstream.replay.conductor import Conductor, OpenStream
+from nsstream.replay.endpoint import check_endpoint, endpoint_of, socket_path
+from nsstream.replay.feed import PacketFeed
+from nsstream.replay.keys import AllowedClients, ServerKeys
+from nsstream.replay.messages import MAX_MESSAGE_BYTES, AnyReply, Refusal, State
+from nsstream.replay.packet_server import OPTIONS as PACKET_OPTIONS
+from nsstream.replay.packet_server import PacketServer
+from nsstream.replay.sockets import bind
 
 TICK_MS: Final = 250  # how soon the parent's death is seen
+HEARTBEAT_S: Final = 1.0  # between published statuses
 MESSAGES_A_TURN: Final = 64  # taken from clients before signals and the player are looked at again
 CLOSE_TIMEOUT_S: Final = 5.0  # how long a draw in hand may take at the end
+DRAIN_S: Final = 2.0  # how long subscribers may take for what they have not fetched at the end
 LINGER_MS: Final = 500  # how long the reply to `shutdown` may take to leave
+TOPIC: Final = b"status"
+MAX_STRANGE_TOPICS: Final = 10_000  # subscriptions to nothing of ours, which libzmq keeps: then all have to come anew
 
-OpenStream = Callable[[Sequence[CheckpointInfo], int, int], FrameStream]
+CONTROL_OPTIONS: Final[Mapping[int, int]] = {
+    zmq.LINGER: LINGER_MS,
+    zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+    zmq.RCVHWM: MESSAGES_A_TURN,
+    zmq.SNDHWM: MESSAGES_A_TURN,
+    zmq.ROUTER_MANDATORY: 1,  # so that an undelivered reply is counted, not dropped unseen
+    zmq.ROUTER_HANDOVER: 1,  # a client that comes back under the name that it chose is the same client
+}
+STATUS_OPTIONS: Final[Mapping[int, int]] = {
+    zmq.LINGER: LINGER_MS,
+    zmq.MAXMSGSIZE: 1024,  # a subscription is shorter, but CURVE's INITIATE has 257 octets and more
+    zmq.SNDHWM: 16,
+    zmq.XPUB_VERBOSE: 1,
+}
 
 _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves one control socket.
+    """Serves the three sockets of one endpoint.
 
     Args:
         endpoint: see `endpoint.check_endpoint`; a port of ``*`` is chosen by the system.
-        open_stream: makes a run's stream from checkpoints, seed and mtu; called in a thread of the run.
+        open_stream: makes a run's stream; called in a thread of the run.
         clock: paces and times runs.
+        keys: for tcp, which is refused without.
+        model_directories: whose models are listed.
         is_orphaned: asked every TICK_MS; True ends the server.
     """
 
     def __init__(
-        self, endpoint: str, open_stream: OpenStream, clock: Clock, is_orphaned: Callable[[], bool] = lambda: False
+        self,
+        endpoint: str,
+        open_stream: OpenStream,
+        clock: Clock,
+        *,
+        keys: ServerKeys | None = None,
+        model_directories: Sequence[Path] = (),
+        is_orphaned: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._endpoint = check_endpoint(endpoint)
-        self._open_stream = open_stream
+        self._endpoint = check_endpoint(endpoint, has_keys=keys is not None, is_server=True)
         self._clock = clock
+        self._keys = keys
         self._is_orphaned = is_orphaned
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._bound_path: Path | None = None
-        self._session = Session()
-        self._player: Player | None = None
-        self._chunk_count = 0
-        self._sequence = 0
+        self._feed = PacketFeed(clock)
+        self._conductor = Conductor(open_stream, clock, self._wake, self._feed, model_directories)
+        self._zap: zmq.Socket[bytes] | None = None
+        self._control: zmq.Socket[bytes] | None = None
+        self._status: zmq.Socket[bytes] | None = None
+        self._packets: PacketServer | None = None
+        self._bound_paths: list[Path] = []
+        self._published_ns = 0
         self._is_asked_to_end = False
+        self.door = zap.Door(AllowedClients(keys.clients, clock).name_of if keys is not None else lambda key: None)
         self.undelivered_count = 0  # replies that their client did not take
+        self.strange_topic_count = 0  # subscriptions to what is not published
 
     def bind(self) -> str:
-        """Take the endpoint; gives it with the port that was chosen. Raises ReplayError."""
-        for option, value in (
-            (zmq.LINGER, LINGER_MS),
-            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
-            (zmq.RCVHWM, MESSAGES_A_TURN),
-            (zmq.SNDHWM, MESSAGES_A_TURN),
-            (zmq.ROUTER_MANDATORY, 1),  # so that an undelivered reply is counted, not dropped unseen
-        ):
-            self._socket.setsockopt(option, value)
-        path = socket_path(self._endpoint)
-        if path is not None:
-            check_socket_path_is_free(path)  # libzmq would unlink whatever is there
-        umask = os.umask(0o117)  # the socket is 0660 from its first moment on
-        try:
-            self._socket.bind(self._endpoint)
-        except zmq.ZMQError as err:
-            raise ReplayError(f"{self._endpoint}: cannot listen here: {err.strerror.lower()}") from err
-        finally:
-            os.umask(umask)
-        self._bound_path = path
-        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        """Take the endpoints; gives that for commands with the port that was chosen. Raises ReplayError."""
+        if self._keys is not None:  # before anybody can knock
+            self._zap = self._context.socket(zmq.ROUTER)
+            self._zap.setsockopt(zmq.LINGER, 0)
+            self._zap.bind(zap.ENDPOINT)
+        self._control, control = self._bind(zmq.ROUTER, self._endpoint, CONTROL_OPTIONS)
+        self._status, status = self._bind(zmq.XPUB, endpoint_of("status", self._endpoint), STATUS_OPTIONS)
+        bound, packets = self._bind(zmq.ROUTER, endpoint_of("packets", self._endpoint), PACKET_OPTIONS)
+        self._packets = PacketServer(bound, self._feed, self._clock)
+        self._packets.start()
+        self._conductor.endpoints = {"status": status, "packets": packets}
+        return control
 
     def request_end(self) -> None:
         """Ask `serve` to end; may be called from a signal handler or another thread."""
         self._is_asked_to_end = True
         self._wake()
 
+    def answer(self, octets: bytes, client: bytes = b"") -> AnyReply:
+        """The reply to a client's message; carries the command out. Raises nothing, whatever the octets."""
+        return self._conductor.answer(octets, client)
+
     def serve(self) -> bool:
         """Serve until asked to end. False: a draw was still going on at the end, and its thread is left behind."""
+        conductor = self._conductor
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        for each in (self._zap, self._control, self._status):
+            if each is not None:
+                poller.register(each, zmq.POLLIN)
         poller.register(self._wake_out.fileno(), zmq.POLLIN)
         deadline_ns: int | None = None
+        published: tuple[State, int] | None = None
         while not self._is_finished(deadline_ns):
-            poller.poll(TICK_MS)
+            ready = dict(poller.poll(self._patience_ms()))
             with suppress(BlockingIOError):
                 self._wake_out.recv(4096)
-            self._answer_waiting()
-            self._observe_player()
             if self._is_asked_to_end or self._is_orphaned():
-                self._session = self._session.after_command("shutdown")
-            if self._session.state == "closing" and deadline_ns is None:
-                deadline_ns = self._clock.monotonic_ns() + int(CLOSE_TIMEOUT_S * 1e9)
-                if self._player is not None:
-                    self._player.stop()
-        return self._player is None or self._player.outcome is not None
+                conductor.end()
+            self._let_in()
+            self._answer_waiting()
+            conductor.observe()
+            if self._status in ready and self._take_subscriptions(poller):
+                published = None
+            now_ns = self._clock.monotonic_ns()
+            current = conductor.session.state, conductor.session.run
+            if published != current or now_ns - self._published_ns >= HEARTBEAT_S * 1e9:
+                published, self._published_ns = current, now_ns
+                self._publish()
+            if conductor.session.state == "closing" and deadline_ns is None:
+                deadline_ns = now_ns + int(CLOSE_TIMEOUT_S * 1e9)
+                conductor.end()
+        return conductor.is_quiet
 
     def close(self) -> None:
-        """Let go of the socket, and remove it from the file system where `bind` put it there."""
-        self._socket.close()
+        """Let go of the sockets, and remove them from the file system where `bind` put them there."""
+        if self._packets is not None:
+            self._packets.close(DRAIN_S)
+        for each in (self._control, self._status, self._zap):
+            if each is not None:
+                each.close()
         self._context.term()
-        if self._bound_path is not None:
-            self._bound_path.unlink(missing_ok=True)
+        for path in self._bound_paths:
+            path.unlink(missing_ok=True)
         self._wake_in.close()
         self._wake_out.close()
 
-    def answer(self, octets: bytes) -> AnyReply:
-        """The reply to a message; carries the command out. Raises nothing, whatever the octets."""
-        try:
-            command = decode_command(octets)
-        except BadMessageError as err:
-            return Refusal.of(err.request_id, err.code, str(err))
-        try:
-            return self._obey(command)
-        except NotAllowedError as err:
-            return Refusal.of(command.id, "state", str(err))
-        except Exception as err:  # the boundary of one client's command: the others are served on
-            _log.exception("command failed type=%s", command.type)
-            return Refusal.of(command.id, "internal", f"an error inside nsstream: {type(err).__name__}: {err}")
+    def _bind(self, kind: int, endpoint: str, options: Mapping[int, int]) -> tuple[zmq.Socket[bytes], str]:
+        bound = bind(self._context, kind, endpoint, self._keys, options)
+        path = socket_path(endpoint)
+        if path is not None and path not in self._bound_paths:
+            self._bound_paths.append(path)
+        return bound, bound.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _obey(self, command: AnyCommand) -> AnyReply:
-        if isinstance(command, Hello):
-            return _welcome(command)
-        if isinstance(command, GetStatus):
-            return self._status(command.id)
-        after = self._session.after_command(command.type)
-        if isinstance(command, Start):
-            refusal = self._start(command)
-            if refusal is not None:
-                return refusal
-        elif isinstance(command, Stop) and self._player is not None:
-            self._player.stop()
-        self._session = after
-        _log.info("command accepted type=%s state=%s run=%d", command.type, after.state, after.run)
-        return Accepted(id=command.id, state=after.state, run=after.run)
+    def _patience_ms(self) -> int:
+        """How long nothing has to be done but to wait."""
+        now_ns = self._clock.monotonic_ns()
+        due_ns = [now_ns + TICK_MS * 1_000_000, self._published_ns + int(HEARTBEAT_S * 1e9)]
+        if self._conductor.session.loss_ns is not None:
+            due_ns.append(self._conductor.session.loss_ns)
+        return max((min(due_ns) - now_ns + 999_999) // 1_000_000, 0)
 
-    def _start(self, command: Start) -> Refusal | None:
-        try:
-            checkpoints = read_checkpoints(command.models)
-        except InputError as err:
-            return Refusal.of(command.id, "model", str(err))
-        try:
-            player = Player(
-                lambda: self._open_stream(checkpoints, command.seed, command.mtu),
-                lambda is_stopped: _make_sink(command.sink, is_stopped),
-                None if command.rate == "max" else command.rate,
-                self._clock,
-                self._wake,
-            )
-        except OutputError as err:
-            return Refusal.of(command.id, "sink", str(err))
-        player.start()
-        self._player = player
-        self._chunk_count = len(checkpoints)
-        return None
-
-    def _status(self, request_id: int) -> Status:
-        self._observe_player()
-        self._sequence += 1
-        player, session = self._player, self._session
-        done = Progress() if player is None else player.progress
-        elapsed_s = 0.0 if player is None else player.elapsed_ns * 1e-9
-        return Status(
-            id=request_id,
-            sequence=self._sequence,
-            state=session.state,
-            run=session.run,
-            model_id=done.model_id,
-            chunk=done.chunk,
-            chunk_count=self._chunk_count,
-            packets_written=done.packets_written,
-            octets_written=done.octets_written,
-            twin_time_s=(done.twin_end_ns - done.twin_start_ns) * 1e-9,
-            packets_per_s=done.packets_written / elapsed_s if elapsed_s > 0 else 0.0,
-            packets_drawn_ahead=0 if player is None else player.packets_drawn_ahead,
-            tally={name[:100]: count for name, count in sorted(done.tally.items())[:MAX_MAP_LENGTH]},
-            error=None if done.error is None else fit_sentence(done.error),
-        )
-
-    def _answer_waiting(self) -> None:
+    def _let_in(self) -> None:
+        """Answer those who are at the door."""
         for _ in range(MESSAGES_A_TURN):
             try:
-                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                if self._zap is None:
+                    return
+                address, empty, *request = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            answer = self.door.answer(request)
+            if answer is not None:
+                self._zap.send_multipart([address, empty, *answer])
+
+    def _answer_waiting(self) -> None:
+        assert self._control is not None
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                client, *parts = self._control.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             if len(parts) == 2 and parts[0] == b"":
-                reply = self.answer(parts[1])
+                reply = self.answer(parts[1], client)
             else:
                 reply = Refusal.of(None, "malformed", "a request is two frames: an empty one, and one msgpack map")
             try:
-                self._socket.send_multipart([identity, b"", encode(reply)], zmq.NOBLOCK)
+                self._control.send_multipart([client, b"", encode(reply)], zmq.NOBLOCK)
             except zmq.ZMQError:  # EHOSTUNREACH: the client has gone; EAGAIN: it does not read
                 self.undelivered_count += 1
 
-    def _observe_player(self) -> None:
-        if self._player is not None and self._player.outcome is not None and self._session.is_busy:
-            self._session = self._session.after_outcome(self._player.outcome)
-            _log.info("run ended outcome=%s run=%d", self._player.outcome, self._session.run)
+    def _take_subscriptions(self, poller: zmq.Poller) -> bool:
+        """Whether somebody new wants to know the status."""
+        assert self._status is not None
+        is_new = False
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                message = self._status.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            is_new |= message[:1] == b"\x01" and TOPIC.startswith(message[1:])
+            self.strange_topic_count += not TOPIC.startswith(message[1:])
+        if self.strange_topic_count >= MAX_STRANGE_TOPICS:
+            poller.unregister(self._status)
+            self._rebind_status()
+            poller.register(self._status, zmq.POLLIN)
+        return is_new
+
+    def _rebind_status(self) -> None:
+        """Drop every subscriber, and what libzmq keeps for it; those of good will connect again by themselves."""
+        assert self._status is not None
+        _log.warning("status socket made anew: too many subscriptions to nothing of ours")
+        endpoint = self._status.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._status.unbind(endpoint)
+        self._status.close(0)
+        self.strange_topic_count = 0
+        self._status, _ = self._bind(zmq.XPUB, endpoint, STATUS_OPTIONS)
+
+    def _publish(self) -> None:
+        assert self._status is not None
+        with suppress(zmq.Again):
+            self._status.send_multipart([TOPIC, encode(self._conductor.published_status())], zmq.NOBLOCK)
 
     def _is_finished(self, deadline_ns: int | None) -> bool:
         if deadline_ns is None:
             return False
-        is_idle = self._player is None or self._player.outcome is not None
-        return is_idle or self._clock.monotonic_ns() >= deadline_ns
+        return self._conductor.is_quiet or self._clock.monotonic_ns() >= deadline_ns
 
     def _wake(self) -> None:
         with suppress(OSError):  # full: the loop wakes anyway; closed: it has ended
             self._wake_in.send(b"\0")
-
-
-def _welcome(command: Hello) -> Welcome | Refusal:
-    version = min(command.max_version, PROTOCOL_VERSION)
-    if version < max(command.min_version, MIN_PROTOCOL_VERSION):
-        return Refusal.of(
-            command.id,
-            "version",
-            f"this server speaks protocol versions {MIN_PROTOCOL_VERSION} to {PROTOCOL_VERSION}, "
-            f"the client {command.min_version} to {command.max_version}",
-        )
-    return Welcome(id=command.id, version=version, server=f"nsstream {nsstream.__version__}")
-
-
-def _make_sink(spec: PcapSinkSpec | FifoSinkSpec, is_stopped: Callable[[], bool]) -> Sink:
-    """The sink that a specification names, not yet opened; raises OutputError if it could not be opened now."""
-    sink = PcapSink(spec) if isinstance(spec, PcapSinkSpec) else FifoSink(spec, is_stopped)
-    sink.check()
-    return sink

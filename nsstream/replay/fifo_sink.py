@@ -10,28 +10,35 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nsstream.errors import OutputError
-from nsstream.replay.messages import FifoSinkSpec
-from nsstream.replay.sink import output_error
+from nsstream.replay.messages import AbsolutePath
+from nsstream.replay.sink import POLL_INTERVAL_S, SinkContext, SinkSpec, output_error
 from nsstream.wire.pcap import pcap_header, write_records
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
 
-POLL_INTERVAL_S: Final = 0.05
+
+class FifoSinkSpec(SinkSpec):
+    """A FIFO that exists, read by another process: nanosecond pcap octets, written as they fall due."""
+
+    kind: Literal["fifo"] = "fifo"
+    path: AbsolutePath
 
 
 class FifoSink:
-    """A FIFO; `is_stopped` is asked while the sink waits, and once it says yes OutputError is raised."""
+    """A FIFO."""
 
-    def __init__(self, spec: FifoSinkSpec, is_stopped: Callable[[], bool]) -> None:
+    spec_type: ClassVar[type[SinkSpec]] = FifoSinkSpec
+
+    def __init__(self, spec: FifoSinkSpec, context: SinkContext) -> None:
+        self.counters = {"frames": 0, "frames_written": 0, "frames_failed": 0, "octets": 0}
         self._path = Path(spec.path)
-        self._is_stopped = is_stopped
+        self._is_stopped = context.is_stopped
         self._descriptor: int | None = None
 
     def check(self) -> None:
@@ -62,7 +69,12 @@ class FifoSink:
 
     def write(self, frames: Frames) -> None:
         """Write frames as records; waits where the reader is slow."""
+        self.counters["frames"] += len(frames)
+        self.counters["frames_failed"] += len(frames)
         self._put(write_records(frames.observation_time_ns, frames.offset, frames.octets))
+        self.counters["frames_failed"] -= len(frames)
+        self.counters["frames_written"] += len(frames)
+        self.counters["octets"] += len(frames.octets)
 
     def close(self) -> None:
         """Let the reader see the end."""

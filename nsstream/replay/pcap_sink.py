@@ -15,13 +15,13 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
 import zstandard
 
 from nsstream.errors import OutputError
-from nsstream.replay.messages import PcapSinkSpec
-from nsstream.replay.sink import output_error
+from nsstream.replay.messages import AbsolutePath
+from nsstream.replay.sink import SinkContext, SinkSpec, output_error
 from nsstream.wire.pcap import pcap_header, write_records
 from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
 
@@ -64,10 +64,21 @@ def split_suffixes(path: Path) -> tuple[str, str]:
     return kind, compression
 
 
+class PcapSinkSpec(SinkSpec):
+    """A capture file: `.pcap` or `.pcapng`, compressed where `.gz`, `.zst` or `.xz` follows."""
+
+    kind: Literal["pcap"] = "pcap"
+    path: AbsolutePath
+    overwrite: bool = False
+
+
 class PcapSink:
     """A capture file, whole or not there at all."""
 
-    def __init__(self, spec: PcapSinkSpec) -> None:
+    spec_type: ClassVar[type[SinkSpec]] = PcapSinkSpec
+
+    def __init__(self, spec: PcapSinkSpec, context: SinkContext) -> None:
+        self.counters = {"frames": 0, "frames_written": 0, "frames_undone": 0, "octets": 0}
         self._path = Path(spec.path)
         self._replaces = spec.overwrite
         kind, compression = split_suffixes(self._path)
@@ -102,8 +113,11 @@ class PcapSink:
 
     def write(self, frames: Frames) -> None:
         """Add frames as records."""
+        self.counters["frames"] += len(frames)
+        self.counters["frames_written"] += len(frames)
         records = self._records(frames.observation_time_ns, frames.offset, frames.octets)
         self._put(self._compressor.compress(records))
+        self.counters["octets"] += len(frames.octets)
 
     def close(self) -> None:
         """Bring everything to disk and give it its name."""
@@ -127,6 +141,9 @@ class PcapSink:
 
     def abort(self) -> None:
         """Remove the temporary file."""
+        if self._temporary is not None:
+            self.counters["frames_undone"] += self.counters["frames_written"]
+            self.counters["frames_written"] = 0
         with suppress(OSError):
             if self._descriptor is not None:
                 os.close(self._descriptor)

@@ -6,7 +6,9 @@ for its `progress` and `outcome`, which are replaced as a whole and may be read 
 
 Promises: the sink is closed if every frame was written and nobody said stop, and aborted otherwise; `on_end` is called
 exactly once, when both threads are done with the stream and the sink. A stop takes effect at once for the sink, and for
-the drawing once the chunk in hand is drawn, since a draw cannot be cut short.
+the drawing once the chunk in hand is drawn, since a draw cannot be cut short. Pauses and rates take effect at once,
+too; a seek at once for what is drawn already, which is skipped and counted, and for the stream as soon as it can be
+asked.
 """
 
 from __future__ import annotations
@@ -15,19 +17,21 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from nsstream.clock import Clock
-from nsstream.errors import NsstreamError
-from nsstream.replay.pacer import PacedByClock, Pacer, Unpaced
+from nsstream.errors import InputError, NsstreamError
+from nsstream.replay.pacer import Pacer
+from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
-from nsstream.replay.sink import Sink
+from nsstream.replay.sink import PacesItself, Sink
 from nsstream.replay.stream import FrameBlock, FrameStream
 
 DRAWN_AHEAD_CHUNKS: Final = 2
 TICK_S: Final = 0.02  # how soon a thread that waits for the other sees a stop
+AHEAD_NS: Final = 20_000_000  # how early frames go to a sink that paces itself
+SKIPPED: Final = "replay_skipped_by_seek"
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +51,43 @@ class Progress:
     error: str | None = None
 
 
+class CannotError(Exception):
+    """The stream cannot do what was asked of it, or not yet; the message is a refusal's sentence."""
+
+
+@runtime_checkable
+class Seekable(Protocol):
+    """What a stream is, too, that can go to a time of its twin."""
+
+    def check_seek(self, twin_time_ns: int) -> None:
+        """Raise InputError if the stream has no such time; of any thread."""
+        ...
+
+    def seek(self, twin_time_ns: int) -> None:
+        """Let the next block begin at this time, or behind it; raises NsstreamError."""
+        ...
+
+
+@runtime_checkable
+class Loopable(Protocol):
+    """What a stream is, too, whose number of passes can be changed."""
+
+    def check_loop(self) -> None:
+        """Raise InputError if the stream has no passes; of any thread."""
+        ...
+
+    def set_loop(self, loop: int | None) -> None:
+        """Play so many passes in all, None for no end; one that has more behind it ends with the pass it is in."""
+        ...
+
+
+class _Stamp(NamedTuple):
+    """How many seeks and changes of the loop were asked for."""
+
+    seek: int
+    loop: int
+
+
 class _StoppedError(Exception):
     """The run was told to stop."""
 
@@ -56,8 +97,9 @@ class Player:
 
     Args:
         open_stream: makes the stream; called in the drawing thread, since it may take seconds.
-        make_sink: given a function that says whether the run is stopped; called at once, may raise OutputError.
-        rate: twin seconds a second, > 0, or None for as fast as the sink takes it.
+        make_sink: given a function that says whether the run is stopped; called at once, may raise InputError and
+            OutputError.
+        rate: how fast to begin with.
         clock: paces, and times the run.
         on_end: called from the playing thread when `outcome` is set.
     """
@@ -66,19 +108,27 @@ class Player:
         self,
         open_stream: Callable[[], FrameStream],
         make_sink: Callable[[Callable[[], bool]], Sink],
-        rate: float | None,
+        rate: Rate,
         clock: Clock,
         on_end: Callable[[], None],
     ) -> None:
         self._stop = threading.Event()
+        self._changed = threading.Event()  # wakes the pacer's wait
         self._open_stream = open_stream
         self._sink = make_sink(self._stop.is_set)
-        self._pacer: Pacer = Unpaced() if rate is None else PacedByClock(rate, clock, self._stop.wait)
+        self._pacer = Pacer(rate, clock, self._wait)
         self._clock = clock
         self._on_end = on_end
         self._started_ns = 0
-        self._blocks: queue.Queue[FrameBlock | BaseException | None] = queue.Queue(DRAWN_AHEAD_CHUNKS)
+        self._stream: FrameStream | None = None
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # of the stream, by the drawing thread
+        self._stamp = _Stamp(0, 0)  # what is asked for now; what is drawn has that of its time
+        self._stamping = threading.Lock()  # held while `_stamp` and `_asked` do not agree
+        self._written_seek = 0  # the seek whose frames are being written
+        self._blocks: queue.Queue[tuple[_Stamp, FrameBlock | BaseException | None]] = queue.Queue(DRAWN_AHEAD_CHUNKS)
         self._drawn_packet_count = 0
+        self._skipped_by_drawing = 0  # each thread has a count of its own, so that none is lost
+        self._skipped_by_playing = 0
         self._drawing = threading.Thread(target=self._draw, name="draw", daemon=True)
         self._playing = threading.Thread(target=self._play, name="play", daemon=True)
         self.progress = Progress()
@@ -93,6 +143,57 @@ class Player:
     def stop(self) -> None:
         """Ask the run to end; returns at once, may be repeated."""
         self._stop.set()
+        self._changed.set()
+
+    def pause(self) -> None:
+        """Let nothing be due until `resume`."""
+        self._pacer.pause()
+        self._changed.set()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._pacer.resume()
+        self._changed.set()
+
+    def set_rate(self, rate: Rate) -> None:
+        """Go on at another rate."""
+        self._pacer.set_rate(rate)
+        self._changed.set()
+
+    def seek(self, twin_time_ns: int) -> None:
+        """Go on at another time; raises CannotError."""
+        stream = self._get_stream()
+        if not isinstance(stream, Seekable):
+            raise CannotError("this stream has no times to seek: it is drawn as it goes")
+        try:
+            stream.check_seek(twin_time_ns)
+        except InputError as err:
+            raise CannotError(str(err)) from err
+
+        def seek() -> None:
+            stream.seek(twin_time_ns)
+
+        with self._stamping:
+            self._stamp = self._stamp._replace(seek=self._stamp.seek + 1)
+            self._asked.put(seek)
+        self._changed.set()
+
+    def set_loop(self, loop: int | None) -> None:
+        """Change the number of passes; raises CannotError."""
+        stream = self._get_stream()
+        if not isinstance(stream, Loopable):
+            raise CannotError("this stream has no passes to count")
+        try:
+            stream.check_loop()
+        except InputError as err:
+            raise CannotError(str(err)) from err
+
+        def set_loop() -> None:
+            stream.set_loop(loop)
+
+        with self._stamping:
+            self._stamp = self._stamp._replace(loop=self._stamp.loop + 1)
+            self._asked.put(set_loop)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; whether it came in time."""
@@ -106,31 +207,94 @@ class Player:
         return self._clock.monotonic_ns() - self._started_ns if done_ns is None else done_ns
 
     @property
+    def rate(self) -> Rate:
+        """How fast it goes now."""
+        return self._pacer.rate
+
+    @property
+    def late_s(self) -> float:
+        """How long the next frame has been due."""
+        return self._pacer.late_s if self.outcome is None else 0.0
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What became of the frames in the sink."""
+        return self._sink.counters
+
+    @property
+    def stopped(self) -> threading.Event:
+        """Set once the run is to end, so that a stream that waits can end its waiting."""
+        return self._stop
+
+    @property
+    def stream_counters(self) -> Mapping[str, int]:
+        """How the stream keeps up; nothing before it is open, or where it does not say."""
+        counters = getattr(self._stream, "counters", None)
+        return {} if counters is None else counters()
+
+    @property
+    def skipped(self) -> int:
+        """Frames that were drawn and then skipped by a seek."""
+        return self._skipped_by_drawing + self._skipped_by_playing
+
+    @property
     def packets_drawn_ahead(self) -> int:
         """Frames that are made but not written."""
-        return max(self._drawn_packet_count - self.progress.packets_written, 0)
+        read = max(self._drawn_packet_count - self.progress.packets_written - self.skipped, 0)
+        return read + self.stream_counters.get("drawn_ahead_packets", 0)
+
+    def _get_stream(self) -> FrameStream:
+        if self._stream is None:
+            raise CannotError("the stream is still being opened; try again in a moment")
+        return self._stream
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for so long, or until something has changed; whether the frames in hand are not to be written."""
+        self._changed.wait(seconds)
+        self._changed.clear()
+        return self._stop.is_set() or self._stamp.seek != self._written_seek
 
     def _draw(self) -> None:
         """Fill the queue; what goes wrong is handed on to the playing thread."""
         try:
-            with closing(self._open_stream()) as stream:
-                while not self._stop.is_set():
+            stream = self._stream = self._open_stream()
+            has_ended = False
+            while not self._stop.is_set():
+                with self._stamping:
+                    stamp = self._stamp
+                    ask = None if self._asked.empty() else self._asked.get()
+                if ask is not None:
+                    ask()
+                    has_ended = False
+                elif has_ended:
+                    self._stop.wait(TICK_S)
+                else:
                     block = stream.read()
-                    if block is not None:
-                        self._drawn_packet_count += len(block.frames)
-                    if not self._put(block) or block is None:
-                        return
+                    self._drawn_packet_count += 0 if block is None else len(block.frames)
+                    self._put(stamp, block)
+                    has_ended = block is None
         except BaseException as err:
-            self._put(err)
+            self._put(self._stamp, err)
+        finally:
+            close = getattr(self._stream, "close", None)
+            if close is not None:
+                close()
 
-    def _put(self, item: FrameBlock | BaseException | None) -> bool:
-        while not self._stop.is_set():
+    def _put(self, stamp: _Stamp, item: FrameBlock | BaseException | None) -> None:
+        while not self._stop.is_set() and self._is_wanted(stamp, item):
             try:
-                self._blocks.put(item, timeout=TICK_S)
+                self._blocks.put((stamp, item), timeout=TICK_S)
             except queue.Full:
                 continue
-            return True
-        return False
+            return
+        if item is not None and not isinstance(item, BaseException):
+            self._skipped_by_drawing += len(item.frames)
+
+    def _is_wanted(self, stamp: _Stamp, item: FrameBlock | BaseException | None) -> bool:
+        """Whether what was drawn when this was asked for is what is asked for now."""
+        if item is None:
+            return stamp == self._stamp
+        return isinstance(item, BaseException) or stamp.seek == self._stamp.seek
 
     def _play(self) -> None:
         outcome: Outcome
@@ -149,7 +313,7 @@ class Player:
             self._sink.abort()
             if self._stop.is_set():
                 outcome, error = "stopped", None
-        self._stop.set()
+        self.stop()
         self._drawing.join()
         self.progress = replace(self.progress, elapsed_ns=self._clock.monotonic_ns() - self._started_ns, error=error)
         self.outcome = outcome
@@ -157,38 +321,55 @@ class Player:
 
     def _write_all(self) -> None:
         self._sink.open()
-        while (block := self._take()) is not None:
-            self.progress = replace(self.progress, model_id=block.model_id, chunk=block.chunk, tally=block.tally)
-            self._write_block(block)
+        while (taken := self._take()) is not None:
+            stamp, block = taken
+            tally = {**block.tally, SKIPPED: self.skipped} if self.skipped else block.tally
+            self.progress = replace(self.progress, model_id=block.model_id, chunk=block.chunk, tally=tally)
+            self._write_block(block, stamp.seek)
         if self._stop.is_set():
             raise _StoppedError
         self._sink.close()
 
-    def _take(self) -> FrameBlock | None:
+    def _take(self) -> tuple[_Stamp, FrameBlock] | None:
         while not self._stop.is_set():
             try:
-                item = self._blocks.get(timeout=TICK_S)
+                stamp, item = self._blocks.get(timeout=TICK_S)
             except queue.Empty:
                 continue
             if isinstance(item, BaseException):
                 raise item
-            return item
+            if not self._is_wanted(stamp, item):
+                self._skipped_by_playing += 0 if item is None else len(item.frames)
+            elif item is None:
+                return None
+            else:
+                return stamp, item
         raise _StoppedError
 
-    def _write_block(self, block: FrameBlock) -> None:
-        times = block.frames.observation_time_ns
+    def _write_block(self, block: FrameBlock, seek: int) -> None:
+        frames, sink = block.frames, self._sink
+        ahead_ns = AHEAD_NS if isinstance(sink, PacesItself) else 0
+        if seek != self._written_seek:
+            self._pacer.restart()
+            self._written_seek = seek
         at = 0
-        while at < len(times):
-            count = self._pacer.due(times[at:])
-            if count == 0 or self._stop.is_set():
+        while at < len(frames):
+            due_ns = self._pacer.due(frames.observation_time_ns[at:], frames.offset[at:], ahead_ns)
+            if self._stop.is_set():
                 raise _StoppedError
-            burst = block.frames.slice(at, at + count)
-            self._sink.write(burst)
-            at += count
+            if seek != self._stamp.seek:
+                self._skipped_by_playing += len(frames) - at
+                return
+            burst = frames.slice(at, at + len(due_ns))
+            if isinstance(sink, PacesItself):
+                sink.write_due(burst, due_ns)
+            else:
+                sink.write(burst)
+            at += len(burst)
             done = self.progress
             self.progress = replace(
                 done,
-                packets_written=done.packets_written + count,
+                packets_written=done.packets_written + len(burst),
                 octets_written=done.octets_written + len(burst.octets),
                 twin_start_ns=int(burst.observation_time_ns[0]) if done.packets_written == 0 else done.twin_start_ns,
                 twin_end_ns=int(burst.observation_time_ns[-1]),

@@ -20,6 +20,7 @@ from typing import IO, Final
 from nsstream.clock import Clock, SystemClock
 from nsstream.errors import ReplayError
 from nsstream.replay.client import ReplayClient
+from nsstream.replay.keys import ClientKeys
 
 COMMAND: Final = (sys.executable, "-m", "nsstream.replay.server")
 READY_TIMEOUT_S: Final = 60.0  # the first start after an installation compiles
@@ -34,6 +35,7 @@ def spawn_server(
     log: Path | None = None,
     command: Sequence[str] = COMMAND,
     timeout_s: float = 5.0,
+    keys: tuple[Path, ClientKeys] | None = None,
 ) -> Iterator[ReplayClient]:
     """Start a server and give a client that has said hello to it.
 
@@ -42,14 +44,16 @@ def spawn_server(
         log: gets what the server logs, appended; None: it is kept only to explain a failed start.
         command: the server's program, to which options are added.
         timeout_s: of the client's calls.
+        keys: for tcp, the server's directory of keys, and what the client needs.
 
     Raises ReplayError if the server does not come up.
     """
     with tempfile.TemporaryDirectory(prefix="nsstream-replay-") as directory, _open_log(log) as log_file:
         where = endpoint or f"ipc://{directory}/control.sock"
+        key_options = () if keys is None else ("--keys", str(keys[0]))
         try:
             child = subprocess.Popen(
-                [*command, "--endpoint", where, "--exit-with-parent", str(os.getpid())],
+                [*command, "--endpoint", where, "--exit-with-parent", str(os.getpid()), *key_options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
@@ -59,7 +63,7 @@ def spawn_server(
         with child:
             try:
                 bound = _await_ready(child, log_file, SystemClock())
-                with ReplayClient(bound, timeout_s) as client:
+                with ReplayClient(bound, timeout_s, keys=None if keys is None else keys[1]) as client:
                     client.hello()
                     yield client
                     with suppress(ReplayError):  # it may have been told before, or have died

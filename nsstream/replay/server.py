@@ -15,14 +15,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
-from nsstream.replay.control import ControlServer, OpenStream
-from nsstream.replay.stream import draw_stream
+from nsstream.replay.conductor import OpenStream
+from nsstream.replay.control import ControlServer
+from nsstream.replay.keys import load_server_keys
+from nsstream.replay.stream import open_stream
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_stream) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_
                 options.endpoint,
                 open_stream,
                 SystemClock(),
+                keys=None if options.keys is None else load_server_keys(options.keys),
+                model_directories=[path.absolute() for path in options.models],
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
             )
         ) as server:
@@ -63,7 +68,11 @@ def _end_on_signals(server: ControlServer) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nsstream.replay.server", description="Serve replay commands.")
-    parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path or tcp://127.0.0.1:PORT")
+    parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path, or tcp://ADDRESS:PORT with --keys")
+    parser.add_argument("--keys", type=Path, metavar="DIR", help="as `nsstream keys server` makes it")
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", action="append", default=[], help="list the models in it; may be repeated"
+    )
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
     return parser.parse_args(arguments)
 

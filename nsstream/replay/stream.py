@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from nsstream.assemble import Frames
 from nsstream.clock import Clock, SystemClock
-from nsstream.errors import InputError
 
 if TYPE_CHECKING:
-    from nsstream.replay.checkpoints import CheckpointInfo
     from nsstream.replay.scenario import Scenario, StreamSpec
 
 BLOCK_PACKETS: Final = 8192
@@ -41,29 +39,45 @@ class FrameBlock:
 
 
 class FrameStream(Protocol):
-    """Where a player gets its frames from; read by one thread, commanded by any."""
+    """Where a player gets its frames from; read by one thread.
+
+    A stream may have more: `check_seek` and `seek`, `check_loop` and `set_loop` (see `player`), and `counters`, which
+    tells by name how it keeps up. Those of `open_stream` have all of them, for any thread.
+    """
 
     def read(self) -> FrameBlock | None:
         """The next block, None at the end; raises NsstreamError. May take seconds."""
         ...
 
+    def close(self) -> None:
+        """Let go of everything. May be repeated."""
+        ...
+
+
+class OpenedStream(FrameStream, Protocol):
+    """What `open_stream` gives; commanded from any thread."""
+
+    def check_seek(self, twin_time_ns: int) -> None:
+        """Raise InputError if the stream has no such time."""
+        ...
+
     def seek(self, twin_time_ns: int) -> None:
-        """Go on at this time of the twin, forward or back; raises InputError if the stream has no such time.
+        """Go on at this time of the twin, forward or back; raises InputError as `check_seek`.
 
         What was open there does not go on, and `seek_count` of the blocks rises by one.
         """
         ...
 
+    def check_loop(self) -> None:
+        """Raise InputError if the stream has no passes."""
+        ...
+
     def set_loop(self, passes: int | None) -> None:
-        """End after so many passes in all, None: never; raises InputError where the stream has none."""
+        """End after so many passes in all, None: never; raises InputError as `check_loop`."""
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """How the stream keeps up, by name; of any thread."""
-        ...
-
-    def close(self) -> None:
-        """Let go of everything; a `read` that waits ends. May be repeated."""
+        """How the stream keeps up, by name."""
         ...
 
 
@@ -76,18 +90,6 @@ class RecordedStream:
     def read(self) -> FrameBlock | None:
         """The next block, None at the end."""
         return next(self._blocks, None)
-
-    def seek(self, twin_time_ns: int) -> None:
-        """Not possible here."""
-        raise InputError("seek: these blocks are given once, in their order")
-
-    def set_loop(self, passes: int | None) -> None:
-        """Not possible here."""
-        raise InputError("these blocks are given once")
-
-    def counters(self) -> Mapping[str, int]:
-        """Nothing is counted."""
-        return {}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -102,7 +104,7 @@ def open_stream(
     loop: int | None = 1,
     clock: Clock | None = None,
     stopped: threading.Event | None = None,
-) -> FrameStream:
+) -> OpenedStream:
     """Make the stream that a specification describes, drawn ahead in a thread of its own until it is closed.
 
     Args:
@@ -120,13 +122,6 @@ def open_stream(
     from nsstream.replay.streams.opening import open_parts
 
     return open_parts(spec, scenario, seed, mtu, loop, clock or SystemClock(), stopped or threading.Event())
-
-
-def draw_stream(checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int) -> FrameStream:
-    """The stream of models at their own times, in no special scenario."""
-    from nsstream.replay.scenario import ModelsSpec, Scenario
-
-    return open_stream(ModelsSpec(models=[str(c.directory) for c in checkpoints]), Scenario(), seed, mtu)
 
 
 def cut_points(frames: Frames) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import numpy as np
 
 from nsstream.assemble import Assembler
 from nsstream.chunk import read_chunk
-from nsstream.replay.checkpoints import CheckpointInfo
+from nsstream.replay.checkpoints import read_checkpoints
 from nsstream.replay.server import main
 from nsstream.replay.stream import FrameBlock, FrameStream, Merger, RecordedStream
 from nsstream.trace.grouping import group_conversations
 
 
-def open_stream(checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int) -> FrameStream:
+def open_stream(spec, scenario, *, loop, seed, mtu, stopped) -> FrameStream:
+    checkpoints = read_checkpoints(spec.models)
     assembler = Assembler(np.random.default_rng(seed), mtu=mtu)
     merger = Merger()
     starts = [after.start_ns for _, after in pairwise(checkpoints)]

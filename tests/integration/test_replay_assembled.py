@@ -9,9 +9,9 @@ import pytest
 
 from nsstream.clock import SystemClock
 from nsstream.replay.checkpoints import CheckpointInfo
-from nsstream.replay.messages import PcapSinkSpec
-from nsstream.replay.pcap_sink import PcapSink
+from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
 from nsstream.replay.player import Player
+from nsstream.replay.sink import SinkContext
 from nsstream.replay.streams.drawn import DrawnStream
 from nsstream.replay.streams.line import Line
 from nsstream.replay.streams.plan import SequencePlan
@@ -63,8 +63,8 @@ def assembled(checkpoints, seed, mtu):
 
 def play_to(path, open_stream=lambda: assembled(CHECKPOINTS, seed=1, mtu=1500)):
     ended = threading.Event()
-    sink = PcapSink(PcapSinkSpec(path=str(path)))
-    player = Player(open_stream, lambda is_stopped: sink, None, SystemClock(), ended.set)
+    sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
+    player = Player(open_stream, lambda is_stopped: sink, "max", SystemClock(), ended.set)
     player.start()
     assert ended.wait(120)
     return player

@@ -113,6 +113,14 @@ class DrawnAhead:
             self._changed.notify_all()
             return block
 
+    def check_seek(self, twin_time_ns: int) -> None:
+        """Raise InputError if the stream has no such time."""
+        self._stream.check_seek(twin_time_ns)
+
+    def check_loop(self) -> None:
+        """Raise InputError if the stream has no passes."""
+        self._stream.check_loop()
+
     def seek(self, twin_time_ns: int) -> None:
         """Go on at this time; returns at once. Raises InputError if the stream has no such time."""
         self._stream.check_seek(twin_time_ns)

@@ -18,7 +18,7 @@ import numpy as np
 from nsstream.assemble import Frames
 from nsstream.errors import OutputError
 from nsstream.replay.frame_packets import packets_of
-from nsstream.replay.stream import FrameBlock, FrameStream, no_frames, take_frames
+from nsstream.replay.stream import FrameBlock, OpenedStream, no_frames, take_frames
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
 
@@ -91,7 +91,7 @@ class Labels:
 class LabelledStream:
     """A stream whose attack is listed as it is read."""
 
-    def __init__(self, stream: FrameStream, labels: Labels) -> None:
+    def __init__(self, stream: OpenedStream, labels: Labels) -> None:
         self._stream = stream
         self._labels = labels
 
@@ -105,9 +105,17 @@ class LabelledStream:
         self._labels.add(block.chunk, block.model_id, attack)
         return block
 
+    def check_seek(self, twin_time_ns: int) -> None:
+        """As the stream does."""
+        self._stream.check_seek(twin_time_ns)
+
     def seek(self, twin_time_ns: int) -> None:
         """As the stream does."""
         self._stream.seek(twin_time_ns)
+
+    def check_loop(self) -> None:
+        """As the stream does."""
+        self._stream.check_loop()
 
     def set_loop(self, passes: int | None) -> None:
         """As the stream does."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from nsstream.replay.scenario import Limits
-from nsstream.replay.stream import FrameBlock, FrameStream
+from nsstream.replay.stream import FrameBlock, OpenedStream
 
 
 class LimitedStream:
@@ -17,7 +17,7 @@ class LimitedStream:
     Packets and octets are counted over the whole stream, `twin_s` from the first frame, or from the first after a seek.
     """
 
-    def __init__(self, stream: FrameStream, limits: Limits) -> None:
+    def __init__(self, stream: OpenedStream, limits: Limits) -> None:
         self._stream = stream
         self._packets_left = limits.packets
         self._octets_left = limits.octets
@@ -46,9 +46,17 @@ class LimitedStream:
             self._octets_left -= len(block.frames.octets)
         return block
 
+    def check_seek(self, twin_time_ns: int) -> None:
+        """As the stream does."""
+        self._stream.check_seek(twin_time_ns)
+
     def seek(self, twin_time_ns: int) -> None:
         """As the stream does."""
         self._stream.seek(twin_time_ns)
+
+    def check_loop(self) -> None:
+        """As the stream does."""
+        self._stream.check_loop()
 
     def set_loop(self, passes: int | None) -> None:
         """As the stream does."""

@@ -22,7 +22,7 @@ from nsstream.replay.scenario import (
     StreamSpec,
     check_agreement,
 )
-from nsstream.replay.stream import FrameStream
+from nsstream.replay.stream import OpenedStream
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead, PlainStream
 from nsstream.replay.streams.blend import Blend
 from nsstream.replay.streams.drawn import DrawnStream
@@ -51,7 +51,7 @@ def open_parts(
     clock: Clock,
     stopped: threading.Event,
     make_drawer: Callable[[int, int], DrawsChunks] | None = None,
-) -> FrameStream:
+) -> OpenedStream:
     """As `stream.open_stream`; `make_drawer` makes a drawer of a seed and of how many models it keeps loaded."""
     try:
         check_agreement(spec, scenario, loop)
@@ -68,7 +68,7 @@ def open_parts(
             length_ns = plan.length_ns / scenario.time_compression
             limits = AheadLimits(twin_ns=int(length_ns * FOLLOWED_AHEAD))
         plain = _drawn(spec, plan, scenario, seed, mtu, make_drawer or _drawer)
-    stream: FrameStream = DrawnAhead(plain, limits, clock, stopped)
+    stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped)
     if scenario.limits != Limits():
         stream = LimitedStream(stream, scenario.limits)
     return stream if labels is None else LabelledStream(stream, labels)

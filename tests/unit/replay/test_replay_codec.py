@@ -9,48 +9,70 @@ from nsstream.replay.messages import (
     MAX_MESSAGE_BYTES,
     MAX_SENTENCE_LENGTH,
     MAX_STRING_BYTES,
-    FifoSinkSpec,
     GetStatus,
     Hello,
-    PcapSinkSpec,
+    ListModels,
+    Pause,
     Refusal,
+    Resume,
+    Seek,
+    SetLoop,
+    SetRate,
     Shutdown,
     Start,
     Status,
     Stop,
+    Subscribe,
     fit_sentence,
 )
+from nsstream.replay.rate import BitRate, PacketRate
+from nsstream.replay.scenario import ModelsSpec, RecordedSpec, Scenario
 
-START = {"v": 1, "id": 7, "type": "start", "models": ["/m/a"], "sink": {"kind": "pcap", "path": "/out/twin.pcap"}}
+START = {
+    "v": 2,
+    "id": 7,
+    "type": "start",
+    "stream": {"kind": "models", "models": ["/m/a"]},
+    "sink": {"kind": "pcap", "path": "/out/twin.pcap"},
+}
+
+MODELS = START["stream"]
 
 COMMAND_CASES = [
-    (Hello(id=0), {"v": 1, "id": 0, "type": "hello", "min_version": 1, "max_version": 1}),
-    (Stop(id=1), {"v": 1, "id": 1, "type": "stop"}),
-    (GetStatus(id=2), {"v": 1, "id": 2, "type": "status"}),
-    (Shutdown(id=2**63 - 1), {"v": 1, "id": 2**63 - 1, "type": "shutdown"}),
+    (Hello(id=0), {"v": 2, "id": 0, "type": "hello", "min_version": 2, "max_version": 2}),
+    (Stop(id=1), {"v": 2, "id": 1, "type": "stop"}),
+    (GetStatus(id=2), {"v": 2, "id": 2, "type": "status"}),
+    (Shutdown(id=2**63 - 1), {"v": 2, "id": 2**63 - 1, "type": "shutdown"}),
+    (Pause(id=1), {"v": 2, "id": 1, "type": "pause"}),
+    (Resume(id=1), {"v": 2, "id": 1, "type": "resume"}),
+    (SetRate(id=1, rate="max"), {"v": 2, "id": 1, "type": "rate", "rate": "max"}),
+    (SetRate(id=1, rate=2.5), {"v": 2, "id": 1, "type": "rate", "rate": 2.5}),
     (
-        Start(id=3, models=["/a", "/b"], sink=PcapSinkSpec(path="/o.pcap"), seed=5, mtu=9216),
-        {
-            "v": 1,
-            "id": 3,
-            "models": ["/a", "/b"],
-            "sink": {"kind": "pcap", "path": "/o.pcap", "overwrite": False},
-            "seed": 5,
-            "mtu": 9216,
-            "rate": "max",
-            "type": "start",
-        },
+        SetRate(id=1, rate=PacketRate(packets_per_s=20_000.0)),
+        {"v": 2, "id": 1, "type": "rate", "rate": {"packets_per_s": 20_000.0}},
+    ),
+    (SetRate(id=1, rate=BitRate(bits_per_s=1e8)), {"v": 2, "id": 1, "type": "rate", "rate": {"bits_per_s": 1e8}}),
+    (Seek(id=1, twin_time_ns=5), {"v": 2, "id": 1, "type": "seek", "twin_time_ns": 5}),
+    (SetLoop(id=1, loop=None), {"v": 2, "id": 1, "type": "loop", "loop": None}),
+    (ListModels(id=1, first=5), {"v": 2, "id": 1, "type": "models", "first": 5, "count": 256}),
+    (
+        Subscribe(id=1, to="packets", name="ids"),
+        {"v": 2, "id": 1, "type": "subscribe", "to": "packets", "name": "ids"},
     ),
     (
-        Start(id=3, models=["/a"], sink=FifoSinkSpec(path="/f"), rate=1.5),
+        Start(id=3, stream=RecordedSpec(path="/a"), sink={"kind": "fifo", "path": "/f"}, rate=1.5, loop=None),
         {
-            "v": 1,
+            "v": 2,
             "id": 3,
-            "models": ["/a"],
+            "stream": {"kind": "recorded", "path": "/a"},
+            "scenario": Scenario().model_dump(),
+            "loop": None,
             "sink": {"kind": "fifo", "path": "/f"},
             "seed": 0,
             "mtu": 1500,
             "rate": 1.5,
+            "controller_timeout_s": None,
+            "is_exclusive": False,
             "type": "start",
         },
     ),
@@ -99,17 +121,20 @@ def test_an_empty_key_of_octets_is_refused_too():
         decode_command(b"\x81\xc4\x00\x01")
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 2**64 - 1])
+@pytest.mark.parametrize("version", [0, 1, 3, -1, 2**64 - 1])
 def test_another_version_is_refused_by_name(version):
-    with pytest.raises(BadMessageError, match=f"1 to 1, not {version}") as refused:
+    with pytest.raises(BadMessageError, match=f"2 to 2, not {version}") as refused:
         decode_command(msgpack.packb({"v": version, "id": 9, "type": "status"}))
     assert (refused.value.code, refused.value.request_id) == ("version", 9)
 
 
-@pytest.mark.parametrize("kind", ["pause", "", None, 3, ["start"], {"start": 1}, "x" * 4000])
+@pytest.mark.parametrize("kind", ["play", "", None, 3, ["start"], {"start": 1}, "x" * 4000])
 def test_an_unknown_command_is_refused_with_those_that_are_known(kind):
-    with pytest.raises(BadMessageError, match="hello, shutdown, start, status, stop") as refused:
-        decode_command(msgpack.packb({"v": 1, "id": 9, "type": kind}))
+    with pytest.raises(
+        BadMessageError,
+        match="hello, loop, models, pause, rate, resume, seek, shutdown, start, status, stop, subscribe",
+    ) as refused:
+        decode_command(msgpack.packb({"v": 2, "id": 9, "type": kind}))
     assert refused.value.code == "unknown-command"
     assert len(str(refused.value)) < 200
 
@@ -121,17 +146,28 @@ def test_an_unknown_command_is_refused_with_those_that_are_known(kind):
         ({"id": -1}, "id"),
         ({"id": 2**63}, "id"),
         ({"id": True}, "id"),
-        ({"models": []}, "models"),
-        ({"models": "/m"}, "models"),
-        ({"models": ["/m"] * 4096 + ["/n"]}, "limits"),
-        ({"models": ["m"]}, r"models\[0\]"),
-        ({"models": ["/m", "/m\0"]}, r"models\[1\]"),
-        ({"models": ["/" + "é" * (MAX_STRING_BYTES // 2)]}, "limits"),
-        ({"sink": {"kind": "pcap"}}, "sink"),
-        ({"sink": {"kind": "eth", "path": "/x"}}, "sink"),
-        ({"sink": {"kind": "pcap", "path": "twin.pcap"}}, "sink"),
-        ({"sink": {"kind": "pcap", "path": "/x", "overwrite": 1}}, "sink.*overwrite"),
-        ({"sink": {"kind": "fifo", "path": "/x", "overwrite": True}}, "sink.*overwrite"),
+        ({"stream": MODELS | {"models": []}}, "stream.*models"),
+        ({"stream": MODELS | {"models": "/m"}}, "stream.*models"),
+        ({"stream": MODELS | {"models": ["/m"] * 4096 + ["/n"]}}, "limits"),
+        ({"stream": MODELS | {"models": ["m"]}}, r"models\[0\]"),
+        ({"stream": MODELS | {"models": ["/m", "/m\0"]}}, r"models\[1\]"),
+        ({"stream": MODELS | {"models": ["/" + "é" * (MAX_STRING_BYTES // 2)]}}, "limits"),
+        ({"stream": {"kind": "tape"}}, "stream"),
+        ({"stream": {"kind": "model"}}, "stream.*model"),
+        ({"scenario": {"flow": 2.0}}, "scenario.*flow"),
+        ({"loop": 0}, "loop"),
+        ({"rate": {"packets_per_s": 0.0}}, "rate"),
+        ({"rate": {"bits_per_s": 1e13}}, "rate"),
+        ({"rate": {}}, "rate"),
+        ({"controller_timeout_s": 0.0}, "controller_timeout_s"),
+        ({"is_exclusive": 1}, "is_exclusive"),
+        ({"sink": None}, "sink"),
+        ({"sink": "/x"}, "sink"),
+        ({"sink": [["kind", "pcap"]]}, "sink"),
+        ({"sink": {"a": [[[[[[[]]]]]]]}}, "nested"),
+        ({"sink": {"a": float("nan")}}, "sink"),
+        ({"sink": {"a": "é" * (MAX_STRING_BYTES // 2 + 1)}}, "limits"),
+        ({"sink": {str(i): i for i in range(257)}}, "limits"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"seed": 1.0}, "seed"),
@@ -153,31 +189,40 @@ def test_a_field_out_of_bounds_is_refused_with_its_path(change, path):
 
 
 def test_every_model_of_the_longest_list_is_taken():
-    command = decode_command(msgpack.packb({**START, "models": [f"/models/{i}" for i in range(4096)]}))
+    command = decode_command(
+        msgpack.packb({**START, "stream": MODELS | {"models": [f"/models/{i}" for i in range(4096)]}})
+    )
     assert isinstance(command, Start)
-    assert len(command.models) == 4096
+    assert len(command.stream.models) == 4096
 
 
 def test_a_message_too_large_is_not_sent():
     with pytest.raises(ReplayError, match="at most 1048576 octets"):
-        encode(Start(id=1, models=["/" + "m" * 4000] * 300, sink=PcapSinkSpec(path="/o.pcap")))
+        encode(
+            Start(
+                id=1,
+                stream=ModelsSpec(models=["/" + "m" * 4000] * 300),
+                sink={"kind": "pcap", "path": "/o.pcap", "overwrite": False},
+            )
+        )
 
 
 def test_a_reply_may_say_more_than_this_client_knows():
-    octets = msgpack.packb({"v": 1, "id": 1, "type": "accepted", "state": "running", "run": 1, "colour": "blue"})
+    octets = msgpack.packb({"v": 2, "id": 1, "type": "accepted", "state": "running", "run": 1, "colour": "blue"})
     assert decode_reply(octets).id == 1
 
 
 def test_a_reply_that_is_none_is_an_error_of_ours():
     with pytest.raises(BadMessageError, match="got"):
-        decode_reply(msgpack.packb({"v": 1, "id": 1, "type": "accepted", "state": "flying", "run": 1}))
+        decode_reply(msgpack.packb({"v": 2, "id": 1, "type": "accepted", "state": "flying", "run": 1}))
     with pytest.raises(BadMessageError):
-        decode_reply(msgpack.packb({"v": 1, "id": 1}))
+        decode_reply(msgpack.packb({"v": 2, "id": 1}))
 
 
 def test_a_status_survives_the_wire():
     status = Status(
         id=4, sequence=9, state="failed", run=2, model_id="m", chunk=3, chunk_count=5, packets_written=10,
+        twin_start_ns=7, twin_now_ns=8, rate=1.0, late_s=0.0, counters={"frames": 10}, subscribers=[],
         octets_written=600, twin_time_s=1.5, packets_per_s=4.25, packets_drawn_ahead=7, tally={"repaired": 2},
         error="no space is left on the device",
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from nsstream.errors import InputError, ReplayError
 from nsstream.replay.checkpoints import MAX_MANIFEST_BYTES, read_checkpoints
-from nsstream.replay.endpoint import check_endpoint, check_socket_path_is_free
+from nsstream.replay.endpoint import check_endpoint, check_socket_path_is_free, endpoint_of, reach
 
 MINUTE_NS = 60 * 10**9
 
@@ -21,19 +21,61 @@ def checkpoint(directory, index=0, **changes):
     return str(path)
 
 
-@pytest.mark.parametrize("endpoint", ["ipc:///run/x.sock", "tcp://127.0.0.1:5555", "tcp://127.0.0.1:*"])
-def test_an_endpoint_on_this_machine_is_taken(endpoint):
-    assert check_endpoint(endpoint) == endpoint
+@pytest.mark.parametrize(
+    ("endpoint", "has_keys", "is_server"),
+    [
+        ("ipc:///run/x.sock", False, False),
+        ("ipc:///run/x.sock", False, True),
+        ("tcp://127.0.0.1:5555", True, False),
+        ("tcp://lab.example.org:5555", True, False),
+        ("tcp://[::1]:5555", True, False),
+        ("tcp://0.0.0.0:5555", True, True),
+        ("tcp://[::]:5555", True, True),
+        ("tcp://127.0.0.1:*", True, True),
+    ],
+)
+def test_an_endpoint_is_taken(endpoint, has_keys, is_server):
+    assert check_endpoint(endpoint, has_keys=has_keys, is_server=is_server) == endpoint
 
 
+@pytest.mark.parametrize("is_server", [False, True])
 @pytest.mark.parametrize(
     "endpoint",
-    ["", "ipc://x.sock", "tcp://0.0.0.0:1", "tcp://*:1", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:٣", "inproc://x",
-     "tcp://10.0.0.1:5555", "ipc:///" + "x" * 107, "tcp://127.0.0.1:1\n"],
+    ["", "ipc://x.sock", "tcp://*:1", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:65534", "tcp://127.0.0.1:0",
+     "tcp://127.0.0.1:٣", "inproc://x", "ipc:///" + "x" * 99, "tcp://127.0.0.1:1\n", "tcp://::1:5", "tcp://[1]:5",
+     "tcp://[lab]:5", "tcp://a b:5", "tcp://lo;127.0.0.1:5", "ipc:///x\0y"],
 )  # fmt: skip
-def test_any_other_endpoint_is_refused(endpoint):
+def test_any_other_endpoint_is_refused(endpoint, is_server):
     with pytest.raises(ReplayError):
-        check_endpoint(endpoint)
+        check_endpoint(endpoint, has_keys=endpoint.startswith("tcp"), is_server=is_server)
+
+
+def test_tcp_is_refused_without_keys_and_a_unix_socket_with():
+    for endpoint in ("tcp://127.0.0.1:5555", "tcp://10.0.0.1:5555"):
+        with pytest.raises(ReplayError, match="needs CURVE keys, also on this machine"):
+            check_endpoint(endpoint)
+    with pytest.raises(ReplayError, match="has no keys"):
+        check_endpoint("ipc:///run/x.sock", has_keys=True)
+
+
+def test_a_server_binds_no_name_and_a_client_no_port_of_any_kind():
+    with pytest.raises(ReplayError, match="with an address and a port"):
+        check_endpoint("tcp://lab.example.org:5555", has_keys=True, is_server=True)
+    with pytest.raises(ReplayError, match="with a host and a port"):
+        check_endpoint("tcp://127.0.0.1:*", has_keys=True)
+
+
+def test_the_other_planes_are_beside_that_for_commands():
+    assert endpoint_of("status", "ipc:///run/x.sock") == "ipc:///run/x.sock.status"
+    assert endpoint_of("packets", "tcp://[::1]:5555") == "tcp://[::1]:5557"
+    assert endpoint_of("status", "tcp://127.0.0.1:*") == "tcp://127.0.0.1:*"
+
+
+def test_a_socket_on_all_addresses_is_reached_by_the_one_that_was_used():
+    assert reach("tcp://0.0.0.0:5557", "tcp://lab:5555") == "tcp://lab:5557"
+    assert reach("tcp://[::]:5557", "tcp://[fe80::1]:5555") == "tcp://[fe80::1]:5557"
+    assert reach("tcp://10.0.0.1:5557", "tcp://lab:5555") == "tcp://10.0.0.1:5557"
+    assert reach("ipc:///x.packets", "ipc:///x") == "ipc:///x.packets"
 
 
 def test_a_file_in_the_place_of_the_socket_is_not_destroyed(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 
 from nsstream.replay import messages
 from nsstream.replay.codec import decode_command, decode_reply
-from nsstream.replay.messages import COMMANDS, REPLIES, FifoSinkSpec, PcapSinkSpec, RefusalCode, State
+from nsstream.replay.messages import COMMANDS, REPLIES, RefusalCode, State
+from nsstream.replay.registry import load_sink, sink_kinds
 from nsstream.replay.session import NotAllowedError, Session
 
 PAGE = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -51,10 +52,10 @@ def test_every_reply_has_its_fields_on_the_page(model):
     assert names(text) == [name for name in model.model_fields if name not in IN_EVERY_MESSAGE]
 
 
-@pytest.mark.parametrize("model", [PcapSinkSpec, FifoSinkSpec])
-def test_every_sink_has_its_fields_on_the_page(model):
-    text = PAGE.split(f"\nSink `{model.model_fields['kind'].default}`", 1)[1].split("\nSink `", 1)[0].split("###")[0]
-    assert names(text) == list(model.model_fields)
+@pytest.mark.parametrize("sink", sink_kinds())
+def test_every_sink_has_its_fields_on_the_page(sink):
+    text = PAGE.split(f"\nSink `{sink}`", 1)[1].split("\nSink `", 1)[0].split("###")[0]
+    assert names(text) == list(load_sink(sink).spec_type.model_fields)
 
 
 def test_no_command_and_no_reply_is_on_the_page_only():

@@ -10,9 +10,9 @@ import zstandard
 
 from nsstream.assemble.frames import Frames
 from nsstream.errors import OutputError
-from nsstream.replay.fifo_sink import FifoSink
-from nsstream.replay.messages import FifoSinkSpec, PcapSinkSpec
-from nsstream.replay.pcap_sink import PcapSink
+from nsstream.replay.fifo_sink import FifoSink, FifoSinkSpec
+from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
+from nsstream.replay.sink import SinkContext
 from nsstream.wire.pcap import pcap_header
 from nsstream.wire.pcapng_writer import pcapng_header
 
@@ -26,7 +26,7 @@ PCAP = (
 
 
 def sink_to(path, *, overwrite=False):
-    return PcapSink(PcapSinkSpec(path=str(path), overwrite=overwrite))
+    return PcapSink(PcapSinkSpec(path=str(path), overwrite=overwrite), SinkContext())
 
 
 def write_whole(sink):
@@ -155,7 +155,7 @@ def test_a_fifo_carries_a_pcap_to_its_reader(tmp_path):
     read = []
     reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
     reader.start()
-    sink = FifoSink(FifoSinkSpec(path=str(path)), lambda: False)
+    sink = FifoSink(FifoSinkSpec(path=str(path)), SinkContext())
     write_whole(sink)
     reader.join()
     assert read == [PCAP]
@@ -166,7 +166,7 @@ def test_a_fifo_without_a_reader_is_given_up_on_stop(tmp_path):
     os.mkfifo(path)
     asked = iter([False, False, True])
     with pytest.raises(OutputError, match="before a reader came"):
-        FifoSink(FifoSinkSpec(path=str(path)), lambda: next(asked)).open()
+        FifoSink(FifoSinkSpec(path=str(path)), SinkContext(lambda: next(asked))).open()
 
 
 def test_a_fifo_whose_reader_stalls_is_given_up_on_stop(tmp_path):
@@ -174,7 +174,7 @@ def test_a_fifo_whose_reader_stalls_is_given_up_on_stop(tmp_path):
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     asked = iter([False] * 5 + [True] * 9)
-    sink = FifoSink(FifoSinkSpec(path=str(path)), lambda: next(asked))
+    sink = FifoSink(FifoSinkSpec(path=str(path)), SinkContext(lambda: next(asked)))
     sink.open()
     octets = 200_000  # more than a pipe holds
     long = Frames(np.array([1], np.int64), np.array([0, octets], np.int64), np.zeros(octets, np.uint8))
@@ -188,7 +188,7 @@ def test_a_fifo_whose_reader_goes_is_an_error(tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    sink = FifoSink(FifoSinkSpec(path=str(path)), lambda: False)
+    sink = FifoSink(FifoSinkSpec(path=str(path)), SinkContext())
     sink.open()
     os.close(reader)
     with pytest.raises(OutputError, match="the reader has gone"):
@@ -199,6 +199,6 @@ def test_a_fifo_whose_reader_goes_is_an_error(tmp_path):
 def test_what_is_no_fifo_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is not a FIFO"):
-        FifoSink(FifoSinkSpec(path=str(tmp_path / "file")), lambda: False).check()
+        FifoSink(FifoSinkSpec(path=str(tmp_path / "file")), SinkContext()).check()
     with pytest.raises(OutputError, match="no such file"):
-        FifoSink(FifoSinkSpec(path=str(tmp_path / "none")), lambda: False).check()
+        FifoSink(FifoSinkSpec(path=str(tmp_path / "none")), SinkContext()).check()
