@@ -22,14 +22,16 @@ from nsstream.errors import NsstreamError
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import load_server_keys
-from nsstream.replay.stream import open_stream
+from nsstream.replay.stream import open_stream as draw_models
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_stream) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_models) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
+    if open_stream is draw_models:
+        import nsstream.draw  # noqa: F401  # torch's loading holds the interpreter: no command is to wait behind it
     try:
         with closing(
             ControlServer(

@@ -9,7 +9,8 @@ from typing import get_args
 import msgpack
 import pytest
 
-from nsstream.replay import messages
+from nsstream.replay import feed, messages
+from nsstream.replay.batch import DTYPES, MAX_BATCH_PACKETS, MAX_CREDIT, Column, Credit, End, Packets
 from nsstream.replay.codec import decode_command, decode_reply
 from nsstream.replay.messages import COMMANDS, REPLIES, RefusalCode, State
 from nsstream.replay.registry import load_sink, sink_kinds
@@ -47,7 +48,7 @@ def test_every_command_has_its_fields_on_the_page(model):
 
 @pytest.mark.parametrize("model", REPLIES, ids=kind)
 def test_every_reply_has_its_fields_on_the_page(model):
-    text = part("## Replies", "## States").split(f"### {kind(model)}\n", 1)[1].split("\n### ", 1)[0]
+    text = part("## Replies", "## Status as it comes").split(f"### {kind(model)}\n", 1)[1].split("\n### ", 1)[0]
     text = text.split("\n| code |", 1)[0]
     assert names(text) == [name for name in model.model_fields if name not in IN_EVERY_MESSAGE]
 
@@ -58,9 +59,24 @@ def test_every_sink_has_its_fields_on_the_page(sink):
     assert names(text) == list(load_sink(sink).spec_type.model_fields)
 
 
+def test_the_packet_plane_is_on_the_page():
+    text = part("## Packets", "## States")
+    for model in (Credit, Packets, End, Column):
+        for name in model.model_fields:
+            assert f"`{name}`" in text or f'"{name}"' in text, name
+    columns = [row[:2] for row in rows(text.replace("\\|", "!")) if row[0].strip("`") in DTYPES]
+    assert {name.strip("`"): dtype.strip("`").replace("!", "|") for name, dtype in columns} == DTYPES
+    assert f"integer, 0 to {MAX_CREDIT}" in text
+    assert f"m, 1 to {MAX_BATCH_PACKETS}" in text
+    assert f"at most {feed.RING_BATCHES} of them and {feed.RING_BYTES >> 20} MiB" in text
+    assert f"At most {feed.WINDOW_BYTES >> 20} MiB" in text
+
+
 def test_no_command_and_no_reply_is_on_the_page_only():
     assert re.findall(r"^### (.+)$", part("## Commands", "## Replies"), re.M) == [kind(model) for model in COMMANDS]
-    assert re.findall(r"^### (.+)$", part("## Replies", "## States"), re.M) == [kind(model) for model in REPLIES]
+    assert re.findall(r"^### (.+)$", part("## Replies", "## Status as it comes"), re.M) == [
+        kind(model) for model in REPLIES
+    ]
 
 
 def test_the_limits_on_the_page_are_those_of_the_code():
@@ -79,14 +95,14 @@ def test_the_limits_on_the_page_are_those_of_the_code():
 
 
 def test_every_refusal_code_is_on_the_page():
-    text = part("### refused", "## States").split("\n| code |", 1)[1]
+    text = part("### refused", "## Status as it comes").split("\n| code |", 1)[1]
     assert names(text) == list(get_args(RefusalCode))
 
 
 @pytest.mark.parametrize("state", get_args(State))
 def test_what_a_state_allows_is_on_the_page(state):
-    table = {row[0].strip("`"): row[1:] for row in rows(part("## States", "## An exchange"))}
-    for command, cell in zip(("start", "stop"), table[state], strict=True):
+    table = {row[0].strip("`"): row[1:] for row in rows(part("## States", "## On the command line"))}
+    for command, cell in zip(("start", "stop", "pause", "resume", "rate", "seek", "loop"), table[state], strict=True):
         try:
             Session(state, 1).after_command(command)
         except NotAllowedError:
@@ -98,7 +114,7 @@ def test_what_a_state_allows_is_on_the_page(state):
 def test_the_exchange_on_the_page_decodes():
     lines = part("## An exchange", "## none").split("\n")
     pairs = [(a, b) for a, b in pairwise(lines) if a[:2] in ("C ", "S ")]
-    assert len(pairs) == 10
+    assert len(pairs) == 14
     for octets, text in pairs:
         message = bytes.fromhex(octets[2:])
         assert msgpack.unpackb(message) == json.loads(text)
