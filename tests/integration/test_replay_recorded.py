@@ -16,12 +16,11 @@ import pytest
 from nsstream.capture.pcap_file import read_trace
 from nsstream.errors import InputError
 from nsstream.replay.frame_packets import packets_of
-from nsstream.replay.messages import PcapSinkSpec
-from nsstream.replay.pcap_sink import PcapSink
 from nsstream.replay.scenario import Scenario
 from nsstream.replay.streams.recorded import RecordedFile
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
+from nsstream.wire.pcap import pcap_header, write_records
 
 LAB = Path(nsstream_daemon.__file__).parent / "data" / "lab.pcap.xz"
 MTU = 9216
@@ -43,11 +42,9 @@ def play(path, scenario=None, seed=1, passes=1, mtu=MTU):
 
 
 def write(blocks, path):
-    sink = PcapSink(PcapSinkSpec(path=str(path)))
-    sink.open()
-    for block in blocks:
-        sink.write(block.frames)
-    sink.close()
+    frames = [block.frames for block in blocks]
+    records = [write_records(f.observation_time_ns, f.offset, f.octets) for f in frames]
+    path.write_bytes(pcap_header() + b"".join(records))
     return path
 
 
