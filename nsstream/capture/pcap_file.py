@@ -6,6 +6,7 @@ one sentence that names it and says what to do. FIFOs work, too: nothing seeks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from nsstream.counters import Tally
 from nsstream.errors import InputError, WireError
 from nsstream.trace import PacketBatch
 from nsstream.wire import PcapReader, link_type_name
+from nsstream.wire.dissect import Columns
 from nsstream.wire.link import SUPPORTED_LINK_TYPES
 from nsstream.wire.stream import DEFAULT_BUFFER_BYTES
 
@@ -24,16 +26,25 @@ class PcapFileSource:
     """Reads a capture file in batches of about `buffer_bytes` of it.
 
     A capture that ends in the middle of a record (a crash, a full disk, a copy that broke off) is refused when its end
-    is reached, or with `allow_cut` read as far as it goes, the cut record counted as malformed.
+    is reached, or with `allow_cut` read as far as it goes, the cut record counted as malformed. `make_reader` makes the
+    reader of the octets of a size of buffer, where other columns are wanted than a `PacketBatch` has.
     """
 
-    def __init__(self, path: Path | str, *, allow_cut: bool = False, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        allow_cut: bool = False,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        make_reader: Callable[[int], PcapReader] = PcapReader,
+    ) -> None:
         self.tally = Tally()
         self._path = Path(path)
         self._allow_cut = allow_cut
         self._buffer_bytes = buffer_bytes
         self._file: Reader | None = None
-        self._reader = PcapReader(64)
+        self._make_reader = make_reader
+        self._reader = make_reader(64)
         self._has_ended = False
 
     @property
@@ -51,17 +62,22 @@ class PcapFileSource:
             self._file = open_decompressed(self._path)
         except OSError as err:
             raise InputError(f"{self._path}: cannot be read: {err.strerror or err}") from err
-        self._reader = PcapReader(self._buffer_bytes)
+        self._reader = self._make_reader(self._buffer_bytes)
         self.tally = self._reader.tally
         self._has_ended = False
 
     def read_batch(self) -> PacketBatch | None:
-        """The next packets, None at the end.
+        """The next packets, None at the end; raises InputError as `read_columns`."""
+        columns = self.read_columns()
+        return None if columns is None else PacketBatch.from_columns(columns)
+
+    def read_columns(self) -> Columns | None:
+        """The reader's columns of the next packets, at least one; None at the end.
 
         Raises InputError where the file is not a capture, is corrupt, has an unsupported link type, or is cut.
         """
         if self._file is None and not self._has_ended:
-            raise RuntimeError("read_batch before open")
+            raise RuntimeError("read before open")
         while not self._has_ended:
             is_stream_cut = False
             octet_count = 0
@@ -75,9 +91,9 @@ class PcapFileSource:
                 ) from err
             try:
                 if octet_count:
-                    batch = PacketBatch.from_columns(self._reader.buffer_updated(octet_count))
-                    if len(batch):
-                        return batch
+                    columns = self._reader.buffer_updated(octet_count)
+                    if len(columns["observation_time_ns"]):
+                        return columns
                 else:
                     self._end(is_stream_cut=is_stream_cut)
             except WireError as err:

@@ -23,10 +23,17 @@ FIRMEST: Final = 12.0  # no logit counts for more
 
 
 def draw_chosen(
-    model: Model, conversations: Conversations, rng: np.random.Generator, candidates: int = CANDIDATES
+    model: Model,
+    conversations: Conversations,
+    rng: np.random.Generator,
+    candidates: int = CANDIDATES,
+    share: float = 1.0,
 ) -> DrawnPackets:
-    """Draw the packets of n conversations, each the best of so many candidates by lot."""
-    events = np.array(model.codec.endings.events)
+    """Draw the packets of n conversations, each the best of so many candidates by lot.
+
+    share: what these n are of the chunk's conversations; its TCP events are bounded in proportion.
+    """
+    events = np.ceil(np.array(model.codec.endings.events) * share).astype(np.int64)
     attributes, start_ns, counts = conversations.attributes, conversations.start_ns, conversations.counts
     stack = conversations.ends.stack
     packets = draw_packets(model.packets, model.codec, attributes, stack, start_ns, counts, rng, events=events)

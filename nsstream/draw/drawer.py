@@ -1,18 +1,24 @@
 """Drawer: checkpoint after checkpoint to conversations, open ones carried over from chunk to chunk.
 
 A conversation that the previous chunk left open may go on: one that this chunk's model tags *continues from before*
-takes the five-tuple of an open one with the same service. No five-tuple that could be chosen freely is used twice.
+takes the five-tuple of an open one with the same service. No five-tuple that could be chosen freely is used twice, as
+long as it is remembered: the last `MOST_REMEMBERED` are.
+
+Several lines of chunks may be drawn side by side (the parts of a mix): each carries its own open conversations on, and
+all keep off each other's five-tuples.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nsstream.draw.choose import draw_chosen
 from nsstream.draw.doppelganger import draw_doppelganger
@@ -22,16 +28,17 @@ from nsstream.encode.encoding import sort_by_start
 from nsstream.encode.schema import BLOCK_PORTS
 from nsstream.encode.series import DecodedSeries
 from nsstream.encode.series_codec import SERIES_SCHEMA_ID, SeriesCodec
-from nsstream.model.checkpoint import load_checkpoint, schema_of
+from nsstream.model.checkpoint import Model, load_checkpoint, schema_of
 from nsstream.model.conversations import draw_conversations
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
 PAIRS_TRIED: Final = 12
-MOST_REMEMBERED: Final = 1 << 20  # five-tuples that are not used again
+MOST_REMEMBERED: Final = 1 << 17  # five-tuples that are not used again
 
 Key = tuple[bytes, bytes, int, int, int]
+Select = Callable[[Endpoints], NDArray[np.bool_]]  # which of n conversations are wanted: (n,)
 
 
 class Drawer:
@@ -40,42 +47,84 @@ class Drawer:
     Args:
         seed: of all chance in the drawing.
         threads: CPU threads of torch; the same number gives the same twin.
+        models_kept: how many models stay loaded, those used last.
     """
 
-    def __init__(self, seed: int, threads: int = 1) -> None:
+    def __init__(self, seed: int, threads: int = 1, models_kept: int = 2) -> None:
         torch.set_num_threads(threads)
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
-        self._open: dict[tuple[int, int, int, int], list[Key]] = {}
+        self._models_kept = models_kept
+        self._models: OrderedDict[Path, Model] = OrderedDict()
+        self._open: dict[int, dict[tuple[int, int, int, int], list[Key]]] = {}
         self._used: dict[Key, None] = {}
 
-    def draw(self, checkpoint: Path) -> ConversationTable:
-        """Draw the chunk that a checkpoint was trained on; raises StateError if it cannot be loaded."""
-        if schema_of(checkpoint) == SERIES_SCHEMA_ID:
-            return self._draw_series(checkpoint)
-        model = load_checkpoint(checkpoint)
-        codec = model.codec
-        conversations = draw_conversations(model.attributes, codec, self._rng)
-        packets = draw_chosen(model, conversations, self._rng)
-        table = to_table(self._distinct(self._carry(conversations.ends)), packets, codec)
-        self._note_open(table)
+    def draw(
+        self, checkpoint: Path, *, line: int = 0, turn: int | None = None, select: Select | None = None
+    ) -> ConversationTable:
+        """Draw the chunk that a checkpoint was trained on.
+
+        Args:
+            checkpoint: its directory.
+            line: whose open conversations go on.
+            turn: all chance is of seed, line and turn, whatever was drawn before; None: it goes on from there.
+            select: which conversations are wanted; the packets of the others are not drawn. None: all.
+
+        Raises StateError if the checkpoint cannot be loaded.
+        """
+        if turn is not None:
+            self._rng = np.random.default_rng([self._seed, line, turn])
+        draw = self._draw_series if schema_of(checkpoint) == SERIES_SCHEMA_ID else self._draw_model
+        table = draw(checkpoint, line, select)
+        self._open[line] = open_of(table)
         return table
 
-    def _draw_series(self, checkpoint: Path) -> ConversationTable:
-        series, codec = draw_doppelganger(
-            checkpoint, self._rng, torch.Generator().manual_seed(int(self._rng.integers(1 << 63)))
-        )
-        table = sort_by_start(to_table(self._distinct(self._carry(series.ends)), series, codec))
-        self._note_open(table)
-        return table
+    def _draw_model(self, checkpoint: Path, line: int, select: Select | None) -> ConversationTable:
+        model = self._load(checkpoint)
+        conversations = draw_conversations(model.attributes, model.codec, self._rng)
+        share = 1.0
+        if select is not None:
+            rows = np.flatnonzero(select(conversations.ends))
+            share = len(rows) / max(len(conversations), 1)
+            conversations = conversations.take(rows)
+        if not len(conversations):
+            return ConversationTable.empty()
+        packets = draw_chosen(model, conversations, self._rng, share=share)
+        return to_table(self._distinct(self._carry(conversations.ends, self._open.get(line, {}))), packets, model.codec)
 
-    def _carry(self, ends: Endpoints) -> Endpoints:
+    def _draw_series(self, checkpoint: Path, line: int, select: Select | None) -> ConversationTable:
+        generator = torch.Generator().manual_seed(int(self._rng.integers(1 << 63)))
+        series, codec = draw_doppelganger(checkpoint, self._rng, generator)
+        ends = self._distinct(self._carry(series.ends, self._open.get(line, {})))
+        table = to_table(ends, series, codec)
+        return sort_by_start(table if select is None else table.take(np.flatnonzero(select(ends))))
+
+    def hosts(self, checkpoint: Path) -> list[bytes]:
+        """The addresses that a checkpoint's model knows, 16 octets each; raises StateError as `draw` does."""
+        host = self._load(checkpoint).codec.host
+        return [row.tobytes() for row in host.table()[host.is_active(), 1:].astype(np.uint8)]
+
+    def forget(self) -> None:
+        """Begin anew: nothing that is open goes on, no five-tuple was used."""
+        self._open.clear()
+        self._used.clear()
+
+    def _load(self, checkpoint: Path) -> Model:
+        model = self._models.get(checkpoint) or load_checkpoint(checkpoint)
+        self._models[checkpoint] = model
+        self._models.move_to_end(checkpoint)
+        if len(self._models) > self._models_kept:
+            self._models.popitem(last=False)
+        return model
+
+    def _carry(self, ends: Endpoints, left_open: dict[tuple[int, int, int, int], list[Key]]) -> Endpoints:
         """Give conversations that continue from before the five-tuple of an open one of their service."""
         initiator, responder = ends.initiator_address.copy(), ends.responder_address.copy()
         port = ends.initiator_port.copy()
         continues = ends.continues_from_before.copy()
         is_free = ends.has_free_port.copy()
         for i in np.flatnonzero(continues).tolist():
-            waiting = self._open.get(_service(ends, i))
+            waiting = left_open.get(_service(ends, i))
             if not waiting:
                 continues[i] = 0
                 continue
@@ -129,11 +178,13 @@ class Drawer:
             seen.add(key)
         return replace(ends, responder_address=responder, responder_port=port)
 
-    def _note_open(self, table: ConversationTable) -> None:
-        waiting: dict[tuple[int, int, int, int], list[Key]] = defaultdict(list)
-        for i in np.flatnonzero(table.is_open_at_end).tolist():
-            waiting[_service(table, i)].append(_key(table, i, int(table.initiator_port[i])))
-        self._open = dict(waiting)
+
+def open_of(table: ConversationTable) -> dict[tuple[int, int, int, int], list[Key]]:
+    """The five-tuples of a table that are open at its end, by service."""
+    waiting: dict[tuple[int, int, int, int], list[Key]] = defaultdict(list)
+    for i in np.flatnonzero(table.is_open_at_end).tolist():
+        waiting[_service(table, i)].append(_key(table, i, int(table.initiator_port[i])))
+    return dict(waiting)
 
 
 def to_table(ends: Endpoints, packets: DrawnPackets | DecodedSeries, codec: Codec | SeriesCodec) -> ConversationTable:

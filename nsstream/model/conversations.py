@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -32,6 +32,14 @@ class Conversations:
     ends: Endpoints
     start_ns: NDArray[np.int64]
     counts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def take(self, rows: NDArray[np.int64]) -> Conversations:
+        """The conversations at these indices, in this order."""
+        ends = replace(self.ends, **{f.name: getattr(self.ends, f.name)[rows] for f in fields(self.ends)})
+        return Conversations(self.attributes[rows], ends, self.start_ns[rows], self.counts[rows])
 
 
 def draw_conversations(network: AttributeNetwork, codec: Codec, rng: np.random.Generator) -> Conversations:

@@ -25,6 +25,7 @@ class CheckpointInfo:
     id: str
     start_ns: int
     end_ns: int
+    packet_count: int = 0  # of the chunk, 0 where the manifest does not say
 
 
 def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
@@ -54,7 +55,10 @@ def read_checkpoint(directory: Path) -> CheckpointInfo:
             f"{path}: start_ns and end_ns must be integers, the first before the second, "
             f"got {start_ns!r:.40} and {end_ns!r:.40}"
         )
-    return CheckpointInfo(directory, name, start_ns, end_ns)
+    packet_count = manifest.get("packets", 0)
+    if type(packet_count) is not int or not 0 <= packet_count < 1 << 63:
+        raise InputError(f"{path}: packets must be an integer that is not negative, got {packet_count!r:.40}")
+    return CheckpointInfo(directory, name, start_ns, end_ns, packet_count)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

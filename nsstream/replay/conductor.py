@@ -7,6 +7,7 @@ Which command is allowed when is `session`'s matter, playing is `player`'s, the 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -59,8 +60,17 @@ _log = logging.getLogger(__name__)
 class OpenStream(Protocol):
     """Makes a run's stream; called in a thread of the run."""
 
-    def __call__(self, spec: StreamSpec, scenario: Scenario, *, loop: int | None, seed: int, mtu: int) -> FrameStream:
-        """The frames of a run; raises NsstreamError."""
+    def __call__(
+        self,
+        spec: StreamSpec,
+        scenario: Scenario,
+        *,
+        loop: int | None,
+        seed: int,
+        mtu: int,
+        stopped: threading.Event,
+    ) -> FrameStream:
+        """The frames of a run, which is to end when `stopped` is set; raises NsstreamError."""
         ...
 
 
@@ -207,7 +217,12 @@ class Conductor:
 
         player = Player(
             lambda: self._open_stream(
-                command.stream, command.scenario, loop=command.loop, seed=command.seed, mtu=command.mtu
+                command.stream,
+                command.scenario,
+                loop=command.loop,
+                seed=command.seed,
+                mtu=command.mtu,
+                stopped=player.stopped,
             ),
             lambda is_stopped: make_sink(
                 command.sink, SinkContext(is_stopped, self._clock, self._feed, origin, self._rules)
@@ -275,7 +290,7 @@ class Conductor:
             packets_drawn_ahead=0 if player is None else player.packets_drawn_ahead,
             rate="max" if player is None else player.rate,
             late_s=0.0 if player is None else player.late_s,
-            tally=_fit_counts(done.tally),
+            tally=_fit_counts(done.tally if player is None else {**done.tally, **player.stream_counters}),
             counters={} if player is None else _fit_counts(player.counters),
             subscribers=[
                 SubscriberStatus(name=s.name, offered=s.offered, confirmed=s.confirmed, missed=s.missed)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from nsstream.clock import Clock
-from nsstream.errors import NsstreamError
+from nsstream.errors import InputError, NsstreamError
 from nsstream.replay.pacer import Pacer
 from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
@@ -59,6 +59,10 @@ class CannotError(Exception):
 class Seekable(Protocol):
     """What a stream is, too, that can go to a time of its twin."""
 
+    def check_seek(self, twin_time_ns: int) -> None:
+        """Raise InputError if the stream has no such time; of any thread."""
+        ...
+
     def seek(self, twin_time_ns: int) -> None:
         """Let the next block begin at this time, or behind it; raises NsstreamError."""
         ...
@@ -67,6 +71,10 @@ class Seekable(Protocol):
 @runtime_checkable
 class Loopable(Protocol):
     """What a stream is, too, whose number of passes can be changed."""
+
+    def check_loop(self) -> None:
+        """Raise InputError if the stream has no passes; of any thread."""
+        ...
 
     def set_loop(self, loop: int | None) -> None:
         """Play so many passes in all, None for no end; one that has more behind it ends with the pass it is in."""
@@ -157,6 +165,10 @@ class Player:
         stream = self._get_stream()
         if not isinstance(stream, Seekable):
             raise CannotError("this stream has no times to seek: it is drawn as it goes")
+        try:
+            stream.check_seek(twin_time_ns)
+        except InputError as err:
+            raise CannotError(str(err)) from err
 
         def seek() -> None:
             stream.seek(twin_time_ns)
@@ -171,6 +183,10 @@ class Player:
         stream = self._get_stream()
         if not isinstance(stream, Loopable):
             raise CannotError("this stream has no passes to count")
+        try:
+            stream.check_loop()
+        except InputError as err:
+            raise CannotError(str(err)) from err
 
         def set_loop() -> None:
             stream.set_loop(loop)
@@ -206,6 +222,17 @@ class Player:
         return self._sink.counters
 
     @property
+    def stopped(self) -> threading.Event:
+        """Set once the run is to end, so that a stream that waits can end its waiting."""
+        return self._stop
+
+    @property
+    def stream_counters(self) -> Mapping[str, int]:
+        """How the stream keeps up; nothing before it is open, or where it does not say."""
+        counters = getattr(self._stream, "counters", None)
+        return {} if counters is None else counters()
+
+    @property
     def skipped(self) -> int:
         """Frames that were drawn and then skipped by a seek."""
         return self._skipped_by_drawing + self._skipped_by_playing
@@ -213,7 +240,8 @@ class Player:
     @property
     def packets_drawn_ahead(self) -> int:
         """Frames that are made but not written."""
-        return max(self._drawn_packet_count - self.progress.packets_written - self.skipped, 0)
+        read = max(self._drawn_packet_count - self.progress.packets_written - self.skipped, 0)
+        return read + self.stream_counters.get("drawn_ahead_packets", 0)
 
     def _get_stream(self) -> FrameStream:
         if self._stream is None:

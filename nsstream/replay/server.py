@@ -18,29 +18,20 @@ from contextlib import closing
 from pathlib import Path
 
 from nsstream.clock import SystemClock
-from nsstream.errors import InputError, NsstreamError
-from nsstream.replay.checkpoints import read_checkpoints
+from nsstream.errors import NsstreamError
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import load_server_keys
 from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
-from nsstream.replay.scenario import ModelsSpec, Scenario, StreamSpec
-from nsstream.replay.stream import FrameStream, draw_stream
+from nsstream.replay.stream import open_stream
 
 
-def draw_models(spec: StreamSpec, scenario: Scenario, *, loop: int | None, seed: int, mtu: int) -> FrameStream:
-    """The frames of models in sequence, once, as they are."""
-    if not isinstance(spec, ModelsSpec) or scenario != Scenario() or loop != 1:
-        raise InputError("stream: only models in sequence, once and as they are, can be played yet")
-    return draw_stream(read_checkpoints(spec.models), seed, mtu)
-
-
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = draw_models) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options, rules = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
-    if open_stream is draw_models:
+    if open_stream is open_stream:
         import nsstream.draw  # noqa: F401  # torch's loading holds the interpreter: no command is to wait behind it
     try:
         with closing(

@@ -1,43 +1,83 @@
-"""FrameStream: the frames of a twin, block after block, in one line of time; drawn from checkpoints, or recorded.
+"""FrameStream: the frames of a twin, block after block, in one line of time; and `open_stream`, which makes one.
 
-Promises: times rise strictly within a block and from one block to the next. A frame that a chunk's conversations spill
-past the start of the next chunk waits for that chunk, and is merged in where its time is. torch is loaded by
-`draw_stream` alone, and only once it is called.
+Promises: times rise strictly within a block and from one block to the next, but for a seek. A frame that a chunk's
+conversations spill past the start of the next chunk waits for that chunk, and is merged in where its time is. torch is
+loaded by `open_stream` alone, and only once it is called for models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.assemble import Assembler, Frames
-from nsstream.replay.checkpoints import CheckpointInfo
+from nsstream.assemble import Frames
+from nsstream.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
-    from nsstream.trace import ConversationTable
+    from nsstream.replay.scenario import Scenario, StreamSpec
+
+BLOCK_PACKETS: Final = 8192
+BLOCK_OCTETS: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class FrameBlock:
-    """The frames of one chunk's interval, and what is known once they are made."""
+    """Frames of one chunk, at most `BLOCK_PACKETS` of them or `BLOCK_OCTETS`, and what is known of them."""
 
     chunk: int  # 1 for the first
     model_id: str
     frames: Frames
-    tally: Mapping[str, int] = field(default_factory=dict)  # repairs and drops so far, by name
+    tally: Mapping[str, int] = field(default_factory=dict)  # repairs, drops and additions so far, by name
+    is_attack: NDArray[np.bool_] | None = None  # (m,), which frames are of an attack; None: none is
+    seek_count: int = 0  # seeks before this block: a player drops those of a lower count
 
 
 class FrameStream(Protocol):
-    """Where a player gets its frames from; read by one thread."""
+    """Where a player gets its frames from; read by one thread.
+
+    A stream may have more: `check_seek` and `seek`, `check_loop` and `set_loop` (see `player`), and `counters`, which
+    tells by name how it keeps up. Those of `open_stream` have all of them, for any thread.
+    """
 
     def read(self) -> FrameBlock | None:
-        """The next block, None at the end; raises NsstreamError."""
+        """The next block, None at the end; raises NsstreamError. May take seconds."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. May be repeated."""
+        ...
+
+
+class OpenedStream(FrameStream, Protocol):
+    """What `open_stream` gives; commanded from any thread."""
+
+    def check_seek(self, twin_time_ns: int) -> None:
+        """Raise InputError if the stream has no such time."""
+        ...
+
+    def seek(self, twin_time_ns: int) -> None:
+        """Go on at this time of the twin, forward or back; raises InputError as `check_seek`.
+
+        What was open there does not go on, and `seek_count` of the blocks rises by one.
+        """
+        ...
+
+    def check_loop(self) -> None:
+        """Raise InputError if the stream has no passes."""
+        ...
+
+    def set_loop(self, passes: int | None) -> None:
+        """End after so many passes in all, None: never; raises InputError as `check_loop`."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """How the stream keeps up, by name."""
         ...
 
 
@@ -51,43 +91,47 @@ class RecordedStream:
         """The next block, None at the end."""
         return next(self._blocks, None)
 
+    def close(self) -> None:
+        """Nothing is held."""
 
-class AssembledStream:
-    """Conversations of one checkpoint after another, assembled.
+
+def open_stream(
+    spec: StreamSpec,
+    scenario: Scenario,
+    seed: int,
+    mtu: int,
+    *,
+    loop: int | None = 1,
+    clock: Clock | None = None,
+    stopped: threading.Event | None = None,
+) -> OpenedStream:
+    """Make the stream that a specification describes, drawn ahead in a thread of its own until it is closed.
 
     Args:
-        draw: gives the conversations of the checkpoint in a directory; called once for each, in order.
-        checkpoints: in order of their chunks, at least one.
-        seed: of the assembler's chance; the same seed and conversations give the same frames.
-        mtu: the longest IP datagram in octets.
+        spec: where frames come from.
+        scenario: what is made of them.
+        seed: 0 to 2**63 - 1; the same seed gives the same frames (on a CPU; `follow`: for the same promotions).
+        mtu: octets of the longest IP datagram.
+        loop: passes over `models` or `recorded`, None without end; other kinds have no end.
+        clock: measures waiting; the system's if None.
+        stopped: when set, opening and reading end early, as `close` would end them.
+
+    Raises InputError or StateError if the models or the file cannot be used, or the parts do not go together. May take
+    seconds, and of kind `follow` as long as `wait_s`.
     """
+    from nsstream.replay.streams.opening import open_parts
 
-    def __init__(
-        self, draw: Callable[[Path], ConversationTable], checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int
-    ) -> None:
-        self._draw = draw
-        self._assembler = Assembler(np.random.default_rng([seed, 1]), mtu=mtu)
-        self._checkpoints = checkpoints
-        self._read_count = 0
-        self._merger = Merger()
-
-    def read(self) -> FrameBlock | None:
-        """Draw and assemble the next chunk; takes seconds."""
-        if self._read_count == len(self._checkpoints):
-            return None
-        checkpoint, *later = self._checkpoints[self._read_count :]
-        self._read_count += 1
-        fresh = self._assembler.assemble(self._draw(checkpoint.directory))
-        frames = self._merger.push(fresh, later[0].start_ns if later else None)
-        tally = {**self._assembler.tally, "replay_times_moved": self._merger.moved_count}
-        return FrameBlock(self._read_count, checkpoint.id, frames, {k: n for k, n in tally.items() if n})
+    return open_parts(spec, scenario, seed, mtu, loop, clock or SystemClock(), stopped or threading.Event())
 
 
-def draw_stream(checkpoints: Sequence[CheckpointInfo], seed: int, mtu: int) -> FrameStream:
-    """Frames drawn from models; the same seed gives the same frames (on a CPU). Loads torch."""
-    from nsstream.draw import Drawer
-
-    return AssembledStream(Drawer(seed).draw, checkpoints, seed, mtu)
+def cut_points(frames: Frames) -> Iterator[tuple[int, int]]:
+    """Where frames are cut into blocks: pairs of first and one past the last."""
+    at = 0
+    while at < len(frames):
+        full = int(np.searchsorted(frames.offset, frames.offset[at] + BLOCK_OCTETS, side="right")) - 1
+        end = min(max(full, at + 1), at + BLOCK_PACKETS, len(frames))
+        yield at, end
+        at = end
 
 
 class Merger:
@@ -98,7 +142,7 @@ class Merger:
 
     def __init__(self) -> None:
         self.moved_count = 0
-        self._held = _no_frames()
+        self._held = no_frames()
         self._last_ns: int | None = None
 
     def push(self, frames: Frames, until_ns: int | None) -> Frames:
@@ -131,18 +175,33 @@ class Merger:
         return Frames(self._make_rise(times[order]), offset, octets, side)
 
     def _make_rise(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        if len(times) == 0:
-            return times
-        rank = np.arange(len(times))
-        level = times - rank  # never falls just where times rise strictly
-        if self._last_ns is not None:
-            level[0] = max(int(level[0]), self._last_ns + 1)
-        risen: NDArray[np.int64] = np.maximum.accumulate(level) + rank
-        self.moved_count += int(np.count_nonzero(risen != times))
+        risen, moved_count = make_rise(times, self._last_ns)
+        self.moved_count += moved_count
         return risen
 
 
-def _no_frames() -> Frames:
+def make_rise(times: NDArray[np.int64], last_ns: int | None) -> tuple[NDArray[np.int64], int]:
+    """Times (m,), sorted, moved on by the least that makes them rise strictly, from behind `last_ns`; how many were."""
+    if len(times) == 0:
+        return times, 0
+    rank = np.arange(len(times))
+    level = times - rank  # never falls just where times rise strictly
+    if last_ns is not None:
+        level[0] = max(int(level[0]), last_ns + 1)
+    risen: NDArray[np.int64] = np.maximum.accumulate(level) + rank
+    return risen, int(np.count_nonzero(risen != times))
+
+
+def take_frames(frames: Frames, rows: NDArray[np.int64]) -> Frames:
+    """The frames at these rising indices."""
+    lengths = np.diff(frames.offset)[rows]
+    offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    octets = _gather(frames.octets, frames.offset[rows], offset)
+    return Frames(frames.observation_time_ns[rows], offset, octets, frames.side[rows])
+
+
+def no_frames() -> Frames:
+    """None."""
     return Frames(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.uint8))
 
 

@@ -9,6 +9,7 @@ Promises: lengths agree, dtypes are exact, every conversation has a packet, arra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Final, Self
@@ -91,6 +92,25 @@ class ConversationTable:
         _expect("packet_offset", self.packet_offset, np.int64, (n + 1,))
         if self.packet_offset[0] != 0 or self.packet_offset[-1] != m or (np.diff(self.packet_offset) < 1).any():
             raise ValueError("packet_offset must rise from 0 to the number of packets, by at least 1 a conversation")
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No conversations."""
+        columns = {name: np.empty((0, *cell), dtype) for name, (dtype, cell) in CONVERSATION_FIELDS.items()}
+        columns |= {name: np.empty(0, dtype) for name, dtype in PACKET_COLUMNS.items()}
+        return cls(packet_offset=np.zeros(1, np.int64), **columns)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Self]) -> Self:
+        """The conversations of all tables, in the order of the tables."""
+        if len(tables) == 1:
+            return tables[0]
+        if not tables:
+            return cls.empty()
+        names = (*CONVERSATION_FIELDS, *PACKET_COLUMNS)
+        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+        counts = np.concatenate([table.packet_count for table in tables])
+        return cls(packet_offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **columns)
 
     def __len__(self) -> int:
         return len(self.protocol_identifier)

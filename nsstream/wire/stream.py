@@ -72,8 +72,7 @@ class PcapReader:
         while True:
             octets = self._buffer[at : self._filled]
             record_count, size, complaint = self._scan(octets)
-            columns, fate_counts = dissect(octets, self._index, record_count)
-            add_fates(self.tally, fate_counts)
+            columns = self._take(octets, self._index, record_count)
             pieces.append(columns)
             at += size
             if record_count < len(self._index):
@@ -82,7 +81,7 @@ class PcapReader:
             self._complaint = (
                 f"corrupt at octet {self._offset + at}, after {self.tally.read} whole records: {complaint}"
             )
-            if not any(len(piece["ip_ttl"]) for piece in pieces):
+            if not any(len(piece["observation_time_ns"]) for piece in pieces):
                 raise WireError(self._complaint)
         self._consume(at)
         self._shrink()
@@ -110,6 +109,12 @@ class PcapReader:
             self.tally.offered += 1
             self.tally.malformed["cut_record"] += 1
             self._consume(self._filled)
+
+    def _take(self, octets: NDArray[np.uint8], index: RecordIndex, record_count: int) -> Columns:
+        """Columns of the first `record_count` records of the index into these octets; each record is counted."""
+        columns, fate_counts = dissect(octets, index, record_count)
+        add_fates(self.tally, fate_counts)
+        return columns
 
     def _scan(self, octets: NDArray[np.uint8]) -> tuple[int, int, str]:
         """Index whole records, as many as the index holds: their count and size, and what is corrupt behind them."""

@@ -15,7 +15,7 @@ from nsstream.replay.stream import FrameBlock, FrameStream, Merger, RecordedStre
 from nsstream.trace.grouping import group_conversations
 
 
-def open_stream(spec, scenario, *, loop, seed, mtu) -> FrameStream:
+def open_stream(spec, scenario, *, loop, seed, mtu, stopped) -> FrameStream:
     checkpoints = read_checkpoints(spec.models)
     assembler = Assembler(np.random.default_rng(seed), mtu=mtu)
     merger = Merger()

@@ -31,8 +31,14 @@ class EndlessStream:
         self._next_ns += 1_000_000_000
         return FrameBlock(1, "endless", frames)
 
+    def check_seek(self, twin_time_ns: int) -> None:
+        pass
+
     def seek(self, twin_time_ns: int) -> None:
         self._next_ns = twin_time_ns
+
+    def close(self) -> None:
+        pass
 
 
 class LoopedStream:
@@ -51,8 +57,14 @@ class LoopedStream:
         start_ns = self._start_ns + self._done_count * self._count * 1_000_000
         return FrameBlock(self._done_count, "looped", some_frames(start_ns, self._count))
 
+    def check_loop(self) -> None:
+        pass
+
     def set_loop(self, loop: int | None) -> None:
         self._loop = loop
+
+    def close(self) -> None:
+        pass
 
 
 class StuckStream:
@@ -61,6 +73,9 @@ class StuckStream:
     def read(self) -> FrameBlock:
         threading.Event().wait()
         raise AssertionError
+
+    def close(self) -> None:
+        pass
 
 
 def some_frames(start_ns: int, count: int, frame_bytes: int = FRAME_BYTES) -> Frames:
@@ -72,7 +87,7 @@ def some_frames(start_ns: int, count: int, frame_bytes: int = FRAME_BYTES) -> Fr
     return Frames(times, np.arange(count + 1, dtype=np.int64) * frame_bytes, octets.reshape(-1))
 
 
-def open_stream(spec, scenario, *, loop, seed, mtu) -> FrameStream:
+def open_stream(spec, scenario, *, loop, seed, mtu, stopped) -> FrameStream:
     if seed == SEED_THAT_FAILS:
         raise StateError("model: the weights cannot be read")
     checkpoints = read_checkpoints(spec.models)

@@ -12,7 +12,10 @@ from nsstream.replay.checkpoints import CheckpointInfo
 from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
 from nsstream.replay.player import Player
 from nsstream.replay.sink import SinkContext
-from nsstream.replay.stream import AssembledStream
+from nsstream.replay.streams.drawn import DrawnStream
+from nsstream.replay.streams.line import Line
+from nsstream.replay.streams.plan import SequencePlan
+from nsstream.replay.streams.timeline import Timeline
 from nsstream.trace import PacketBatch
 from nsstream.trace.fields import UDP
 from nsstream.trace.grouping import group_conversations
@@ -45,7 +48,20 @@ def draw(directory):
     return group_conversations(PacketBatch.from_columns(columns), None)[0]
 
 
-def play_to(path, open_stream=lambda: AssembledStream(draw, CHECKPOINTS, seed=1, mtu=1500)):
+class MadeDrawer:
+    """Gives made conversations where a drawer gives a model's."""
+
+    def draw(self, checkpoint, *, line, turn, select):
+        return draw(checkpoint)
+
+
+def assembled(checkpoints, seed, mtu):
+    plan, drawer = SequencePlan(checkpoints), MadeDrawer()
+    timeline = Timeline(plan.origin_ns, plan.origin_ns)
+    return DrawnStream([Line(0, plan, drawer, seed)], drawer, timeline, seed, mtu)
+
+
+def play_to(path, open_stream=lambda: assembled(CHECKPOINTS, seed=1, mtu=1500)):
     ended = threading.Event()
     sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
     player = Player(open_stream, lambda is_stopped: sink, "max", SystemClock(), ended.set)
@@ -92,6 +108,6 @@ def test_an_error_that_is_a_bug_fails_the_run_and_names_itself(tmp_path, caplog)
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
 def test_every_seed_of_the_protocol_is_taken(seed):
-    block = AssembledStream(draw, CHECKPOINTS[:1], seed, 576).read()
+    block = assembled(CHECKPOINTS[:1], seed, 576).read()
     assert block.model_id == "m10"
     assert int(np.diff(block.frames.offset).max()) <= 576 + 14

@@ -3,15 +3,22 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nsstream.chunk import Chunk, ChunkStore
 from nsstream.counters import Tally
+from nsstream.model.promotion import promote
 from nsstream.replay import spawn_server
+from nsstream.replay.scenario import Attack, FollowSpec, Limits, MixSpec, ModelSpec, ModelsSpec, Part, Scenario
+from nsstream.replay.stream import open_stream
 from nsstream.trace import PacketBatch
 from nsstream.trace.fields import UDP
+from nsstream.wire.pcap import pcap_header, write_records
 
 MINUTE_NS = 60 * 10**9
 EACH = 400
@@ -81,3 +88,109 @@ def test_the_real_server_draws_models_into_a_lawful_file_the_same_each_time(mode
     assert {line.split("\t")[1] for line in lines} <= {"1", ""}
     assert {line.split("\t")[2] for line in lines} <= {"1", ""}
     assert float(times[0]) >= 1000 * 60
+
+
+def blocks_of(spec, scenario, **arguments):
+    with closing(open_stream(spec, scenario, 5, 1500, **arguments)) as stream:
+        return list(iter(stream.read, None))
+
+
+def octets_of(blocks):
+    return b"".join(block.frames.octets.tobytes() for block in blocks)
+
+
+def times_of(blocks):
+    return np.concatenate([block.frames.observation_time_ns for block in blocks])
+
+
+@pytest.mark.slow
+def test_a_model_is_drawn_without_end_the_same_each_time_and_anew_in_every_chunk(models, tmp_path):
+    scenario = Scenario(limits=Limits(packets=EACH * 7 // 2))
+    blocks = blocks_of(ModelSpec(model=models[0]), scenario)
+    again = blocks_of(ModelSpec(model=models[0]), scenario)
+    assert octets_of(blocks) == octets_of(again)
+    assert np.array_equal(times_of(blocks), times_of(again))
+    chunks = [[b for b in blocks if b.chunk == n] for n in (1, 2, 3)]
+    assert all(octets_of(a) != octets_of(b) for a, b in pairwise(chunks))
+    for number, chunk in enumerate(chunks):
+        assert times_of(chunk)[0] >= (1000 + number) * MINUTE_NS
+        assert times_of(chunk)[-1] < (1001 + number) * MINUTE_NS
+    assert (np.diff(times_of(blocks)) > 0).all()
+    frames = [block.frames for block in blocks]
+    records = [write_records(f.observation_time_ns, f.offset, f.octets) for f in frames]
+    (tmp_path / "endless.pcap").write_bytes(pcap_header() + b"".join(records))
+    bad = subprocess.run(
+        ["tshark", "-n", "-r", tmp_path / "endless.pcap", "-o", "ip.check_checksum:TRUE", "-o",
+         "udp.check_checksum:TRUE", "-Y", "ip.checksum.status == 0 || udp.checksum.status == 0 || _ws.malformed"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert bad == ""
+
+
+@pytest.mark.slow
+def test_a_followed_directory_gives_the_new_model_from_a_chunk_boundary_on(models):
+    directory = Path(models[0]).parent
+    promote(directory, Path(models[0]).name)
+    with closing(open_stream(FollowSpec(directory=str(directory)), Scenario(), 5, 1500)) as stream:
+        blocks = [stream.read()]
+        promote(directory, Path(models[1]).name)
+        while blocks[-1].model_id == blocks[0].model_id:
+            blocks.append(stream.read())
+            assert len(blocks) < 20
+    assert blocks[-1].model_id == Path(models[1]).name
+    assert blocks[-1].chunk == blocks[-2].chunk + 1
+    assert blocks[-1].chunk <= 4
+    times = times_of(blocks)
+    assert (np.diff(times) > 0).all()
+    assert times[-1] < (1000 + blocks[-1].chunk) * MINUTE_NS  # no gap in time, whatever the models' own
+    assert blocks[-1].tally["models_switched"] == 1
+
+
+@pytest.mark.slow
+def test_models_are_mixed_and_an_attack_blended_in_with_labels(models, tmp_path):
+    labels = tmp_path / "labels.csv"
+    spec = MixSpec(parts=[Part(model=models[0], weight=3.0), Part(model=models[1])])
+    attack = Attack(model=models[1], share=0.2, labels=str(labels))
+    blocks = blocks_of(spec, Scenario(attack=attack, limits=Limits(packets=4 * EACH)))
+    marked = sum(int(block.is_attack.sum()) for block in blocks)
+    total = sum(len(block.frames) for block in blocks)
+    assert total == 4 * EACH
+    assert 0.1 < marked / total < 0.3
+    assert sum(int(line.split(",")[7]) for line in labels.read_text().splitlines()[1:]) == marked
+
+
+@pytest.mark.slow
+def test_a_sequence_is_looped_sought_and_scaled(models):
+    spec = ModelsSpec(models=models)
+    once = blocks_of(spec, Scenario())
+    twice = blocks_of(spec, Scenario(), loop=2)
+    assert {b.chunk for b in twice} == {1, 2, 3, 4}
+    assert octets_of(twice[: len(once)]) == octets_of(once)
+    late = blocks_of(spec, Scenario(flows=2.0, clients="more"))
+    assert 1.9 < len(times_of(late)) / len(times_of(once)) < 2.1
+    middle = 1001 * MINUTE_NS + MINUTE_NS // 2
+    with closing(open_stream(spec, Scenario(), 5, 1500)) as stream:
+        stream.seek(middle)
+        rest = list(iter(stream.read, None))
+    times = times_of(once)
+    np.testing.assert_array_equal(times_of(rest), times[times >= middle])
+
+
+GROWTH = """
+import resource, sys
+from nsstream.replay.scenario import ModelSpec, Scenario
+from nsstream.replay.stream import open_stream
+stream, peaks = open_stream(ModelSpec(model=sys.argv[1]), Scenario(), 5, 1500), []
+for chunks in (6, 22):
+    while stream.read().chunk < chunks:
+        pass
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+stream.close()
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_chunks_drawn(models):
+    done = subprocess.run([sys.executable, "-c", GROWTH, models[0]], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16_384  # kibibytes

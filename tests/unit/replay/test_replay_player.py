@@ -33,6 +33,9 @@ class Endless:
         self.drawn += len(frames)
         return FrameBlock(1, "m", frames, {"repaired": 1})
 
+    def check_seek(self, twin_time_ns):
+        pass
+
     def seek(self, twin_time_ns):
         self.next_ns = twin_time_ns
 
@@ -52,6 +55,9 @@ class Passes:
             return None
         self.done += 1
         return FrameBlock(self.done, "m", some_frames(self.done * SECOND, 10))
+
+    def check_loop(self):
+        pass
 
     def set_loop(self, loop):
         self.loop = loop
