@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -29,6 +30,7 @@ from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork
 
 FORMAT: Final = 1
+AnyCodec = TypeVar("AnyCodec")
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,30 @@ def save_checkpoint(models: Path, networks: nn.ModuleDict, codec: Codec, facts: 
     Raises:
         OutputError: no space, no permission.
     """
-    weights = save({k: v.detach().contiguous() for k, v in networks.state_dict().items()})
-    meaning = json.dumps(codec.as_json(), separators=(",", ":")).encode()
-    told = json.dumps(facts, sort_keys=True).encode()
-    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + told).hexdigest()[
-        :16
-    ]
-    manifest = {
-        "id": identity,
+    told = {
         "format": FORMAT,
         "schema": SCHEMA_ID,
         "start_ns": codec.start_ns,
         "end_ns": codec.end_ns,
         "conversations": int(codec.profile.sum()),
         "packets": codec.packet_count,
+    }
+    return write_checkpoint(models, networks, codec.as_json(), facts, told)
+
+
+def write_checkpoint(
+    models: Path, networks: nn.ModuleDict, codec: dict[str, Any], facts: dict[str, Any], told: dict[str, Any]
+) -> Path:
+    """Write a checkpoint of any networks; `told` of the manifest follows from the codec, `facts` are its own."""
+    weights = save({k: v.detach().contiguous() for k, v in networks.state_dict().items()})
+    meaning = json.dumps(codec, separators=(",", ":")).encode()
+    said = json.dumps(facts, sort_keys=True).encode()
+    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + said).hexdigest()[
+        :16
+    ]
+    manifest = {
+        "id": identity,
+        **told,
         "nsstream": __version__,
         **facts,
     }
@@ -106,21 +118,8 @@ def save_checkpoint(models: Path, networks: nn.ModuleDict, codec: Codec, facts: 
 
 def load_checkpoint(directory: Path) -> Model:
     """Read a checkpoint; raises StateError if it is not one, or of another format or schema."""
-    try:
-        manifest = json.loads((directory / "manifest.json").read_bytes())
-        if manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA_ID:
-            raise StateError(
-                f"{directory} is a checkpoint of format {manifest.get('format')}, schema {manifest.get('schema')}; "
-                f"this nsstream reads format {FORMAT}, schema {SCHEMA_ID}"
-            )
-        codec = Codec.from_json(json.loads((directory / "codec.json").read_bytes()))
-        networks = new_networks()
-        networks.load_state_dict(load((directory / "weights.safetensors").read_bytes()))
-        networks.eval()
-    except OSError as err:
-        raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as err:
-        raise StateError(f"{directory} is not a whole checkpoint: {err}") from err
+    networks = new_networks()
+    codec, manifest = read_checkpoint(directory, networks, FORMAT, SCHEMA_ID, Codec.from_json)
     return Model(
         cast(AttributeNetwork, networks["attributes"]),
         cast(PacketNetwork, networks["packets"]),
@@ -128,3 +127,31 @@ def load_checkpoint(directory: Path) -> Model:
         codec,
         manifest,
     )
+
+
+def read_checkpoint(
+    directory: Path,
+    networks: nn.ModuleDict,
+    format: int,  # noqa: A002 - the word of the manifest
+    schema: str,
+    read_codec: Callable[[dict[str, Any]], AnyCodec],
+) -> tuple[AnyCodec, dict[str, Any]]:
+    """Load fresh networks with a checkpoint's weights, in evaluation mode, and give its codec and manifest.
+
+    Raises StateError if it is not a checkpoint, or of another format or schema.
+    """
+    try:
+        manifest = json.loads((directory / "manifest.json").read_bytes())
+        if manifest.get("format") != format or manifest.get("schema") != schema:
+            raise StateError(
+                f"{directory} is a checkpoint of format {manifest.get('format')}, schema {manifest.get('schema')}; "
+                f"this nsstream reads format {format}, schema {schema}"
+            )
+        codec = read_codec(json.loads((directory / "codec.json").read_bytes()))
+        networks.load_state_dict(load((directory / "weights.safetensors").read_bytes()))
+        networks.eval()
+    except OSError as err:
+        raise StateError(f"cannot read the checkpoint {directory}: {err.strerror}") from err
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as err:
+        raise StateError(f"{directory} is not a whole checkpoint: {err}") from err
+    return codec, manifest
