@@ -39,7 +39,9 @@ Steps = Annotated[
 
 
 def twin(
-    trace: Annotated[Path, typer.Argument(help="A capture, or a table of flows (CSV, nfcapd), plain or as .gz, .xz or .zst.")],
+    trace: Annotated[
+        Path, typer.Argument(help="A capture, or a table of flows (CSV, nfcapd), plain or as .gz, .xz or .zst.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The twin: .pcap, .pcapng or, of flows, .csv; and .gz, .xz or .zst.")
     ],

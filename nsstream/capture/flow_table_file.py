@@ -1,9 +1,9 @@
 """FlowTableWriter: flow records as a text table, in the columns and the forms of the table that was read.
 
-What a mapping names is written where it names it, in the order of the header that was read. Of other columns those are
-written that follow from the record (`duration`, and `Flows`, which is 1); the rest is left out of the header, or 0 where
-a preset has no header line. A table that cannot be written in its own form (JSON, Zeek's history, Argus's states and
-totals) is written in that of the preset ``plain``; a record of both directions is then two of one direction each.
+What a mapping names is written where it names it, in the order of the header that was read. Of other columns those
+are written that follow from the record (`duration`, and `Flows`, which is 1); the rest is left out of the header, or 0
+where a preset has no header line. A table that cannot be written in its own form (JSON, Zeek's history, Argus's states
+and totals) is written in that of the preset ``plain``; a record of both directions is then two of one direction each.
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def _lines(batch: pa.Table, delimiter: str) -> bytes:
 def is_writable(mapping: TableMapping) -> bool:
     """Whether a table of this mapping can be written as it was."""
     forms = [part.form for part in (mapping.tcp_flags, mapping.reverse_tcp_flags) if part is not None]
-    return (
-        mapping.layout == "csv" and mapping.total_packets is None and not mapping.comment and set(forms) <= {"flags"}
-    )
+    return mapping.layout == "csv" and mapping.total_packets is None and not mapping.comment and set(forms) <= {"flags"}
 
 
 def one_way(table: FlowTable) -> FlowTable:
@@ -105,7 +103,9 @@ def one_way(table: FlowTable) -> FlowTable:
     for one, other in _REVERSED:
         back[one], back[other] = back[other], back[one]
     ahead = np.flatnonzero(table.packet_delta_count)
-    zero = {name: np.zeros(len(rows) + len(ahead), columns[name].dtype) for name in columns if name.startswith("reverse_")}
+    zero = {
+        name: np.zeros(len(rows) + len(ahead), columns[name].dtype) for name in columns if name.startswith("reverse_")
+    }
     both = {name: np.concatenate([columns[name][ahead], back[name]]) for name in columns} | zero
     order = np.argsort(both["flow_start_ns"], kind="stable")
     return FlowTable.from_columns({name: column[order] for name, column in both.items()}, table.label_names)

@@ -67,7 +67,7 @@ class FlowDrawer:
 
 
 def wanted_rows(codec: FlowCodec, condition: Condition) -> Wanted:
-    """Which conversations of a chunk a condition asks for, spread evenly over it; raises InputError if there is none."""
+    """Which conversations of a chunk a condition asks for, evenly spread; raises InputError if there is none."""
     n = codec.conversation_count
     labels: NDArray[np.bool_] | None = None
     services: NDArray[np.bool_] | None = None

@@ -12,7 +12,7 @@ import lzma
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, cast
+from typing import Annotated, BinaryIO, cast
 
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -71,11 +71,11 @@ def run(job: FlowDrawJob) -> dict[str, object]:
 
 def open_compressed(path: Path) -> BinaryIO:
     """A new file to write, compressed as its last suffix says; raises OSError."""
-    opener = _OPENERS.get(path.suffix)
-    return cast(BinaryIO, opener(path, "xb") if opener else path.open("xb"))
-
-
-_OPENERS: Final = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "xb"))
+    if path.suffix == ".xz":
+        return lzma.open(path, "xb")
+    return zstandard.open(path, "xb") if path.suffix == ".zst" else path.open("xb")
 
 
 def main() -> int:

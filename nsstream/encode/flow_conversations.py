@@ -84,7 +84,10 @@ def group_flows(table: FlowTable) -> FlowConversations:
     rows = rows[np.repeat(begin[order] - offset[:-1], count[order]) + np.arange(len(rows))]
     first = rows[offset[:-1]]
     ours = from_service[first]
-    systems = (table.bgp_source_as_number[first].astype(np.int64), table.bgp_destination_as_number[first].astype(np.int64))
+    systems = (
+        table.bgp_source_as_number[first].astype(np.int64),
+        table.bgp_destination_as_number[first].astype(np.int64),
+    )
     return FlowConversations(
         records=table.take(rows),
         offset=offset,

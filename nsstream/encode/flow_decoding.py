@@ -19,6 +19,7 @@ from nsstream.encode.flow_schema import (
     BLOCK_PORTS,
     FIELD_INDEX,
     HOST_SLOTS,
+    PORT_BLOCKS,
     PORT_SLOTS,
     RARE_PORT,
 )
@@ -26,6 +27,7 @@ from nsstream.encode.flow_values import MARK_COLUMNS
 from nsstream.trace.fields import FLOW_FIELDS, ICMP, ICMPV6, SCTP, TCP, UDP
 from nsstream.trace.flows import FlowTable
 
+LEAST_FREE_PORT: Final = 1024  # below are ports that stand for something
 _TRIES: Final = 8  # to make up a host that is not there yet
 _PRIVATE: Final = {4: [*[0] * 10, 255, 255, 10, 0, 0, 0], 6: [0xFD, *[0] * 15]}  # RFC 1918, 4193
 
@@ -128,9 +130,12 @@ def _endpoints(
     made = np.maximum(client_port - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, n)
     family = (service[:, 1] == 6).astype(np.int64)
     client, server, families = hosts_of_tokens(
-        token("client"), token("server"), family, LAG_EDGES, rng.random((n, 2))
+        token("client"), token("server"), token("service"), family, LAG_EDGES, rng.random((n, 2))
     )
     address, systems = _hosts(codec, families, rng)
+    client_port = np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0)
+    kind = np.stack([token("service"), port, token("label")], axis=1)
+    server, client_port = _distinct(client, server, client_port, kind, family, rng)
     return {
         "protocol_identifier": service[:, 0],
         "ip_version": service[:, 1],
@@ -140,15 +145,46 @@ def _endpoints(
         "server_address": address[server],
         "client_as_number": systems[client],
         "server_as_number": systems[server],
-        "client_transport_port": np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0),
+        "client_transport_port": client_port,
         "server_transport_port": np.where(has_ports, port, 0),
     }
+
+
+def _distinct(
+    client: NDArray[np.int64],
+    server: NDArray[np.int64],
+    client_port: NDArray[np.int64],
+    kind: NDArray[np.int64],
+    family: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Servers and client ports (n,) with which no two conversations of a kind (n, k) are one, as far as that goes.
+
+    Who comes second takes another client port near its own, or, where that is no free one, another's server.
+    """
+    server, client_port = server.copy(), client_port.copy()
+    for attempt in range(2 * _TRIES):
+        keys = np.concatenate([client[:, None], server[:, None], client_port[:, None], kind], axis=1)
+        _, first = np.unique(keys, axis=0, return_index=True)
+        rows = np.setdiff1d(np.arange(len(keys)), first)
+        if not len(rows):
+            break
+        is_free = client_port[rows] >= LEAST_FREE_PORT
+        block = client_port[rows] // BLOCK_PORTS if attempt < _TRIES else rng.integers(128, PORT_BLOCKS, len(rows))
+        near = block * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, len(rows))
+        client_port[rows] = np.where(is_free, near, client_port[rows])
+        for version in (0, 1):
+            others = np.flatnonzero((family == version) & (client_port < LEAST_FREE_PORT))
+            stuck = rows[~is_free & (family[rows] == version)]
+            if len(others):
+                server[stuck] = server[rng.choice(others, len(stuck))]
+    return server, client_port
 
 
 def _hosts(
     codec: FlowCodec, families: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Address (h, 16) and AS (h,) of every slot and then of every made-up host, no two of which are the same while there is room."""
+    """Address (h, 16) and AS (h,) of every slot and then of every made-up host; none twice while there is room."""
     table = codec.host.table()
     slots = np.zeros((HOST_SLOTS, 16), np.int64)
     if table.shape[1] == 17:

@@ -106,15 +106,14 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
     distinct, which = np.unique(hosts, axis=0, return_inverse=True)
     which = which.reshape(-1)
     family = (table.ip_version[first] == 6).astype(np.int64)
-    client, server = host_tokens(
-        which[: len(flows)], which[len(flows) :], family, codec.host.tokens(distinct), LAG_EDGES
-    )
+    slot, service = codec.host.tokens(distinct), codec.service.nearest(services, exact=2)
+    client, server = host_tokens(which[: len(flows)], which[len(flows) :], service, family, slot, LAG_EDGES)
     client_port = codec.port.tokens(flows.client_port[:, None])
     start = table.flow_start_ns[first]
     return {
         "label": label_codes(table, codec.label_names)[first],
         "start_gap": START_GAP_GRID.tokens(np.diff(start, prepend=start[:1])),
-        "service": codec.service.nearest(services, exact=2),
+        "service": service,
         "service_port_high": np.where(is_rare, 1 + (port >> 8), 0),
         "service_port_low": np.where(is_rare, 1 + (port & 0xFF), 0),
         "service_first": flows.from_service[first].astype(np.int64),
@@ -139,15 +138,15 @@ def start_features(row: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.float
 
 def moment_of(row: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Coarse part of the chunk (k,) of each conversation's place in the order of starts."""
-    return row * MOMENTS // max(count, 1)
+    return np.asarray(row * MOMENTS // max(count, 1), np.int64)
 
 
-def running_tokens(
-    index: NDArray[np.int64], count: NDArray[np.int64], left_ns: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def running_tokens(index: NDArray[np.int64], count: NDArray[np.int64], left_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """What is known before a record: its place, how many are left, and the time to the chunk's end: (m, 3)."""
     left = count - index
-    position = np.where(index < 4, index, 4 + np.log2(np.maximum(index, 4) / 4).astype(np.int64)).clip(max=POSITIONS - 1)
+    position = np.where(index < 4, index, 4 + np.log2(np.maximum(index, 4) / 4).astype(np.int64)).clip(
+        max=POSITIONS - 1
+    )
     countdown = np.where(left < 6, left, 4 + np.log2(np.maximum(left, 4)).astype(np.int64)).clip(max=COUNTDOWNS - 1)
     decades = np.log10(np.maximum(left_ns, 1e6) / 1e6)
     return np.stack([position, countdown, np.clip(decades * 8, 0, TIMES_LEFT - 1).astype(np.int64)], axis=1)

@@ -1,4 +1,4 @@
-"""What tokens of quantities have in common: near values have near features, so that a network need not learn each alone.
+"""What tokens of quantities have in common: near values have near features, and a network learns them together.
 
 A token of a count, a length of time or a port stands for a value; its features are bumps along the value's logarithm.
 """
@@ -65,5 +65,3 @@ def _bumps(values: NDArray[np.floating] | NDArray[np.integer], low: float, high:
     out[values == 0, :BUMPS] = 0
     out[:, BUMPS] = values == 0
     return out
-
-

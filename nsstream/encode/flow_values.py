@@ -106,7 +106,7 @@ class Counts:
 
 
 def _rate(values: NDArray[np.int64], per: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """value / per as rows (m, 1), -1 where that is no whole number."""
+    """Give value / per as rows (m, 1), -1 where that is no whole number."""
     if per is None:
         return np.full((len(values), 1), -1)
     whole = (per > 0) & (values % np.maximum(per, 1) == 0)

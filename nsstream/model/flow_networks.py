@@ -120,7 +120,9 @@ class Heads(nn.Module):
             known = known + heard
         return total
 
-    def say(self, i: int, known: Tensor, tokens: Tensor, place: Tensor, generator: torch.Generator, may: Tensor | None) -> Tensor:
+    def say(
+        self, i: int, known: Tensor, tokens: Tensor, place: Tensor, generator: torch.Generator, may: Tensor | None
+    ) -> Tensor:
         """Draw token i (k,); `place` (k,) chooses the correction, `may` (k, shown) or (shown,) what the law allows."""
         shown = self._shown[i]
         if len(shown) == 1:

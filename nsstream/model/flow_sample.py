@@ -192,5 +192,3 @@ class _RecordLaw:
             has_some = ~self._is_zero[tokens[:, FIELD_INDEX["packets"]]]
             return has_some[:, None] | self._some
         return None
-
-

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, Final
@@ -157,7 +158,7 @@ def cut_lessons(given: FlowInput, store: ChunkStore) -> list[Lesson]:
     cuts = np.unique(np.searchsorted(second, second[at])) if parts > 1 else np.zeros(0, np.int64)
     bounds = [0, *(int(cut) for cut in cuts if cut > 0), len(table)]
     lessons = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         start_ns = int(second[first]) * SECOND_NS
         end_ns = int(second[last] if last < len(table) else second[-1] + 1) * SECOND_NS
         tally = given.tally if last == len(table) else Tally()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nsstream.encode.flow_encoding import FlowTokens
 
-WINDOW: Final = 32  # records learned at a time
+WINDOW: Final = 24  # records learned at a time
+PADDED: Final = 6  # times the records of a batch that it may have when padded
 
 
 def cut_record_windows(tokens: FlowTokens, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -40,19 +41,17 @@ def record_batch(tokens: FlowTokens, windows: NDArray[np.int64]) -> tuple[Tensor
 
 
 def choose_record_windows(windows: NDArray[np.int64], records: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Windows at random with about so many records, which do not take four times as many after padding."""
-    chosen = windows[rng.integers(0, len(windows), records)]
-    length = chosen[:, 2] - chosen[:, 1]
-    chosen = chosen[: max(1, int(np.searchsorted(np.cumsum(length), records)))]
-    length = chosen[:, 2] - chosen[:, 1]
-    most = np.sort(length)[::-1]
-    fits = most * len(most) <= 4 * records
-    if fits[0]:
-        return chosen
-    keep = length <= (most[np.argmax(fits)] if fits.any() else most[-1])
-    keep[rng.permutation(np.flatnonzero(~keep))[: max(1, records // (4 * WINDOW))]] = True
-    some = chosen[keep]
-    wide = int((some[:, 2] - some[:, 1]).max())
-    return some[rng.permutation(len(some))[: max(1, 4 * records // wide)]]
-
-
+    """Windows at random with about so many records, every other time of similar lengths; few enough when padded."""
+    length = windows[:, 2] - windows[:, 1]
+    count = max(1, min(len(windows), round(records / float(length.mean()))))
+    if rng.random() < 0.5:
+        order = np.argsort(length + rng.random(len(windows)), kind="stable")
+        low = max(0, min(int(rng.integers(len(windows))) - count // 2, len(windows) - count))
+        chosen = order[low : low + count]
+    else:
+        chosen = rng.choice(len(windows), size=count, replace=False)
+    fits = max(1, PADDED * records // int(length[chosen].max()))
+    if len(chosen) > fits:
+        chosen = rng.choice(chosen, size=fits, replace=False)
+    out: NDArray[np.int64] = windows[chosen]
+    return out

@@ -9,7 +9,7 @@ There is no adversary here: what critics were worth on flow records stands in do
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -105,13 +105,11 @@ class FlowFit:
         self._records.back_to_best()
         self._networks.eval()
         calibrate_conversations(self._conversations.network, self._tokens, self._codec, self._generator)
-        calibrate_records(
-            self._records.network, self._tokens, self._codec, self._start_ns, self._rng, self._generator
-        )
+        calibrate_records(self._records.network, self._tokens, self._codec, self._start_ns, self._rng, self._generator)
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
-        learners = {"conversation": self._conversations, "record": self._records}
+        learners: dict[str, Learner[Any]] = {"conversation": self._conversations, "record": self._records}
         return {
             "rounds": self._round,
             "steps": {name: learner.step_count for name, learner in learners.items()},
@@ -119,16 +117,16 @@ class FlowFit:
         }
 
     def _step(self) -> None:
-        progress = self._progress()
+        rates = [pace.rate(self._progress()) for pace in self._paces]  # a pace may change weights: before any loss
         loss = self._records.best_loss
         if not self._paces[0].is_done:
             runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
             nll, is_held = self._runs_nll(self._conversations.network, runs)
-            self._conversations.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), self._paces[0].rate(progress))
+            self._conversations.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), rates[0])
         if not self._paces[1].is_done:
             windows = choose_record_windows(self._windows, RECORDS_PER_STEP, self._rng)
             mean = self._records.network.loss(*record_batch(self._tokens, windows)).mean()
-            loss = self._records.step(mean, self._paces[1].rate(progress))
+            loss = self._records.step(mean, rates[1])
         self._round += 1
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._reported_ns >= REPORT_EVERY_NS:
@@ -145,9 +143,7 @@ class FlowFit:
         budget_s = self._config.budget_s * (1 - CALIBRATION_SHARE)
         return max(done, (self._clock.monotonic_ns() - self._begin_ns) * 1e-9 / budget_s)
 
-    def _runs_nll(
-        self, network: ConversationNetwork, runs: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _runs_nll(self, network: ConversationNetwork, runs: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         at = torch.from_numpy(runs)[:, None] + torch.arange(self._run)
         return network.loss(self._attributes[at], self._start_features[at]), self._is_held[at]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,4 +69,4 @@ def map_identities(table: FlowTable, addresses: AddressMap) -> FlowTable:
 
 def _weights(parent: FlowModel) -> dict[str, Any]:
     modules = nn.ModuleDict({"conversations": parent.conversations, "records": parent.records})
-    return cast(dict[str, Any], modules.state_dict())
+    return modules.state_dict()

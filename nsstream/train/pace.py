@@ -1,7 +1,7 @@
-"""Pace: how fast a learner should go on: slower whenever held-out loss has not improved for a while, and then not at all.
+"""Pace: how fast a learner should go on: slower whenever held-out loss has not improved, and at last not at all.
 
-A learner that has come to a plateau goes back to its best average and on with a third of the rate: on a small chunk that
-is worth as much as all the steps before, and a rate that falls by the clock alone never comes to it in time.
+A learner that has come to a plateau goes back to its best average and on with a third of the rate. On a small chunk a
+rate that falls by the clock alone comes too late: the chunk is known by heart before it is small.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The training worker: one process, one job. ``python -m nsstream.train.worker`` reads a job, trains, says so.
 
 stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, then
-one ``done`` (checkpoint, conversations, packets; of a chunk of flows records in their place) or ``error`` (message). Exit status 0 after ``done``, 1 after
-``error``.
+one ``done`` (checkpoint, conversations, packets; of flows: records) or ``error`` (message). Exit status 0 after
+``done``, 1 after ``error``.
 What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
 """
 

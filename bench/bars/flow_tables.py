@@ -1,0 +1,32 @@
+"""Tables of flows for a judge that reads the form ``plain``; both directions of a record count as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nsstream.capture.flow_csv import FlowCsvSource
+from nsstream.capture.flow_presets import PRESETS
+from nsstream.capture.flow_table_file import PLAIN, FlowTableWriter, preset_columns
+from nsstream.trace import FlowTable
+
+
+def read_table(path: Path) -> FlowTable:
+    """All flows of a table; raises InputError if it is none."""
+    source, tables = FlowCsvSource(path), []
+    source.open()
+    try:
+        while (batch := source.read_batch()) is not None:
+            tables.append(batch)
+    finally:
+        source.close()
+    return FlowTable.concatenate(tables)
+
+
+def write_judged(table: FlowTable, output: Path) -> None:
+    """Write a table for the judge."""
+    columns = table.columns()
+    for name in ("packet_delta_count", "octet_delta_count"):
+        columns[name] = columns[name] + columns[f"reverse_{name}"]
+    with output.open("wb") as file:
+        preset = PRESETS[PLAIN]
+        FlowTableWriter(file, preset, preset_columns(preset)).write(FlowTable.from_columns(columns, table.label_names))
