@@ -74,7 +74,7 @@ def open_compressed(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "xb"))
     if path.suffix == ".xz":
-        return lzma.open(path, "xb")
+        return cast(BinaryIO, lzma.open(path, "xb"))
     return zstandard.open(path, "xb") if path.suffix == ".zst" else path.open("xb")
 
 

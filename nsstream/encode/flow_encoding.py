@@ -190,4 +190,4 @@ def hosts_by_family(codec: FlowCodec) -> NDArray[np.bool_]:
 
 def family_of_services(codec: FlowCodec) -> NDArray[np.int64]:
     """0 where a service runs over IPv4, 1 over IPv6: (SERVICE_SLOTS,)."""
-    return (codec.service.table()[:, 1] == 6).astype(np.int64)
+    return np.asarray(codec.service.table()[:, 1] == 6, np.int64)

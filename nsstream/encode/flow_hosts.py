@@ -1,9 +1,9 @@
 """Hosts of conversations as tokens that name nobody rare, and back.
 
 A host that is frequent has a slot. Any other is new, or whoever stood in that role so many rare hosts ago (a lag, by
-bin): how often hosts come back, and after how long, is kept, and who they are is not. A server whom its client asked
-lately is told as that: as its latest peer for the same service, the one before, ..., or as one for another service. So
-hosts talk to as many others as they did.
+bin): how often hosts come back, and after how long, is kept, and who they are is not. Where one of both is rare, a
+server whom its client asked lately is told as that: as its latest peer for the same service, the one before, ..., or as
+one for another service. So hosts talk to as many others as they did.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def host_tokens(
         else:
             out_client[i] = FRESH
         token = _peer_token(peers[c], s, service[i])
-        if token >= 0:
+        if token >= 0 and (slot[c] < 0 or slot[s] < 0):
             out_server[i] = token
         elif slot[s] >= 0:
             out_server[i] = PEERS + slot[s]
@@ -165,9 +165,9 @@ def _peer_of_token(peers: NDArray[np.int32], token: int, service: int) -> int:
             break
         if (peers[j, 1] == service) == wants_same:
             if left == 0:
-                return peers[j, 0]
+                return int(peers[j, 0])
             left -= 1
-    return peers[0, 0]
+    return int(peers[0, 0])
 
 
 @numba.njit(cache=True)
