@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from bars.downstream import classify, downstream_bars
-from bars.flow_tables import read_table, write_judged
+from bars.flow_tables import write_judged
 from bars.runs import Cost, run_command, run_main, run_nsstream
 from bars.traces import cut_day
 from bars.verdict import Bar, as_dict, at_most, between, finish, show
 
 from nsstream.errors import InputError
-from nsstream.pipeline.flow_twin import is_table
+from nsstream.pipeline.flow_twin import holds_flows, read_flows
 
 COPYING_MARGIN = 0.02
 MOST_X_FLOOR = {"mean_jsd": 1.2, "mean_emd": 1.7, "structure": 1.7, "volume": 2.0}
@@ -97,7 +97,7 @@ class Fidelity:
 
 def measure(trace: Path, name: str, given: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Make one twin in a folder, score it, print its table, and return every figure."""
-    if is_table(trace):
+    if holds_flows(trace):
         return measure_table(trace, name, given, folder)
     twin, score_path, judge_path = folder / "twin.pcap", folder / "score.json", folder / "judge.json"
     length = ["--budget", given.budget] if given.steps is None else ["--steps", given.steps]
@@ -125,7 +125,7 @@ def measure_table(trace: Path, name: str, given: argparse.Namespace, folder: Pat
     length = ["--budget", given.budget] if given.steps is None else ["--steps", given.steps]
     options = ["--force", *length, *(["--seed", given.seed] if given.seed is not None else [])]
     cost = run_nsstream("twin", trace, "-o", twin, *options)
-    real, drawn = read_table(trace), read_table(twin)
+    real, drawn = read_flows(trace).table, read_flows(twin).table
     given_real, given_twin = folder / "real.judged.csv", folder / "twin.judged.csv"
     write_judged(real, given_real)
     write_judged(drawn, given_twin)

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nsstream.capture.flow_csv import FlowCsvSource
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import PLAIN, FlowTableWriter, preset_columns
 from nsstream.trace import FlowTable
-
-
-def read_table(path: Path) -> FlowTable:
-    """All flows of a table; raises InputError if it is none."""
-    source, tables = FlowCsvSource(path), []
-    source.open()
-    try:
-        while (batch := source.read_batch()) is not None:
-            tables.append(batch)
-    finally:
-        source.close()
-    return FlowTable.concatenate(tables)
 
 
 def write_judged(table: FlowTable, output: Path) -> None:

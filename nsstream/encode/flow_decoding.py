@@ -83,7 +83,8 @@ def decode_records(
     columns["ip_next_hop_address"], columns["exporter_address"] = path[:, :16], path[:, 16:]
     columns["ingress_interface"] = codec.ingress.table()[token("ingress"), 0]
     columns["egress_interface"] = codec.egress.table()[token("egress"), 0]
-    flags = codec.flags.table()[token("flags")]
+    is_tcp = columns["protocol_identifier"] == TCP
+    flags = np.where(is_tcp[:, None], codec.flags.table()[token("flags")], 0)
     columns["tcp_control_bits"], columns["reverse_tcp_control_bits"] = flags[:, 0], flags[:, 1]
     duration = codec.duration.draw(token("duration"), rng)
     columns["flow_end_ns"] = start_ns + np.clip(duration, 0, np.maximum(codec.last_ns - start_ns, 0))

@@ -70,6 +70,11 @@ def is_table(path: Path) -> bool:
     return path.name.endswith(TABLE_SUFFIXES)
 
 
+def holds_flows(path: Path) -> bool:
+    """Whether a file is a table of flows or one of nfcapd, by its first octets; raises InputError if it has none."""
+    return isinstance(open_source(str(path)), (FlowCsvSource, NfcapdFileSource))
+
+
 def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: Sequence[str] = DRAWER) -> FlowTwin:
     """Run the whole path.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -21,13 +22,19 @@ MOST: Final = 16_384  # conversations drawn a round
 
 @torch.no_grad()
 def calibrate_conversations(
-    network: ConversationNetwork, tokens: FlowTokens, codec: FlowCodec, generator: torch.Generator
+    network: ConversationNetwork,
+    tokens: FlowTokens,
+    codec: FlowCodec,
+    generator: torch.Generator,
+    has_time: Callable[[], bool],
 ) -> None:
-    """Correct the conversations' attributes, by moment of the chunk."""
+    """Correct the conversations' attributes, by moment of the chunk; once at least, and on while there is time."""
     n = len(tokens)
     rows = np.arange(n) if n <= MOST else np.linspace(0, n - 1, MOST).astype(np.int64)
     measured, drawn_at = moment_of(np.arange(n), n), moment_of(rows, n)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        if number and not has_time():
+            break
         drawn = draw_conversations(network, codec, Wanted(rows), generator)
         for i, table in enumerate(network.heads.correction):
             wanted = count_tokens(measured, tokens.attributes[:, i], table)
@@ -42,8 +49,9 @@ def calibrate_records(
     start_ns: NDArray[np.int64],
     rng: np.random.Generator,
     generator: torch.Generator,
+    has_time: Callable[[], bool],
 ) -> None:
-    """Correct the records' fields, by place."""
+    """Correct the records' fields, by place; once at least, and on while there is time."""
     count = np.diff(tokens.offset)
     rows = np.sort(rng.permutation(len(tokens))[:MOST])
     first = np.repeat(tokens.offset[rows], count[rows])
@@ -53,7 +61,9 @@ def calibrate_records(
     place = place_of(index, np.repeat(protocol, count[rows]))
     told = {"is_reverse": index > 0, "gap": index > 0}
     everything = np.ones(len(index), bool)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        if number and not has_time():
+            break
         drawn = draw_records(
             network, codec, tokens.attributes[rows], start_ns[tokens.offset[rows]], count[rows], rng, generator
         )

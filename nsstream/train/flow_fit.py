@@ -32,7 +32,7 @@ from nsstream.train.pace import Pace
 LEAST_CONVERSATIONS: Final = 16
 HELD_OUT_EVERY: Final = 8
 RECORDS_PER_STEP: Final = 512
-CALIBRATION_SHARE: Final = 0.06  # of the budget, at its end
+CALIBRATION_SHARE: Final = 0.12  # of the budget, at its end; half of it is left when the last round begins
 REPORT_EVERY_NS: Final = 500_000_000
 
 
@@ -79,12 +79,12 @@ class FlowFit:
         self._is_held = torch.zeros(n, dtype=torch.bool)
         self._is_held[torch.from_numpy(held)] = True
         self._run = min(config.run_length, n // HELD_OUT_EVERY)
-        self._judged_runs = np.linspace(0, n - self._run, min(n // self._run, 48)).astype(np.int64)
+        self._judged_runs = np.linspace(0, n - self._run, min(n // self._run, 32)).astype(np.int64)
         self._attributes = torch.from_numpy(tokens.attributes)
         self._start_features = torch.from_numpy(tokens.start_features)
         self._windows = cut_record_windows(tokens, learned)
         judged = cut_record_windows(tokens, held)
-        self._judged = judged[np.linspace(0, len(judged) - 1, min(len(judged), 1024)).astype(np.int64)]
+        self._judged = judged[np.linspace(0, len(judged) - 1, min(len(judged), 768)).astype(np.int64)]
         show_chunk(networks, codec)
         rate, decay = config.learning_rate, config.weight_decay
         self._conversations = Learner(
@@ -104,8 +104,23 @@ class FlowFit:
         self._conversations.back_to_best()
         self._records.back_to_best()
         self._networks.eval()
-        calibrate_conversations(self._conversations.network, self._tokens, self._codec, self._generator)
-        calibrate_records(self._records.network, self._tokens, self._codec, self._start_ns, self._rng, self._generator)
+        share = CALIBRATION_SHARE / (1 - CALIBRATION_SHARE)
+        calibrate_conversations(
+            self._conversations.network,
+            self._tokens,
+            self._codec,
+            self._generator,
+            lambda: self._spent() < 1 + share / 4,
+        )
+        calibrate_records(
+            self._records.network,
+            self._tokens,
+            self._codec,
+            self._start_ns,
+            self._rng,
+            self._generator,
+            lambda: self._spent() < 1 + share / 2,
+        )
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -138,10 +153,14 @@ class FlowFit:
     def _progress(self) -> float:
         """How much of the steps or of the budget is used up."""
         done = 0.0 if self._config.steps is None else self._round / self._config.steps
+        return max(done, self._spent())
+
+    def _spent(self) -> float:
+        """The time since the fit began, in budgets less the calibration's share; 0 where there is no budget."""
         if self._config.budget_s is None:
-            return done
+            return 0.0
         budget_s = self._config.budget_s * (1 - CALIBRATION_SHARE)
-        return max(done, (self._clock.monotonic_ns() - self._begin_ns) * 1e-9 / budget_s)
+        return (self._clock.monotonic_ns() - self._begin_ns) * 1e-9 / budget_s
 
     def _runs_nll(self, network: ConversationNetwork, runs: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         at = torch.from_numpy(runs)[:, None] + torch.arange(self._run)

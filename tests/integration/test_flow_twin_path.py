@@ -15,7 +15,7 @@ from nsstream.clock import SystemClock
 from nsstream.encode.address_map import AddressMap
 from nsstream.encode.flow_codec import least_octets
 from nsstream.errors import InputError, OutputError, ReplayError
-from nsstream.pipeline import Progress, Stage
+from nsstream.pipeline import Progress, Stage, flow_twin
 from nsstream.pipeline.by_hand import draw_flow_models
 from nsstream.pipeline.flow_twin import FlowTwin, make_flow_twin, read_flows
 from nsstream.pipeline.twin import TwinConfig
@@ -137,6 +137,19 @@ def test_what_the_model_has_not_is_refused(made: tuple[FlowTwin, list[Progress]]
             replaces=False, listen=lambda progress: None, clock=SystemClock(),
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_table_is_learned_in_chunks(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(flow_twin, "CHUNK_RECORDS", 300)
+    heard: list[Progress] = []
+    made = make_flow_twin(config_for(trace, tmp_path, steps=12), heard.append, SystemClock())
+    drawn, _ = read(made.output)
+    assert made.chunk_count == 3
+    assert len(drawn) == pytest.approx(made.real_count, rel=0.05)
+    assert [p.stage for p in heard if p.is_done and p.stage is Stage.FINE_TUNE] == [Stage.FINE_TUNE] * 2
+    parents = [json.loads(path.read_text())["parent"] for path in made.state.glob("models/*/manifest.json")]
+    assert sum(parent is None for parent in parents) == 1
+    assert len(set(parents)) == 2
 
 
 def test_a_capture_is_no_name_for_flows(trace: Path, tmp_path: Path):
