@@ -8,6 +8,7 @@ parent keeps the parent's slots, so that the parent's weights stay meaningful.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from nsstream.encode.flow_schema import (
     HOST_SLOTS,
     INTERFACE_SLOTS,
     LABELS,
+    LEAST_OF_CELL,
     OCTET_ATOMS,
     OCTET_RATES,
     PACKET_ATOMS,
@@ -36,6 +38,7 @@ from nsstream.encode.flow_schema import (
     RECORD_GAP_GRID,
     RECORDS_GRID,
     SERVICE_SLOTS,
+    SLICES,
     START_GAP_GRID,
 )
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
@@ -66,7 +69,7 @@ class FlowCodec:
         start_ns, end_ns: the chunk's interval.
         last_ns: the latest end of a record.
         tick_ns: what all starts are multiples of.
-        edges: (k + 1,) bounds of the cells: equal shares of the conversations start in each.
+        edges: (k + 1,) bounds of the cells in which conversations start; `cells`: (k,) how many do in each.
         conversation_count, record_count: of the chunk.
         label_names: code k is the name at k - 1.
         labels: (LABELS,) conversations of each label.
@@ -84,6 +87,7 @@ class FlowCodec:
     last_ns: int
     tick_ns: int
     edges: NDArray[np.int64]
+    cells: NDArray[np.int64]
     conversation_count: int
     record_count: int
     label_names: tuple[str, ...]
@@ -110,12 +114,17 @@ class FlowCodec:
     rare_as: NDArray[np.int64]
     has_headers: bool
 
+    @cached_property
+    def cell_of(self) -> NDArray[np.int64]:
+        """The cell of each conversation in the order of starts: (conversation_count,)."""
+        return np.repeat(np.arange(len(self.cells)), self.cells)
+
     @classmethod
     def fit(cls, flows: FlowConversations, start_ns: int, end_ns: int, parent: Self | None = None) -> Self:
         """Fit on a chunk's conversations, addresses mapped already; raises TrainError where labels are too many."""
         table = flows.records
         starts = table.flow_start_ns[flows.first]
-        edges = cell_edges(starts)
+        edges, cells = measure_cells(starts)
         held: dict[str, Vocabulary | None] = {name: getattr(parent, name, None) for name in VOCABULARIES}
         names = join_labels(parent.label_names if parent else (), table.label_names)
         hosts = np.concatenate([host_values(flows, 0), host_values(flows, 1)])
@@ -140,6 +149,7 @@ class FlowCodec:
             last_ns=int(table.flow_end_ns.max()),
             tick_ns=max(1, int(np.gcd.reduce(table.flow_start_ns))),
             edges=edges,
+            cells=cells,
             conversation_count=len(flows),
             record_count=len(table),
             label_names=names,
@@ -191,6 +201,7 @@ class FlowCodec:
             has_headers=bool(data["has_headers"]),
             label_names=tuple(str(name) for name in data["label_names"]),
             edges=np.array(data["edges"], np.int64),
+            cells=np.array(data["cells"], np.int64),
             labels=np.array(data["labels"], np.int64),
             host_as=np.array(data["host_as"], np.int64),
             port_blocks=np.array(data["port_blocks"], np.int64),
@@ -203,19 +214,25 @@ class FlowCodec:
 
 
 _PLAIN: Final = ("start_ns", "end_ns", "last_ns", "tick_ns", "conversation_count", "record_count", "has_headers")
-_ARRAYS: Final = ("edges", "labels", "host_as", "port_blocks", "networks", "rare_as")
+_ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
 
 
-def cell_edges(starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bounds of cells in which equal shares of the sorted starts (n,) lie, eight conversations at least: (k + 1,)."""
-    k = max(1, min(CELLS, len(starts) // 8))
-    at = np.minimum(np.arange(k + 1) * len(starts) // k, len(starts) - 1)
-    return starts[at]
+def measure_cells(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bounds (k + 1,) of the cells of sorted starts (n,), and how many lie in each (k,), `LEAST_OF_CELL` at least.
 
-
-def cell_of(n: int, cells: int) -> NDArray[np.int64]:
-    """The cell of each of n conversations in order of start: (n,)."""
-    return (np.arange(n) * cells + cells - 1) // n if n else np.zeros(0, np.int64)
+    Bounds are places of equal shares of the starts and of equal times, so that bursts and idle hours both are told.
+    """
+    k = max(1, min(CELLS, len(starts) // LEAST_OF_CELL))
+    shares = starts[np.arange(k) * len(starts) // k]
+    times = starts[0] + np.arange(SLICES) * ((starts[-1] - starts[0]) // SLICES)
+    marks = np.unique(np.concatenate([shares, times]))
+    before = np.searchsorted(starts, marks)
+    kept = [0]
+    for at in range(1, len(marks)):
+        if before[at] - before[kept[-1]] >= LEAST_OF_CELL and len(starts) - before[at] >= LEAST_OF_CELL:
+            kept.append(at)
+    edges = np.append(marks[kept], starts[-1])
+    return edges, np.diff(np.append(before[kept], len(starts)))
 
 
 def host_values(flows: FlowConversations, role: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.flow_codec import FlowCodec, cell_of, least_octets
+from nsstream.encode.flow_codec import FlowCodec, least_octets
 from nsstream.encode.flow_hosts import LAG_EDGES, hosts_of_tokens
 from nsstream.encode.flow_schema import (
     ATTRIBUTE_INDEX,
@@ -24,6 +24,7 @@ from nsstream.encode.flow_schema import (
     RARE_PORT,
 )
 from nsstream.encode.flow_values import MARK_COLUMNS
+from nsstream.encode.vocabulary import distinct_rows
 from nsstream.trace.fields import FLOW_FIELDS, ICMP, ICMPV6, SCTP, TCP, UDP
 from nsstream.trace.flows import FlowTable
 
@@ -39,8 +40,8 @@ def decode_starts(
 
     The gaps that were drawn say how the starts of a cell lie to each other; its bounds say where.
     """
-    cells = len(codec.edges) - 1
-    cell = cell_of(codec.conversation_count, cells)[rows]
+    cells = len(codec.cells)
+    cell = codec.cell_of[rows]
     gap = codec.start_gap.draw(attributes[:, ATTRIBUTE_INDEX["start_gap"]], rng).astype(np.float64) + 1e-3
     total = np.bincount(cell, gap, minlength=cells)
     passed = np.cumsum(gap)
@@ -48,6 +49,7 @@ def decode_starts(
     part = (passed - before - gap * rng.random(len(gap))) / total[cell]
     width = np.diff(codec.edges).astype(np.float64)[cell]
     start = codec.edges[cell] + (width * np.clip(part, 0, 1)).astype(np.int64)
+    start[rows == 0] = codec.edges[0]  # the chunk's first record is somebody's first
     return np.asarray(start // codec.tick_ns * codec.tick_ns, np.int64)
 
 
@@ -166,7 +168,7 @@ def _distinct(
     server, client_port = server.copy(), client_port.copy()
     for attempt in range(2 * _TRIES):
         keys = np.concatenate([client[:, None], server[:, None], client_port[:, None], kind], axis=1)
-        _, first = np.unique(keys, axis=0, return_index=True)
+        _, first = np.unique(distinct_rows(keys)[1], return_index=True)
         rows = np.setdiff1d(np.arange(len(keys)), first)
         if not len(rows):
             break

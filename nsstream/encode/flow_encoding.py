@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.flow_codec import (
     FlowCodec,
-    cell_of,
     count_columns,
     host_values,
     label_codes,
@@ -22,6 +22,7 @@ from nsstream.encode.flow_schema import (
     ATTRIBUTES,
     BLOCK_PORTS,
     COUNTDOWNS,
+    FIELD_INDEX,
     FIELDS,
     HOSTS,
     MOMENTS,
@@ -35,7 +36,7 @@ from nsstream.encode.flow_schema import (
     START_GAP_GRID,
     TIMES_LEFT,
 )
-from nsstream.encode.flow_values import flag_values, mark_values, path_values
+from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.trace.fields import TCP, UDP
 
 
@@ -49,7 +50,6 @@ class FlowTokens:
         offset: (n + 1,) ragged rows of the record columns.
         fields: (m, f), columns as in `flow_schema.FIELDS`.
         running: (m, 3) position, countdown and time left, known before a record is.
-        place: (m,) where corrections are counted apart.
     """
 
     attributes: NDArray[np.int64]
@@ -57,7 +57,6 @@ class FlowTokens:
     offset: NDArray[np.int64]
     fields: NDArray[np.int64]
     running: NDArray[np.int64]
-    place: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -85,14 +84,12 @@ def encode_flows(flows: FlowConversations, codec: FlowCodec) -> FlowTokens:
         "reverse_octets": codec.reverse_octets.tokens(counts["reverse_octets"], counts["reverse_packets"]),
         "duration": codec.duration.tokens(counts["duration"]),
     }
-    protocol = table.protocol_identifier.astype(np.int64)
     return FlowTokens(
         attributes=np.stack([columns[name] for name in ATTRIBUTES], axis=1),
         start_features=start_features(np.arange(n), codec),
         offset=flows.offset,
         fields=np.stack([fields[name] for name in FIELDS], axis=1),
         running=running_tokens(index, np.repeat(count, count), codec.last_ns - (table.flow_start_ns - gap)),
-        place=place_of(index, protocol),
     )
 
 
@@ -126,9 +123,7 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
 
 def start_features(row: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.float32]:
     """Numbers (k, START_FEATURES) that are known of conversations by their place in the order of starts alone."""
-    cells = len(codec.edges) - 1
-    cell = cell_of(codec.conversation_count, cells)[row].clip(0, cells - 1)
-    wide_ns = np.diff(codec.edges)[cell] * cells / max(codec.conversation_count, 1)
+    wide_ns = (np.diff(codec.edges) / codec.cells)[codec.cell_of[row]]
     out = np.zeros((len(row), START_FEATURES), np.float32)
     out[:, 0] = np.log10(np.maximum(wide_ns, 1e3)) / 4 - 1
     out[:, 1] = wide_ns == 0
@@ -154,8 +149,28 @@ def running_tokens(index: NDArray[np.int64], count: NDArray[np.int64], left_ns: 
 
 def place_of(index: NDArray[np.int64], protocol: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the corrections of a record's fields are counted apart: first, second, later; TCP, UDP, other."""
-    layer = np.where(protocol == TCP, 0, np.where(protocol == UDP, 1, 2))
-    return 3 * np.minimum(index, 2) + layer
+    return 3 * np.minimum(index, 2) + _layer(protocol)
+
+
+def place_by_size(fields: NDArray[np.int64], protocol: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
+    """The same of the fields in `BY_SIZE`: by how many packets the tokens (m, f) before them say."""
+    sizes = [
+        size_classes(getattr(codec, name))[fields[:, FIELD_INDEX[name]]] for name in ("packets", "reverse_packets")
+    ]
+    return 3 * np.maximum(*sizes) + _layer(protocol)
+
+
+def size_classes(counts: Counts) -> NDArray[np.int64]:
+    """The class of each token of a count: values up to 1, 2, 4, 8, 16, 64, 256, 1024 quanta, and more."""
+    values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
+    return np.searchsorted(_SIZES, values).astype(np.int64)
+
+
+_SIZES: Final = np.array([1, 2, 4, 8, 16, 64, 256, 1024])
+
+
+def _layer(protocol: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(protocol == TCP, 0, np.where(protocol == UDP, 1, 2))
 
 
 def allowed_attributes(codec: FlowCodec) -> dict[str, NDArray[np.bool_]]:

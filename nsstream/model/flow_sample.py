@@ -14,11 +14,12 @@ from nsstream.encode.flow_encoding import (
     family_of_services,
     hosts_by_family,
     moment_of,
+    place_by_size,
     place_of,
     running_tokens,
     start_features,
 )
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, FIELD_INDEX, FIELDS, PEERS
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.trace.fields import TCP
 
@@ -140,8 +141,7 @@ def draw_records(
             running = running_tokens(position, total[:k], codec.last_ns - now[:k])
             read = network.inputs(described[:k], before[:k, None], torch.from_numpy(running)[:, None])
             h, state = network.recur(read, state[:, :k].contiguous())
-            place = torch.from_numpy(place_of(position, protocol[:k]))
-            tokens, before = _say(network, h[:, 0] + read[:, 0], law, place, index, protocol[:k], generator)
+            tokens, before = _say(network, h[:, 0] + read[:, 0], law, index, protocol[:k], generator)
             if index:
                 gap = codec.gap.draw(tokens[:, FIELD_INDEX["gap"]].numpy(), rng)
                 left = np.maximum(codec.last_ns - now[:k], 0)
@@ -156,7 +156,6 @@ def _say(
     network: RecordNetwork,
     known: torch.Tensor,
     law: _RecordLaw,
-    place: torch.Tensor,
     index: int,
     protocol: NDArray[np.int64],
     generator: torch.Generator,
@@ -165,7 +164,10 @@ def _say(
     heads = network.heads
     tokens = torch.zeros(len(known), len(FIELDS), dtype=torch.int64)
     total = torch.zeros_like(known)
+    place = torch.from_numpy(place_of(np.full(len(known), index), protocol))
     for i, name in enumerate(FIELDS):
+        if name == BY_SIZE[0]:
+            place = torch.from_numpy(place_by_size(tokens.numpy(), protocol, law.codec))
         if index or name not in ("is_reverse", "gap"):
             tokens[:, i] = heads.say(i, known, tokens, place, generator, law.may(name, tokens, protocol))
         said = heads.hear(i, tokens[:, i])
@@ -177,6 +179,7 @@ class _RecordLaw:
     """Which of the shown tokens a field may have: TCP flags for TCP alone, and a packet at least in one direction."""
 
     def __init__(self, network: RecordNetwork, codec: FlowCodec) -> None:
+        self.codec = codec
         flags = codec.flags.table()
         shown = network.heads.shown(FIELD_INDEX["flags"])
         self._no_flags = torch.from_numpy((flags == 0).all(axis=1))[shown]

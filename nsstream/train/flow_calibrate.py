@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from nsstream.encode.flow_codec import FlowCodec
-from nsstream.encode.flow_encoding import FlowTokens, moment_of, place_of
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, FIELD_INDEX
+from nsstream.encode.flow_encoding import FlowTokens, moment_of, place_by_size, place_of
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records
 from nsstream.train.calibrate import correct, count_tokens
@@ -58,7 +58,8 @@ def calibrate_records(
     index = np.arange(len(first)) - np.repeat(np.cumsum(count[rows]) - count[rows], count[rows])
     measured = first + index
     protocol = codec.service.table()[tokens.attributes[rows, ATTRIBUTE_INDEX["service"]], 0]
-    place = place_of(index, np.repeat(protocol, count[rows]))
+    protocol = np.repeat(protocol, count[rows])
+    place, by_size = place_of(index, protocol), place_by_size(tokens.fields[measured], protocol, codec)
     told = {"is_reverse": index > 0, "gap": index > 0}
     everything = np.ones(len(index), bool)
     for number in range(ROUNDS):
@@ -67,7 +68,9 @@ def calibrate_records(
         drawn = draw_records(
             network, codec, tokens.attributes[rows], start_ns[tokens.offset[rows]], count[rows], rng, generator
         )
+        drawn_by_size = place_by_size(drawn.fields, protocol, codec)
         for name, i in FIELD_INDEX.items():
             table, which = network.heads.correction[i], told.get(name, everything)
-            wanted = count_tokens(place[which], tokens.fields[measured[which], i], table)
-            correct(table, wanted, count_tokens(place[which], drawn.fields[which, i], table))
+            at = (by_size, drawn_by_size) if name in BY_SIZE else (place, place)
+            wanted = count_tokens(at[0][which], tokens.fields[measured[which], i], table)
+            correct(table, wanted, count_tokens(at[1][which], drawn.fields[which, i], table))

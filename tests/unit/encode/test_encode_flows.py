@@ -120,6 +120,10 @@ def test_starts_lie_in_the_cells_in_which_they_were(flows, codec, tokens):
     assert found.max() <= codec.edges[-1]
     measured = flows.records.flow_start_ns[flows.first]
     assert np.abs(found - measured).mean() < 20e9
+    assert found[0] == measured[0]
+    assert codec.cells.sum() == len(flows)
+    assert codec.cells.min() >= 8
+    assert (np.diff(codec.edges) >= 0).all()
     assert not (found % codec.tick_ns).any()
 
 
