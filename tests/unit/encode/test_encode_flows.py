@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_flows import START_NS, made_flows
 
+from nsstream.capture.placeholders import placeholder_of_as
 from nsstream.encode.as_map import FIRST, LAST, map_systems
 from nsstream.encode.flow_codec import FlowCodec, least_octets
 from nsstream.encode.flow_conversations import group_flows
@@ -222,13 +223,14 @@ def test_features_are_finite_and_of_the_schemas_size(codec):
             assert np.isfinite(values).all()
 
 
-def test_as_numbers_become_private_ones():
+def test_as_numbers_become_those_of_nobody():
     numbers = np.array([0, 786, 786, 15169, 23456], np.uint32)
     mapped = map_systems(numbers, bytes(32))
     assert mapped[0] == 0
     assert mapped[4] == 23456
     assert mapped[1] == mapped[2] != mapped[3]
     assert ((mapped[1:4] >= FIRST) & (mapped[1:4] <= LAST)).all()
+    assert placeholder_of_as(LAST) < 255 << 24
     assert (map_systems(numbers, bytes(31) + b"\1") != mapped).any()
 
 
