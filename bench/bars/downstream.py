@@ -18,6 +18,7 @@ from nsstream.trace import FlowTable
 
 MOST_ROWS = 30_000
 LEAST_SHARE = 0.95
+LEAST_OF_LABEL = 100  # flows, for a label to be one that can be learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ def features(table: FlowTable) -> NDArray[np.float64]:
 
 
 def classify(real: FlowTable, twin: FlowTable, seed: int = 0) -> list[Classified]:
-    """Train and try five kinds of classifiers."""
+    """Train and try five kinds of classifiers; none where fewer than two labels have `LEAST_OF_LABEL` flows."""
+    if (np.bincount(real.label) >= LEAST_OF_LABEL).sum() < 2:
+        return []
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -70,7 +73,10 @@ def classify(real: FlowTable, twin: FlowTable, seed: int = 0) -> list[Classified
     for name, model in models.items():
         with np.errstate(all="ignore"):
             from_real = float(model.fit(x[learned], y[learned]).score(x[tried], y[tried]))
-            from_twin = float(model.fit(x_twin, y_twin).score(x[tried], y[tried]))
+            if len(set(y_twin.tolist())) > 1:
+                from_twin = float(model.fit(x_twin, y_twin).score(x[tried], y[tried]))
+            else:  # nothing to tell apart: what learns from it says one thing always
+                from_twin = float((y[tried] == y_twin[0]).mean())
         found.append(Classified(name, from_real, from_twin))
     return found
 
