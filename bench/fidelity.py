@@ -2,7 +2,9 @@
 
     python bench/fidelity.py TRACE ... [--budget 5m | --steps N] [--day YYYY-MM-DD] [--judge PATH] [--json OUT]
 
-The twin is made and scored by the command line, as a user would. --day takes that day (UTC) out of each trace first.
+A trace is a capture, or a table of flows, which needs --judge and is handed to it in the form ``plain``; of a table
+with labels, classifiers that learned from the twin are tried on the real one too. The twin is made and scored by the
+command line, as a user would. --day takes that day (UTC) out of each trace first.
 --judge names an independent script, called as `python PATH REAL SYNTHETIC --json OUT`; the verdict is then its, and our
 own score is shown beside it. Without it the verdict is our own score's. --keep leaves the twins in a folder.
 """
@@ -19,11 +21,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
+from bars.downstream import classify, downstream_bars
+from bars.flow_tables import write_judged
 from bars.runs import Cost, run_command, run_main, run_nsstream
 from bars.traces import cut_day
 from bars.verdict import Bar, as_dict, at_most, between, finish, show
 
 from nsstream.errors import InputError
+from nsstream.pipeline.flow_twin import holds_flows, read_flows
 
 COPYING_MARGIN = 0.02
 MOST_X_FLOOR = {"mean_jsd": 1.2, "mean_emd": 1.7, "structure": 1.7, "volume": 2.0}
@@ -67,6 +72,16 @@ class Fidelity:
             (synthetic["flow_fingerprints"], real["flow_fingerprints"]),
         )
 
+    def flow_bars(self) -> list[Bar]:
+        """The bars of a table of flows, each as the worst of all tables has to be."""
+        return [
+            between("records, of the real number", self.twin_count / self.real_count, 0.9, 1.1),
+            *(at_most(f"{name}, x floor", self.x_floor[name], 2.0) for name in MOST_X_FLOOR),
+            at_most("detector, AUC", self.detector_auc, 0.8),
+            at_most("five-tuples copied", self.five_tuples[0], round(self.five_tuples[1] + 0.01, 4)),
+            at_most("flow fingerprints copied", self.fingerprints[0], round(self.fingerprints[1] + 0.01, 4)),
+        ]
+
     def bars(self, other: Fidelity | None) -> list[Bar]:
         """The bars; `other` is another judge's opinion, shown beside."""
         beside = {bar.name: bar.gave for bar in other.bars(None)} if other else {}
@@ -82,6 +97,8 @@ class Fidelity:
 
 def measure(trace: Path, name: str, given: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Make one twin in a folder, score it, print its table, and return every figure."""
+    if holds_flows(trace):
+        return measure_table(trace, name, given, folder)
     twin, score_path, judge_path = folder / "twin.pcap", folder / "score.json", folder / "judge.json"
     length = ["--budget", given.budget] if given.steps is None else ["--steps", given.steps]
     options = ["--no-score", "--force", *length, *(["--seed", given.seed] if given.seed is not None else [])]
@@ -100,9 +117,31 @@ def measure(trace: Path, name: str, given: argparse.Namespace, folder: Path) -> 
     return as_dict(bars) | figures
 
 
+def measure_table(trace: Path, name: str, given: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """The same of a table of flows."""
+    if given.judge is None:
+        raise InputError(f"{trace} is a table of flows, which only a --judge can score")
+    twin, judge_path = folder / "twin.csv", folder / "judge.json"
+    length = ["--budget", given.budget] if given.steps is None else ["--steps", given.steps]
+    options = ["--force", *length, *(["--seed", given.seed] if given.seed is not None else [])]
+    cost = run_nsstream("twin", trace, "-o", twin, *options)
+    real, drawn = read_flows(trace).table, read_flows(twin).table
+    given_real, given_twin = folder / "real.judged.csv", folder / "twin.judged.csv"
+    write_judged(real, given_real)
+    write_judged(drawn, given_twin)
+    run_command([sys.executable, str(given.judge), str(given_real), str(given_twin), "--json", str(judge_path)])
+    judged = Fidelity.of_judge(json.loads(judge_path.read_text()))
+    classified = classify(real, drawn) if real.label_names else []
+    bars = [*judged.flow_bars(), *downstream_bars(classified), *cost_rows(cost, judged)]
+    print(flush=True)
+    show(f"{name}, {' '.join(map(str, length))}", bars)
+    figures = {"trace": name, "judge": asdict(judged), "cost": asdict(cost)}
+    return as_dict(bars) | figures | {"downstream": [asdict(one) for one in classified]}
+
+
 def cost_rows(cost: Cost, own: Fidelity) -> list[Bar]:
     return [
-        Bar("packets, twin and real", f"{own.twin_count:,} and {own.real_count:,}"),
+        Bar("records, twin and real", f"{own.twin_count:,} and {own.real_count:,}"),
         Bar("seconds", round(cost.elapsed_s, 1)),
         Bar("CPU-seconds", round(cost.cpu_s, 1)),
         Bar("peak memory of a process, MiB", round(cost.peak_bytes / 2**20)),

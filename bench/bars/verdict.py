@@ -35,6 +35,10 @@ def at_most(name: str, gave: float | None, limit: float, beside: Value = "") -> 
     return Bar(name, gave, f"<= {limit:g}", is_number(gave) and gave <= limit, beside)
 
 
+def at_least(name: str, gave: float | None, limit: float, beside: Value = "") -> Bar:
+    return Bar(name, gave, f">= {limit:g}", is_number(gave) and gave >= limit, beside)
+
+
 def between(name: str, gave: float | None, least: float, most: float, beside: Value = "") -> Bar:
     return Bar(name, gave, f"{least:g} to {most:g}", is_number(gave) and least <= gave <= most, beside)
 

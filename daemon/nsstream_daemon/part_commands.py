@@ -158,19 +158,40 @@ def train(
 
 def draw(
     models: Annotated[list[Path], typer.Argument(help="Models in the order of their chunks: STATE/models/ID ...")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Capture file: .pcap or .pcapng, and .gz, .xz, .zst.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A capture (.pcap, .pcapng) or, of flows, .csv; and .gz, .xz, .zst.")
+    ],
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn; none: random.")] = None,
     mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    form: Annotated[str, typer.Option(help="Of a table of flows: the preset whose columns it has.")] = "plain",
+    label: Annotated[str | None, typer.Option(help="Only flows of this label.")] = None,
+    protocol: Annotated[int | None, typer.Option(min=0, max=255, help="Only flows of this IP protocol.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Only flows of the service at this port.")] = None,
+    scale: Annotated[float, typer.Option(min=0.001, max=1000, help="How many times as many flows.")] = 1.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:
-    """Draw models' traffic into a capture file."""
+    """Draw models' traffic into a capture file, or models of flows into a table, of some kind alone if asked."""
     from rich.console import Console
 
     from nsstream.clock import SystemClock
-    from nsstream.pipeline.by_hand import draw_models
+    from nsstream.errors import InputError
+    from nsstream.pipeline.by_hand import draw_flow_models, draw_models
+    from nsstream.pipeline.flow_twin import is_table
     from nsstream_daemon.progress_view import ProgressView
 
     chosen = secrets.randbelow(2**31) if seed is None else seed
+    condition = {"label": label, "protocol": protocol, "port": port, "scale": scale}
+    is_asked = condition != {"label": None, "protocol": None, "port": None, "scale": 1.0}
+    if is_table(output):
+        with ProgressView(Console(stderr=True)) as view:
+            count = draw_flow_models(
+                models, output, form=form, condition=condition if is_asked else None, seed=chosen, cores=2,
+                replaces=force, listen=view, clock=SystemClock(),
+            )  # fmt: skip
+        Console().print(f"drawn  {output}  ({count:,} flows, seed {chosen})", highlight=False, soft_wrap=True)
+        return
+    if is_asked:
+        raise InputError("--label, --protocol, --port and --scale are for tables of flows: -o OUT.csv")
     with ProgressView(Console(stderr=True)) as view:
         packet_count = draw_models(
             models, output, seed=chosen, mtu=mtu, replaces=force, listen=view, clock=SystemClock()

@@ -42,8 +42,12 @@ ModelName = Annotated[
 
 
 def twin(
-    trace: Annotated[Path, typer.Argument(help="pcap or pcapng file, plain or as .gz, .xz or .zst.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The twin: .pcap or .pcapng, and .gz, .xz or .zst.")],
+    trace: Annotated[
+        Path, typer.Argument(help="A capture, or a table of flows (CSV, nfcapd), plain or as .gz, .xz or .zst.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The twin: .pcap, .pcapng or, of flows, .csv; and .gz, .xz or .zst.")
+    ],
     chunk: Annotated[str, typer.Option(help="Length of a chunk, such as 60s or 1h; auto chooses it.")] = "auto",
     budget: Budget = None,
     steps: Steps = None,
@@ -60,6 +64,7 @@ def twin(
     from nsstream.encode.address_map import AddressMap
     from nsstream.errors import InputError
     from nsstream.pipeline import parse_duration_s
+    from nsstream.pipeline.flow_twin import is_table
     from nsstream.pipeline.twin import TwinConfig
 
     if budget is not None and steps is not None:
@@ -82,7 +87,10 @@ def twin(
         workers=workers,
         replaces=force,
     )
-    _run(config, trace, with_score=with_score)
+    if is_table(output):
+        _run_flows(config)
+    else:
+        _run(config, trace, with_score=with_score)
 
 
 def demo(
@@ -202,6 +210,28 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
             "report": str(score_path) if result else f"none: {why_not}",
             "config": str(made.config),
             "state": f"{made.state}  (private: chunks of the real trace, models, the address key)",
+        },
+    )
+
+
+def _run_flows(config: TwinConfig) -> None:
+    """Make the twin of a table of flows, and say where everything is."""
+    from rich.console import Console
+
+    from nsstream.clock import SystemClock
+    from nsstream.pipeline.flow_twin import make_flow_twin
+    from nsstream_daemon.progress_view import ProgressView
+
+    with ProgressView(Console(stderr=True)) as view:
+        made = make_flow_twin(config, view, SystemClock())
+    _print_places(
+        Console(),
+        {
+            "twin": f"{made.output}  ({made.record_count:,} flows, {made.real_count:,} in the table)",
+            "verify": "every line is a lawful flow",
+            "report": "none: nsstream score reads captures only",
+            "config": str(made.config),
+            "state": f"{made.state}  (private: chunks of the real flows, models, the address key)",
         },
     )
 

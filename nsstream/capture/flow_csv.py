@@ -84,6 +84,11 @@ class FlowCsvSource:
             raise RuntimeError("mapping before open")
         return self._mapping
 
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the columns, in order; none before `open`."""
+        return self._header
+
     def open(self) -> None:
         """Open the file and read its header.
 

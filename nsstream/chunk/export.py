@@ -8,17 +8,14 @@ cut behind the headers; its times end in 2106.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
-from numpy.typing import NDArray
 
 from nsstream.chunk.chunk import Chunk
 from nsstream.chunk.chunk_file import batch_of_rows
@@ -27,6 +24,7 @@ from nsstream.chunk.rows import FIELDS, Kind, Rows, kind_of, label_names_of
 from nsstream.chunk.whole_file import whole_file
 from nsstream.errors import InputError, OutputError
 from nsstream.trace import PacketBatch
+from nsstream.trace.text import address_texts
 from nsstream.wire import pcap_header, write_records
 
 BLOCK_ROWS: Final = 1 << 16
@@ -141,7 +139,7 @@ class CsvWriter:
         batch = _with_label_text(batch_of_rows(rows), rows)
         for at, (name, (_, cell, _)) in enumerate(FIELDS[kind_of(rows)].items()):
             if cell:
-                batch = batch.set_column(at, name, _address_text(getattr(rows, name)))
+                batch = batch.set_column(at, name, address_texts(getattr(rows, name)))
         csv.write_csv(batch, self._file, self._options)
 
     def close(self) -> None:
@@ -153,15 +151,3 @@ def _with_label_text(batch: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
         return batch
     names = pa.array(["", *label_names_of(rows)], pa.string())
     return batch.set_column(batch.schema.get_field_index("label"), "label", names.take(batch.column("label")))
-
-
-def _address_text(addresses: NDArray[np.uint8]) -> pa.Array:
-    """Addresses (n, 16) as text, each distinct one made once; IPv4 as a.b.c.d."""
-    distinct, at = np.unique(np.ascontiguousarray(addresses).view("V16").ravel(), return_inverse=True)
-    texts = [_text_of(octets.tobytes()) for octets in distinct]
-    return pa.array(texts, pa.string()).take(pa.array(at.ravel()))
-
-
-def _text_of(octets: bytes) -> str:
-    address = ipaddress.IPv6Address(octets)
-    return str(address.ipv4_mapped or address)

@@ -16,6 +16,20 @@ from numpy.typing import NDArray
 Value = tuple[int, ...]
 
 
+def distinct_rows(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The different rows (k, c) of values (n, c) in lexical order, which of them each is (n,), and their counts (k,).
+
+    As numpy's `unique` along an axis, which sorts whole rows; here columns are sorted one by one, those that differ.
+    """
+    codes = np.zeros(len(values), np.int64)
+    for column in values.T:
+        if len(column) and (column != column[0]).any():
+            different, at = np.unique(column, return_inverse=True)
+            codes = np.unique(codes * len(different) + at, return_inverse=True)[1]
+    _, first, which, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+    return values[first], which, counts
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Values by slot.
@@ -35,7 +49,7 @@ class Vocabulary:
         With a parent of the same capacity, values keep the slots they had. Ties go to the smaller value, so that the
         same rows in any order give the same vocabulary.
         """
-        distinct, counts = np.unique(values, axis=0, return_counts=True) if len(values) else (values, np.zeros(0))
+        distinct, _, counts = distinct_rows(values)
         rank = np.argsort(-counts, kind="stable")
         wanted = {tuple(int(v) for v in distinct[i]): int(counts[i]) for i in rank[:capacity] if counts[i] >= least}
         slots: list[Value | None] = list(parent.slots) if parent else [None] * capacity
@@ -67,9 +81,9 @@ class Vocabulary:
         index = {v: i for i, (v, n) in enumerate(zip(self.slots, self.counts, strict=True)) if v is not None and n}
         if not len(values):
             return np.zeros(0, np.int64)
-        distinct, where = np.unique(values, axis=0, return_inverse=True)
+        distinct, where, _ = distinct_rows(values)
         found = np.array([index.get(tuple(int(x) for x in v), -1) for v in distinct], np.int64)
-        return found[where.reshape(-1)]
+        return found[where]
 
     def nearest(self, values: NDArray[np.int64], exact: int) -> NDArray[np.int64]:
         """Like `tokens`, but a row without a slot gets the active one nearest to it.

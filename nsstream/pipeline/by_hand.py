@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
+from typing import Any
 
+from nsstream.capture.flow_presets import PRESETS
+from nsstream.capture.flow_table_file import is_writable, preset_columns
 from nsstream.chunk import read_chunk, whole_file
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, StateError
+from nsstream.pipeline.flow_twin import draw_flows
 from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
@@ -34,8 +38,8 @@ def train_chunk(
 
     The address key is the one beside the folder of models; `new_key` is written there if there is none.
     """
-    if not len(read_chunk(chunk).packets):
-        raise InputError(f"{chunk} holds no packet to learn from")
+    if not len(read_chunk(chunk).table):
+        raise InputError(f"{chunk} holds nothing to learn from")
     if model not in MODELS:
         raise InputError(f"the model must be one of {', '.join(MODELS)}, got {model!r}")
     if parent is not None and not parent.is_dir():
@@ -69,6 +73,36 @@ def draw_models(
         packet_count = play(models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock))
         publish([(drawn, output)], trash=staged)
     return packet_count
+
+
+def draw_flow_models(
+    models: Sequence[Path],
+    output: Path,
+    *,
+    form: str,
+    condition: dict[str, Any] | None,
+    seed: int,
+    cores: int,
+    replaces: bool,
+    listen: Listener,
+    clock: Clock,
+) -> int:
+    """Draw models of flows, in the order of their chunks, into a table in a preset's form; gives its lines.
+
+    `condition` holds the fields of `draw.flow_worker.FlowCondition`; None draws what the chunks had.
+    """
+    if form not in PRESETS or not is_writable(PRESETS[form]):
+        known = ", ".join(name for name, preset in PRESETS.items() if is_writable(preset))
+        raise InputError(f"no table of the form {form!r} can be written; there are {known}")
+    check_output(output, replaces=replaces)
+    with staging(output) as staged:
+        drawn, stopwatch_s = staged / output.name, _stopwatch_s(clock)
+        count = draw_flows(
+            models, drawn, PRESETS[form], preset_columns(PRESETS[form]), listen, stopwatch_s,
+            seed=seed, threads=cores, condition=condition,
+        )  # fmt: skip
+        publish([(drawn, output)], trash=staged)
+    return count
 
 
 def _key_beside(models: Path, new_key: bytes) -> bytes:

@@ -46,8 +46,8 @@ def calibrate_attributes(
         attributes, start_ns = draw_attributes(network, codec, rng)
         came_at = moment_of(slice_of(start_ns, codec.first_ns, codec.last_ns))
         for i, table in enumerate(network.correction):
-            wanted = _count(wanted_at, tokens.attributes[:, i], table)
-            _correct(table, wanted, _count(came_at, attributes[:, i], table))
+            wanted = count_tokens(wanted_at, tokens.attributes[:, i], table)
+            correct(table, wanted, count_tokens(came_at, attributes[:, i], table))
 
 
 @torch.no_grad()
@@ -78,18 +78,19 @@ def calibrate_packets(
             (tokens.gap, drawn.gap, timed, timed),
         )
         for table, (real, came, counts_real, counts_came) in zip(network.correction, columns, strict=True):
-            wanted = _count(place[counts_real], real[measured][counts_real], table)
-            _correct(table, wanted, _count(place[counts_came], came[counts_came], table))
+            wanted = count_tokens(place[counts_real], real[measured][counts_real], table)
+            correct(table, wanted, count_tokens(place[counts_came], came[counts_came], table))
 
 
-def _count(at: NDArray[np.int64], token: NDArray[np.int64], table: torch.Tensor) -> NDArray[np.float64]:
+def count_tokens(at: NDArray[np.int64], token: NDArray[np.int64], table: torch.Tensor) -> NDArray[np.float64]:
     """How often each token (n,) stands at each place (n,): the shape of the table."""
     places, size = table.shape
     counts: NDArray[np.int64] = np.bincount(at * size + token, minlength=places * size)
     return counts.reshape(places, size).astype(np.float64)
 
 
-def _correct(table: torch.Tensor, wanted: NDArray[np.float64], came: NDArray[np.float64]) -> None:
+def correct(table: torch.Tensor, wanted: NDArray[np.float64], came: NDArray[np.float64]) -> None:
+    """Move a table of corrections towards what should have come, given what came; both of its shape."""
     came = came * (wanted.sum(axis=1, keepdims=True) / np.maximum(came.sum(axis=1, keepdims=True), 1))
     overall = (wanted.sum(axis=0) + PRIOR) / (came.sum(axis=0) + PRIOR)  # first everywhere alike: rare tokens need it
     ratio = np.log(overall) + np.log((wanted + PRIOR) / (came * overall + PRIOR))

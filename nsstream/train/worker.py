@@ -1,8 +1,8 @@
 """The training worker: one process, one job. ``python -m nsstream.train.worker`` reads a job, trains, says so.
 
 stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, then
-one ``done`` (checkpoint, conversations, packets) or ``error`` (message). Exit status 0 after ``done``, 1 after
-``error``.
+one ``done`` (checkpoint, conversations, packets; of flows: records) or ``error`` (message). Exit status 0 after
+``done``, 1 after ``error``.
 What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from nsstream.chunk import ChunkStore
+from nsstream.chunk.rows import Kind
 from nsstream.clock import SystemClock
 from nsstream.encode.address_map import AddressMap
 from nsstream.encode.codec import Codec
@@ -32,6 +33,7 @@ from nsstream.trace.grouping import group_conversations
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.doppelganger_fit import learn_doppelganger
 from nsstream.train.fit import Fit
+from nsstream.train.flow_job import train_flows
 from nsstream.train.inherit import inherit
 from nsstream.train.job import TrainJob
 
@@ -61,6 +63,8 @@ def run(job: TrainJob) -> dict[str, object]:
     """
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
+    if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
+        return train_flows(job, _report)
     chunk_id, table, start_ns, end_ns = _load(job)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
