@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nsstream.encode.bins import Bins
 from nsstream.encode.clocks import gaps_of, measure_clocks
 from nsstream.encode.endings import Endings
+from nsstream.encode.gap_shapes import GapShapes
 from nsstream.encode.schema import (
     ATTRIBUTES,
     BLOCK_PORTS,
@@ -54,6 +55,7 @@ class Codec:
         host, service, port, ttl, marking, kind, size: vocabularies.
         start_gap, packet_gap, own_gap, length, octets: bins.
         own_clock: (KIND_SLOTS,) packet kinds whose gap is that since their own side's last packet (`own_gap`).
+        gap_shapes: what gaps each kind shows, and how they lie inside their bins.
         port_blocks: (PORT_BLOCKS,) initiator ports without a slot, by block.
         talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
@@ -78,6 +80,7 @@ class Codec:
     packet_gap: Bins
     own_gap: Bins
     own_clock: NDArray[np.bool_]
+    gap_shapes: GapShapes
     length: Bins
     octets: Bins
     port_blocks: NDArray[np.int64]
@@ -118,6 +121,7 @@ class Codec:
             knows = [old is not None and old == new for old, new in zip(parent.kind.slots, kind.slots, strict=True)]
             own_clock = np.where(knows, parent.own_clock, own_clock)
         by_own = own_clock[said] & (since_own >= 0)
+        gap_ns = np.where(by_own, since_own, since_any)
         size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
         rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
         step = max(1, len(rare) // RARE_PREFIXES)
@@ -140,6 +144,9 @@ class Codec:
             packet_gap=Bins.fit(PACKET_GAP_GRID, since_any[within & ~by_own]),
             own_gap=Bins.fit(PACKET_GAP_GRID, since_own[by_own]),
             own_clock=own_clock,
+            gap_shapes=GapShapes.fit(
+                said[within], by_own[within], PACKET_GAP_GRID.tokens(gap_ns)[within], gap_ns[within]
+            ),
             length=Bins.fit(LENGTH_GRID, table.packet_count),
             octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
@@ -160,6 +167,7 @@ class Codec:
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
             "own_clock": np.flatnonzero(self.own_clock).tolist(),
+            "gap_shapes": self.gap_shapes.as_json(),
             "port_blocks": self.port_blocks.tolist(),
             "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
@@ -180,6 +188,7 @@ class Codec:
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
             own_clock=np.isin(np.arange(KIND_SLOTS), np.array(data["own_clock"], np.int64)),
+            gap_shapes=GapShapes.from_json(data["gap_shapes"]),
             port_blocks=np.array(data["port_blocks"], np.int64),
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),

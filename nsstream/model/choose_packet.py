@@ -94,8 +94,8 @@ def choose_gap(
 ) -> tuple[int, int]:
     """Which of g gaps comes before a packet of a kind, and the packet's time.
 
-    Gaps that the chunk shows by the packet's clock, that are not over yet, and end before the chunk does, if there are
-    such; a gap that would end after it ends anywhere before.
+    Gaps that the chunk shows by the packet's clock and that go with its kind, that are not over yet, and end before the
+    chunk does, if there are such; a gap that would end after it ends anywhere before.
 
     Args:
         meaning: of the tokens.
@@ -114,18 +114,21 @@ def choose_gap(
     if by_own == 0:
         elapsed = 0
     left = meaning.end_ns - now_ns
-    active, is_known, is_in_time = meaning.gap_active[by_own], False, False
+    active, shown = meaning.gap_active[by_own], meaning.gap_shown[kind, by_own]
+    is_known = is_in_time = is_shown = False
     for j in range(g):
         fits = active[j] and meaning.gap_end[j] > elapsed
         is_known |= fits
-        is_in_time |= fits and meaning.gap_least[j] < elapsed + left
+        in_time = fits and meaning.gap_least[j] < elapsed + left
+        is_in_time |= in_time
+        is_shown |= in_time and shown[j]
     for j in range(g):
-        fits = active[j] and meaning.gap_end[j] > elapsed
+        fits = active[j] and meaning.gap_end[j] > elapsed and (shown[j] or not is_shown)
         if not fits or (is_in_time and meaning.gap_least[j] >= elapsed + left):
             logits[j] = _FORBIDDEN
     exponentiate(logits, g, power)
     gap = max(pick(logits, g, chance(generators, c)), 0) if is_known else g - 1  # this clock has no gap left
-    inside, at = meaning.gap_inside[by_own, gap], chance(generators, c)
+    inside, at = meaning.gap_inside[meaning.gap_shape[kind, by_own, gap]], chance(generators, c)
     if by_own:
         below = rank_of(inside, elapsed)
         at = below + (1 - below) * at

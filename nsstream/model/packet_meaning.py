@@ -27,7 +27,8 @@ class PacketMeaning(NamedTuple):
         bare_size: (k,) the size token of the headers alone.
         exact: (s,) octets of a frequent size, -1 for a bin; octets: (s, QUANTILES) of the bins.
         gap_active: (2, g) gaps that the chunk shows since the packet before, and since the own side's last.
-        gap_inside: (2, g, QUANTILES) nanoseconds.
+        gap_shown: (k, 2, g) those that go with each kind.
+        gap_shape: (k, 2, g) rows of `gap_inside`, (rows, QUANTILES) nanoseconds.
         gap_least, gap_end: (g,) edges of the gaps in nanoseconds.
         countdown, position: tokens by number, the last for all beyond.
         longest_own_ns: beyond every gap since the own side's last.
@@ -44,6 +45,8 @@ class PacketMeaning(NamedTuple):
     exact: NDArray[np.int64]
     octets: NDArray[np.float64]
     gap_active: NDArray[np.bool_]
+    gap_shown: NDArray[np.bool_]
+    gap_shape: NDArray[np.int64]
     gap_inside: NDArray[np.float64]
     gap_least: NDArray[np.float64]
     gap_end: NDArray[np.float64]
@@ -65,6 +68,8 @@ def meaning_of(codec: Codec, frozen: FrozenPackets) -> PacketMeaning:
     edges = codec.packet_gap.grid.edges
     end = np.append(edges[1:], np.inf)
     own = codec.own_gap.is_active()
+    shape = codec.gap_shapes.shape_table(kinds, gaps)  # behind the shapes of all kinds, by clock
+    shape = np.where(shape < 0, np.arange(2 * len(gaps)).reshape(2, -1), shape + 2 * len(gaps))
     return PacketMeaning(
         rules=kind_rules(table, codec.endings),
         of_stack=np.ascontiguousarray(allowed_kinds(codec)[:, kinds]),
@@ -76,7 +81,9 @@ def meaning_of(codec: Codec, frozen: FrozenPackets) -> PacketMeaning:
         exact=exact,
         octets=codec.octets.quantiles[np.where(is_exact, 0, sizes - SIZE_SLOTS)],
         gap_active=np.stack([bins.is_active()[gaps] for bins in clocks]),
-        gap_inside=np.stack([bins.quantiles[gaps] for bins in clocks]),
+        gap_shown=codec.gap_shapes.may_show(kinds, gaps),
+        gap_shape=shape,
+        gap_inside=np.concatenate([*(bins.quantiles[gaps] for bins in clocks), codec.gap_shapes.quantiles]),
         gap_least=edges[gaps],
         gap_end=end[gaps],
         countdown=countdown_token(np.arange(_settles(countdown_token, COUNTDOWNS))),

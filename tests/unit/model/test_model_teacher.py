@@ -15,7 +15,7 @@ from scipy import stats
 from nsstream.encode.codec import slice_starts
 from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds, hosts_by_family, services_by_family
-from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, RARE_PORT, SERVICE_SLOTS, SLICES
+from nsstream.encode.schema import ATTRIBUTE_INDEX, GAPS, HOST_SLOTS, KINDS, MOMENTS, RARE_PORT, SERVICE_SLOTS, SLICES
 from nsstream.encode.tokens import countdown_token, position_token, start_features, time_left_token
 from nsstream.model.lawful import IS_FILLER, allow, begin_law, kind_rules, law_budget, say
 from nsstream.model.networks import no_packet
@@ -126,7 +126,7 @@ def lawful_kinds(codec, given, drawn, owner, step):
 
 
 def gaps_in_time(codec, drawn, step, before, left_ns):
-    """The gaps (m, GAPS) that the chunk shows by each packet's clock, are not over, and end before the chunk does."""
+    """The gaps (m, GAPS) that go with each packet's kind and clock, are not over, and end before the chunk does."""
     side = codec.kind.table()[drawn.kind, 1].clip(0, 1)
     last, elapsed = np.full(2, -1), np.zeros(len(step), np.int64)
     own = np.zeros(len(step), bool)
@@ -143,6 +143,8 @@ def gaps_in_time(codec, drawn, step, before, left_ns):
     active = np.where(own[:, None], codec.own_gap.is_active(), codec.packet_gap.is_active())
     may = active & (upper > elapsed[:, None])
     in_time = may & (edges < (elapsed + left_ns)[:, None])
+    shown = codec.gap_shapes.may_show(np.arange(KINDS), np.arange(GAPS))[drawn.kind, own.astype(int)] & in_time
+    in_time = np.where(shown.any(1, keepdims=True), shown, in_time)
     return np.where(in_time.any(1, keepdims=True), in_time, may)
 
 
