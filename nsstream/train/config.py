@@ -19,8 +19,8 @@ class FitConfig:
     epochs: float = 80.0  # of packets, over which the learning rate falls; more is learned by heart
     runs_per_step: int = 8  # runs of consecutive conversations
     run_length: int = 64
-    likelihood_share: float = 0.6  # of the time, before the adversary begins
-    critic_share: float = 0.08  # of the time, at the end, for calibration and the critic by which draws are chosen
+    likelihood_share: float = 0.85  # of the time, at most, before the adversary begins
+    tail_s: float = 4.0  # kept of a budget for calibration and the critic by which draws are chosen; a quarter at most
     groups_per_step: int = 32  # conversations whose packets are drawn against the critic
     group_size: int = 4  # times each is drawn
     adversary_weight: float = 0.3  # of the critic's gradient beside the likelihood's

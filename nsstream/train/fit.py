@@ -118,14 +118,13 @@ class Fit:
         """Learn until the steps or the budget are used up, a round at least."""
         reset_corrections(self._networks)
         self._networks.train()
-        critic_from = 1 - self._config.critic_share
         while self._round == 0 or self._likelihood_progress() < 1:
             if self._attributes.is_done and self._packets.is_done:
                 break
             self._likelihood_round()
         self._attributes.back_to_best()
         self._packets.back_to_best()
-        while self._progress() < critic_from:
+        while self._progress() < 1:
             self._adversary_round()
         self._packets.back_to_best()
         self._critic.back_to_best()
@@ -230,10 +229,11 @@ class Fit:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9
 
     def _progress(self) -> float:
-        """How much of the steps, or else of the budget, is used up: 0..1."""
+        """How much of the steps, or else of the budget before its tail, is used up: 0..1."""
         if self._config.steps is not None:
             return self._round / self._config.steps
-        return self._elapsed_s() / cast(float, self._config.budget_s)
+        budget_s = cast(float, self._config.budget_s)
+        return self._elapsed_s() / (budget_s - min(self._config.tail_s, budget_s / 4))
 
     def _likelihood_progress(self) -> float:
         """How much of the learning by likelihood alone is done: 0..1."""
