@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from nsstream.draw import Drawer
-from nsstream.draw.drawer import fit_volume
 from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import Endpoints, decode_endpoints
 from nsstream.encode.schema import SLICES
 from nsstream.errors import StateError
 from nsstream.model.checkpoint import load_checkpoint
+from nsstream.model.conversations import fit_volume
 from nsstream.trace import PacketBatch
 from nsstream.trace.fields import FIN, RST, TCP, UDP
 from nsstream.trace.grouping import group_conversations
