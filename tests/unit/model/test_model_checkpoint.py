@@ -64,6 +64,7 @@ def test_a_checkpoint_is_three_files_and_no_pickle(saved):
     ("change", "message"),
     [
         ({"format": 99}, "format 99"),
+        ({"format": 1}, "format 1, .* reads format 2"),
         ({"schema": "flows-7"}, "schema flows-7"),
         ({"format": None}, "format None"),
     ],
