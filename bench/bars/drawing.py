@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from numba import njit
 
-from nsstream.draw.drawer import fit_volume
-from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_kinds
 from nsstream.encode.schema import ATTRIBUTE_INDEX
 from nsstream.model.checkpoint import load_checkpoint
+from nsstream.model.conversations import draw_conversations
 from nsstream.model.frozen_packets import freeze_packets
 from nsstream.model.lawful import allow, begin_law, kind_rules, law_budget, say
 from nsstream.model.one_thread import one_blas_thread
 from nsstream.model.packet_loop import empty_slots
-from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.sample_packets import draw_packets
 
 
@@ -50,13 +48,12 @@ def time_packets(model: Path, seed: int) -> Shares:
     loaded, rng = load_checkpoint(model), np.random.default_rng(seed)
     network, codec = loaded.packets, loaded.codec
     began = time.process_time()
-    attributes, start_ns = draw_attributes(loaded.attributes, codec, rng)
+    given = draw_conversations(loaded.attributes, codec, rng)
     attributes_s = time.process_time() - began
-    stack = decode_endpoints(attributes, codec, rng).stack
-    counts = fit_volume(codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], rng), codec, rng)
+    attributes, stack, counts = given.attributes, given.ends.stack, given.counts
     events = np.array(codec.endings.events)
     began = time.process_time()
-    drawn = draw_packets(network, codec, attributes, stack, start_ns, counts, rng, events=events)
+    drawn = draw_packets(network, codec, attributes, stack, given.start_ns, counts, rng, events=events)
     packets_s = time.process_time() - began
 
     frozen = freeze_packets(network, codec)
@@ -65,11 +62,11 @@ def time_packets(model: Path, seed: int) -> Shares:
     sized = round(c * float((codec.kind.table()[drawn.kind, 5] > 0).mean()))
     timed = round(c * (1 - len(counts) / len(drawn.kind)))
     steps = -(-len(drawn.kind) // c)
-    given = slots.state, slots.seen, frozen.recur, frozen.read, frozen.size_head, frozen.gap_head
+    parts = slots.state, slots.seen, frozen.recur, frozen.read, frozen.size_head, frozen.gap_head
     with one_blas_thread():
-        _products(*given, sized, timed, 1)
+        _products(*parts, sized, timed, 1)
         began = time.process_time()
-        _products(*given, sized, timed, steps)
+        _products(*parts, sized, timed, steps)
         products_s = time.process_time() - began
 
     table = codec.kind.table()[frozen.kinds]
@@ -89,10 +86,10 @@ def draw_elephant(model: Path, seed: int, packets: int) -> Elephant:
     """One conversation, TCP if the model has any, of so many packets; in a process that does nothing else."""
     torch.set_num_threads(1)
     loaded, rng = load_checkpoint(model), np.random.default_rng(seed)
-    attributes, start_ns = draw_attributes(loaded.attributes, loaded.codec, rng)
-    stack = decode_endpoints(attributes, loaded.codec, rng).stack
+    all_of_them = draw_conversations(loaded.attributes, loaded.codec, rng)
+    stack = all_of_them.ends.stack
     one = np.argsort(stack % 3 != 1, kind="stable")[:1]
-    given = loaded.packets, loaded.codec, attributes[one], stack[one], start_ns[one]
+    given = loaded.packets, loaded.codec, all_of_them.attributes[one], stack[one], all_of_them.start_ns[one]
     draw_packets(*given, np.array([100]), rng)  # loads what was compiled
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on, proc(5)
     before, began = _status("VmRSS"), time.process_time()

@@ -11,15 +11,19 @@ from dataclasses import fields
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nsstream.encode.codec import Codec
 from nsstream.model.checkpoint import Model
 from nsstream.model.conversations import Conversations
 from nsstream.model.portrait import portrait_of_drawn
 from nsstream.model.sample_packets import DrawnPackets, draw_packets
+from nsstream.trace.conversations import TcpEvent
 
 CANDIDATES: Final = 8
 ELEPHANT: Final = 384  # packets
 FIRMEST: Final = 12.0  # no logit counts for more
+_EVENT: Final = 6  # column of a kind's value, `codec.kind_values`
 
 
 def draw_chosen(
@@ -30,6 +34,9 @@ def draw_chosen(
     share: float = 1.0,
 ) -> DrawnPackets:
     """Draw the packets of n conversations, each the best of so many candidates by lot.
+
+    TCP events come as often as the chunk had them at most: what elephants show is taken off, and conversations go back
+    to their first drawing where the lot gave more.
 
     share: what these n are of the chunk's conversations; its TCP events are bounded in proportion.
     """
@@ -42,9 +49,48 @@ def draw_chosen(
         return packets
     given = attributes[small], stack[small], start_ns[small], counts[small]
     drawn = [packets.take(small)]
-    drawn += [draw_packets(model.packets, model.codec, *given, rng, events=events) for _ in range(candidates - 1)]
+    shown = [_events_of(drawn[0], model.codec)]
+    left = np.maximum(events - _events_of(packets, model.codec).sum(axis=0) + shown[0].sum(axis=0), 0)
+    for _ in range(candidates - 1):
+        drawn.append(draw_packets(model.packets, model.codec, *given, rng, events=left))
+        shown.append(_events_of(drawn[-1], model.codec))
     logits = np.stack([model.trees(portrait_of_drawn(d, given[0], model.codec)) for d in drawn], axis=1)
     chosen = np.argmax(logits.clip(-FIRMEST, FIRMEST) + rng.gumbel(size=logits.shape), axis=1)
+    _keep_within(chosen, np.stack(shown, axis=1), left, rng)
     which = np.repeat(chosen, given[3])
     best = {f.name: np.choose(which, [getattr(d, f.name) for d in drawn]) for f in fields(DrawnPackets)[1:]}
     return packets.put(small, DrawnPackets(drawn[0].packet_offset, **best))
+
+
+def _events_of(packets: DrawnPackets, codec: Codec) -> NDArray[np.int64]:
+    """How often each of n conversations shows each `TcpEvent`, (n, events); `FRESH` is not counted."""
+    n = len(packets.packet_offset) - 1
+    owner = np.repeat(np.arange(n), np.diff(packets.packet_offset))
+    event = codec.kind.table()[packets.kind, _EVENT]
+    out = np.bincount(owner * len(TcpEvent) + event, minlength=n * len(TcpEvent)).reshape(n, len(TcpEvent))
+    out[:, TcpEvent.FRESH] = 0
+    return out
+
+
+def _keep_within(
+    chosen: NDArray[np.int64], shown: NDArray[np.int64], most: NDArray[np.int64], rng: np.random.Generator
+) -> None:
+    """Send conversations back to candidate 0, by lot, until no event comes more often than it may.
+
+    Args:
+        chosen: (n,) candidates, changed in place.
+        shown: (n, candidates, events) how often each shows each.
+        most: (events,).
+        rng: casts the lot.
+    """
+    rows = np.arange(len(chosen))
+    while True:
+        more = shown[rows, chosen] - shown[:, 0]
+        over = (shown[:, 0] + more).sum(axis=0) - most
+        over[(more <= 0).all(axis=0)] = 0
+        event = int(np.argmax(over))
+        if over[event] <= 0:
+            return
+        back = rng.permutation(np.flatnonzero(more[:, event] > 0))
+        enough = int(np.searchsorted(np.cumsum(more[back, event]), over[event])) + 1
+        chosen[back[:enough]] = 0

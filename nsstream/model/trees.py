@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+_WHOLE: Final = ("roots", "feature", "left", "right")
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Trees:
         start: (1,).
         roots: (t,) first node of each tree.
         feature: (nodes,) -1 for a leaf.
-        threshold: (nodes,) a row goes left where its feature is at most that.
-        left, right: (nodes,) nodes.
+        threshold: (nodes,) a row goes left where its feature is at most that (where it is no number, right).
+        left, right: (nodes,) nodes, later than their parent.
         value: (nodes,) of leaves.
     """
 
@@ -49,13 +51,19 @@ class Trees:
 
     def check(self, features: int) -> None:
         """Raise ValueError unless walking ends and stays inside, for rows of so many features."""
+        arrays = self.as_arrays()
+        kinds = {name: np.dtype(np.int64 if name in _WHOLE else np.float64) for name in arrays}
+        if any(a.dtype != kinds[name] or a.ndim != 1 for name, a in arrays.items()):
+            raise ValueError("the critic's trees are not rows of whole and real numbers")
+        if len({len(a) for name, a in arrays.items() if name not in ("start", "roots")}) != 1 or len(self.start) != 1:
+            raise ValueError("the critic's trees are not whole")
+        if not all(np.isfinite(a).all() for a in (self.start, self.threshold, self.value)):
+            raise ValueError("the critic's trees hold what is no number")
         nodes = np.arange(len(self.feature))
         inner = self.feature >= 0
-        children = np.concatenate([self.left[inner], self.right[inner]])
-        later = np.concatenate([nodes[inner], nodes[inner]]) < children
-        sizes = {len(getattr(self, name)) for name in ("feature", "threshold", "left", "right", "value")}
-        is_whole = len(sizes) == 1 and len(self.start) == 1
-        if not (is_whole and later.all() and (children < len(nodes)).all() and (self.feature < features).all()):
+        children, parents = np.stack([self.left[inner], self.right[inner]]), nodes[inner]
+        is_inside = (children > parents).all() and (children < len(nodes)).all()  # later ones alone: no way leads back
+        if not (is_inside and (self.feature < features).all()):
             raise ValueError("the critic's trees are not trees")
         if not ((self.roots >= 0) & (self.roots < len(nodes))).all():
             raise ValueError("the critic's trees have no roots")

@@ -147,7 +147,9 @@ class Fit:
                 self._rng, events=np.array(self._codec.endings.events),
             )  # fmt: skip
             pool.append(portrait_of_drawn(packets, drawn.attributes, self._codec))
-        return fit_trees(self._portraits, np.concatenate(pool), int(self._rng.integers(1 << 31)))
+        return fit_trees(
+            self._portraits, np.concatenate(pool), int(self._rng.integers(1 << 31)), torch.get_num_threads()
+        )
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""

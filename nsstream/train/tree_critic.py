@@ -10,21 +10,32 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from nsstream.errors import TrainError
 from nsstream.model.trees import Trees
 
 ROUNDS: Final = 120
 LEAVES: Final = 24
 FEWEST_IN_LEAF: Final = 20
+_PROVED_ROWS: Final = 256  # of each side, on which the arrays must say what scikit-learn says
+_MOST_APART: Final = 1e-6
 
 
-def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: int) -> Trees:
-    """Tell the portraits of measured conversations (n, f) from those of drawn ones (m, f)."""
+def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: int, threads: int) -> Trees:
+    """Tell the portraits of measured conversations (n, f) from those of drawn ones (m, f).
+
+    Raises:
+        TrainError: one of both is empty, or this scikit-learn keeps its trees in a way that is not known here.
+    """
+    if not len(measured) or not len(drawn):
+        raise TrainError(f"no critic can tell {len(measured)} measured conversations from {len(drawn)} drawn ones")
     rows = np.concatenate([measured, drawn])
     is_measured = np.repeat([1, 0], [len(measured), len(drawn)])
-    weight = np.where(is_measured, len(drawn) / max(len(measured), 1), 1.0)
+    weight = np.where(is_measured, len(drawn) / len(measured), 1.0)
     model = HistGradientBoostingClassifier(
         max_iter=ROUNDS,
         max_leaf_nodes=LEAVES,
@@ -33,18 +44,46 @@ def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: i
         early_stopping=False,
         random_state=seed,
     )
-    model.fit(rows, is_measured, sample_weight=weight)
-    nodes = [stage[0].nodes for stage in model._predictors]
+    some = np.concatenate([measured[:_PROVED_ROWS], drawn[:_PROVED_ROWS]])
+    with threadpool_limits(threads):
+        model.fit(rows, is_measured, sample_weight=weight)
+        said = model.decision_function(some)
+    trees = as_trees(model)
+    if not np.allclose(trees(some), said, rtol=0, atol=_MOST_APART):
+        raise TrainError(f"scikit-learn {sklearn.__version__} walks its trees otherwise than nsstream")
+    return trees
+
+
+def as_trees(model: HistGradientBoostingClassifier) -> Trees:
+    """The trees of a fitted classifier of two classes, whose sum is its `decision_function`.
+
+    Scikit-learn has no public way to them: the histograms' speed comes with private nodes. So a release that changes
+    those is refused by name, here and by comparing sums in `fit_trees`.
+
+    Raises:
+        TrainError: the nodes are not as they were in scikit-learn 1.5 to 1.9, or stand for categories.
+    """
+    try:
+        nodes = [stage[0].nodes for stage in model._predictors]
+        start = float(np.ravel(model._baseline_prediction)[0])
+        every = np.concatenate(nodes)
+        columns = ("is_leaf", "is_categorical", "feature_idx", "num_threshold", "left", "right", "value")
+        is_leaf, is_categorical, feature, threshold, left, right, value = (every[name] for name in columns)
+    except (AttributeError, LookupError, TypeError, ValueError) as err:
+        raise TrainError(
+            f"scikit-learn {sklearn.__version__} keeps its trees otherwise than nsstream knows: {err}"
+        ) from err
+    if is_categorical.any():
+        raise TrainError("the critic's trees stand for categories, which nsstream does not walk")
+    is_leaf = is_leaf.astype(bool)
     roots = np.cumsum([0, *(len(n) for n in nodes)])[:-1]
     base = np.repeat(roots, [len(n) for n in nodes])
-    every = np.concatenate(nodes)
-    is_leaf = every["is_leaf"].astype(bool)
     return Trees(
-        start=np.array([float(np.ravel(model._baseline_prediction)[0])]),
+        start=np.array([start]),
         roots=roots.astype(np.int64),
-        feature=np.where(is_leaf, -1, every["feature_idx"]).astype(np.int64),
-        threshold=every["num_threshold"].astype(np.float64),
-        left=np.where(is_leaf, 0, every["left"] + base).astype(np.int64),
-        right=np.where(is_leaf, 0, every["right"] + base).astype(np.int64),
-        value=every["value"].astype(np.float64),
+        feature=np.where(is_leaf, -1, feature).astype(np.int64),
+        threshold=np.where(is_leaf, 0, threshold).astype(np.float64),
+        left=np.where(is_leaf, 0, left + base).astype(np.int64),
+        right=np.where(is_leaf, 0, right + base).astype(np.int64),
+        value=value.astype(np.float64),
     )

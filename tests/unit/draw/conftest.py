@@ -7,6 +7,7 @@ from made_traffic import MINUTE_NS, START_NS, made_packets
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import sort_by_start
 from nsstream.model.checkpoint import new_networks, save_checkpoint
+from nsstream.model.trees import Trees
 from nsstream.trace.grouping import group_conversations
 
 
@@ -21,5 +22,5 @@ def checkpoints(tmp_path_factory):
         table, before = group_conversations(made_packets(seed=1, count=96, minute=minute), before)
         begin = START_NS + minute * MINUTE_NS
         codec = Codec.fit(sort_by_start(table), begin, begin + MINUTE_NS, codec)
-        made.append(save_checkpoint(directory, networks, codec, {"parent": None, "minute": minute}))
+        made.append(save_checkpoint(directory, networks, Trees.none(), codec, {"parent": None, "minute": minute}))
     return made

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nsstream.draw import Drawer
-from nsstream.draw.drawer import fit_volume
 from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import Endpoints, decode_endpoints
 from nsstream.encode.schema import SLICES
@@ -136,34 +135,9 @@ def test_what_is_drawn_can_be_grouped_again_into_the_same_conversations(tables):
     assert sorted(again.packet_count.tolist()) == sorted(table.packet_count.tolist())
 
 
-def test_lengths_are_the_chunks_own_whatever_was_drawn(checkpoints):
-    codec = load_checkpoint(checkpoints[0]).codec
-    conversations = int(codec.profile.sum())
-    for drawn in (np.ones(conversations, np.int64), np.full(conversations, 10**7), np.arange(conversations)):
-        counts = fit_volume(drawn, codec, np.random.default_rng(1))
-        assert abs(int(counts.sum()) - codec.packet_count) <= 0.1 * codec.packet_count
-        assert (counts >= 1).all()
-
-
-def test_what_was_drawn_longest_is_longest(checkpoints):
-    codec = load_checkpoint(checkpoints[0]).codec
-    drawn = np.random.default_rng(1).permutation(50)
-    counts = fit_volume(drawn, codec, np.random.default_rng(1))
-    assert (np.diff(counts[np.argsort(drawn)]) >= 0).all()
-
-
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(StateError, match="cannot read the checkpoint"):
         Drawer(seed=1).draw(tmp_path / "nothing")
-
-
-def test_short_conversations_stay_as_long_as_they_were_drawn(checkpoints):
-    codec = load_checkpoint(checkpoints[0]).codec
-    drawn = np.random.default_rng(2).permutation(codec.length.sample(int(codec.profile.sum())))
-    counts = fit_volume(drawn, codec, np.random.default_rng(1))
-    is_short = drawn <= 32
-    assert is_short.any()
-    np.testing.assert_array_equal(counts[is_short], drawn[is_short])
 
 
 def scan(count: int, hosts: int, ports: int) -> Endpoints:

@@ -12,10 +12,10 @@ def weight_of(network):
     return float(network.weight.detach())
 
 
-def learner(held_out, start=0.0):
+def learner(held_out, start=0.0, **named):
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, start)
-    return Learner(network, 0.05, 0.0, 0.5, held_out)
+    return Learner(network, 0.05, 0.0, 0.5, held_out, **named)
 
 
 def distance_to(target):
@@ -44,13 +44,16 @@ def test_it_goes_back_to_the_best_and_not_the_last():
     assert made.best_loss < 1
 
 
-def test_it_is_done_when_held_out_loss_does_not_improve_for_long():
-    made = learner(lambda _: 1.0)
+@pytest.mark.parametrize("every", [CHECK_EVERY, 3, 60])
+def test_it_is_done_when_held_out_loss_does_not_improve_for_long(every):
+    looks = []
+    made = learner(lambda _: looks.append(1) or 1.0, check_every=every)
     steps = 0
     while not made.is_done:
         made.step(made.network.weight.square().sum(), 1.0)
         steps += 1
-    assert PATIENCE < steps <= PATIENCE + 2 * CHECK_EVERY
+    assert PATIENCE * every < steps <= (PATIENCE + 2) * every
+    assert len(looks) == steps // every >= PATIENCE
 
 
 def test_without_held_out_data_the_latest_is_the_best_and_it_is_never_done():
