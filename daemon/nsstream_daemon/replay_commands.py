@@ -50,13 +50,16 @@ def replay(
     send_on_default_route: Annotated[
         list[str] | None, typer.Option(help="The same for one of a default route, which `start` has to mean as well.")
     ] = None,
+    ready_fd: Annotated[
+        int, typer.Option(help="Descriptor of the line that says that it is ready; 2 leaves standard output to a sink.")
+    ] = 1,
     max_packets_per_second: Annotated[float | None, typer.Option(help="No run sends faster.")] = None,
     max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
 ) -> None:
     """Run a replay server until it is told to end."""
     from nsstream.replay.server import main
 
-    arguments = ["--endpoint", endpoint, *([] if keys is None else ["--keys", str(keys)])]
+    arguments = ["--endpoint", endpoint, f"--ready-fd={ready_fd}", *([] if keys is None else ["--keys", str(keys)])]
     repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
     for option, values in repeated:
         arguments += [f"{option}={value}" for value in values or []]
