@@ -1,11 +1,13 @@
 """What a client's word does to a run that is going on, and how soon; and what hostile clients do to a server.
 
-    python bench/replay_control.py [--repeat 20] [--messages 100000] [--json OUT]
+    python bench/replay_control.py [--repeat 20] [--messages 100000] [--model DIR] [--json OUT]
 
 A server of recorded frames (a frame a millisecond, and no model, so that its pace is the pacer's own) plays to a
 subscriber, who stamps what comes by CLOCK_MONOTONIC. A change of the rate has taken effect with the first frame that
 comes at the new distance; a stop with the last frame of the run. Then clients send messages that are no messages to all
-three sockets, while another asks for the status; and clients whose key is not listed try to get in.
+three sockets, while another asks for the status; and clients whose key is not listed try to get in. With a model, a
+server draws it at full speed while it plays it at 1,000 frames a second: how long a status takes meanwhile, and how far
+apart frames come.
 """
 
 from __future__ import annotations
@@ -45,8 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=20, help="changes and stops of each kind")
     parser.add_argument("--messages", type=int, default=100_000, help="that are none, over real sockets")
     parser.add_argument("--strangers", type=int, default=200, help="handshakes with keys that are not listed")
+    parser.add_argument("--model", type=Path, help="a checkpoint, to draw from meanwhile")
+    parser.add_argument("--only-model", action="store_true", help="measure that alone")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
+    drawing = [] if given.model is None else while_drawing(given.model.absolute())
+    if given.only_model:
+        show("a run whose model is drawn meanwhile", drawing)
+        return finish(as_dict(drawing), given.json, passed=has_passed(drawing))
     with tempfile.TemporaryDirectory(prefix="nsstream-control-") as folder:
         directory = Path(folder)
         model = directory / "endless"
@@ -66,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Bar("longest status meanwhile (ms)", round(worst_ms, 1)),
         equal(f"let in, of {given.strangers} with a key that is not listed", let_in, 0),
         equal(f"let in, of {given.strangers // 4} that are listed", listed, given.strangers // 4),
+        *drawing,
     ]
     print(flush=True)
     show("commands to a run, and hostile clients", bars)
@@ -73,9 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def server(endpoint: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def server(
+    endpoint: str, *options: str, program: Sequence[str] = (str(SERVER),)
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     child = subprocess.Popen(
-        [sys.executable, str(SERVER), "--endpoint", endpoint, *options],
+        [sys.executable, *program, "--endpoint", endpoint, *options],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -109,7 +120,7 @@ class Stamps:
         self._client.close()
 
     def wait_for(self, count: int) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(self.came_ns) < count:
             if time.monotonic() > deadline:
                 raise ReplayError(f"only {len(self.came_ns)} frames of {count} came")
@@ -134,6 +145,38 @@ def rate_change_ms(directory: Path, model: Path) -> float:
     came = np.array(stamps.came_ns[before:])
     close = np.flatnonzero(np.diff(came) < 50_000_000)  # the old distance is 100 ms
     return float(came[close[0] + 1] - said_ns) * 1e-6
+
+
+def while_drawing(model: Path, seconds: float = 20.0) -> list[Bar]:
+    """How long a status takes, and how far apart frames of a millisecond come, while more is drawn than is played."""
+    stream, scenario = {"kind": "model", "model": str(model)}, {"time_compression": 1e4}
+    slowest_s, asked, drawn = 0.0, 0, 0
+    with (
+        tempfile.TemporaryDirectory(prefix="nsstream-drawing-") as folder,
+        server(f"ipc://{folder}/drawing.sock", program=("-m", "nsstream.replay.server")) as (_, endpoint),
+        ReplayClient(endpoint, timeout_s=60) as client,
+    ):
+        stamps = Stamps(endpoint)
+        rate = PacketRate(packets_per_s=1000.0)
+        client.start(stream, {"kind": "subscribers", "wait_for": 1}, scenario=scenario, rate=rate)
+        stamps.wait_for(100)
+        first, end = len(stamps.came_ns), time.monotonic() + seconds
+        while time.monotonic() < end:
+            asked_s = time.monotonic()
+            status = client.status()
+            slowest_s, asked = max(slowest_s, time.monotonic() - asked_s), asked + 1
+            drawn = max(drawn, status.packets_drawn_ahead)
+            time.sleep(0.002)
+        gaps = np.diff(stamps.came_ns[first:])
+        client.stop()
+        stamps.join()
+    return [
+        Bar("packets drawn ahead meanwhile", drawn),
+        Bar("statuses asked for while drawing", asked),
+        Bar("longest status while drawing (ms)", round(slowest_s * 1e3, 1)),
+        Bar("longest distance of frames while drawing, 1 ms due (ms)", round(float(gaps.max()) * 1e-6, 1)),
+        Bar("p99 distance of frames while drawing (ms)", round(float(np.percentile(gaps, 99)) * 1e-6, 1)),
+    ]
 
 
 STOPS = ("stop", "SIGTERM", "the loss of its controller")

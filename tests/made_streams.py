@@ -6,6 +6,7 @@ import numpy as np
 
 from nsstream.errors import StateError
 from nsstream.replay.checkpoints import CheckpointInfo
+from nsstream.replay.framing import Framing
 from nsstream.replay.streams.drawn import DrawnStream
 from nsstream.replay.streams.line import Line
 from nsstream.replay.streams.timeline import Timeline
@@ -77,7 +78,7 @@ def made_stream(plan, drawer=None, seed=1, start_ns=None, compression=1.0, other
     drawer = drawer or MadeDrawer({"a": 0, "b": 1, "c": 5})
     lines = [Line(n, p, drawer, seed, **line_arguments) for n, p in enumerate((plan, *others))]
     timeline = Timeline(plan.origin_ns, plan.origin_ns if start_ns is None else start_ns, compression)
-    return DrawnStream(lines, drawer, timeline, seed, 1500, blend)
+    return DrawnStream(lines, drawer, timeline, seed, Framing(), blend)
 
 
 def times_of(blocks):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 send_app = typer.Typer(help="Command a replay server that runs.", no_args_is_help=True)
 
+Payload = Literal["template", "zero", "random"]
+Oversize = Literal["clamp", "segment"]
 ServerEndpoint = Annotated[
     str, typer.Option(help="Where to listen: ipc:///absolute/path, or tcp://ADDRESS:PORT with --keys.")
 ]
@@ -48,13 +50,16 @@ def replay(
     send_on_default_route: Annotated[
         list[str] | None, typer.Option(help="The same for one of a default route, which `start` has to mean as well.")
     ] = None,
+    ready_fd: Annotated[
+        int, typer.Option(help="Descriptor of the line that says that it is ready; 2 leaves standard output to a sink.")
+    ] = 1,
     max_packets_per_second: Annotated[float | None, typer.Option(help="No run sends faster.")] = None,
     max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
 ) -> None:
     """Run a replay server until it is told to end."""
     from nsstream.replay.server import main
 
-    arguments = ["--endpoint", endpoint, *([] if keys is None else ["--keys", str(keys)])]
+    arguments = ["--endpoint", endpoint, f"--ready-fd={ready_fd}", *([] if keys is None else ["--keys", str(keys)])]
     repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
     for option, values in repeated:
         arguments += [f"{option}={value}" for value in values or []]
@@ -83,6 +88,13 @@ def start(
     loop: Annotated[str, typer.Option(help="How often the stream is played: a number, or forever.")] = "1",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn.")] = 0,
     mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    payload: Annotated[Payload, typer.Option(help="What drawn packets carry.")] = "template",
+    oversize: Annotated[
+        Oversize, typer.Option(help="Whether drawn TCP segments beyond the MTU are cut, or sent as several.")
+    ] = "clamp",
+    testbed: Annotated[
+        str | None, typer.Option(help="A lab's sides: prefixes, VLANs and MACs, as JSON; see docs/protocol.md.")
+    ] = None,
     rate: Annotated[str, typer.Option(help="max, 1.0 for real time, 2x, 20kpps, 100Mbps.")] = "max",
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the run is done; Ctrl-C stops it.")] = False,
@@ -116,6 +128,9 @@ def start(
             loop=_loop(loop),
             seed=seed,
             mtu=mtu,
+            payload=payload,
+            oversize=oversize,
+            testbed=None if testbed is None else _json(testbed, "--testbed"),
             rate=parse_rate(rate),
             controller_timeout_s=stop_without_me,
             is_exclusive=exclusive,

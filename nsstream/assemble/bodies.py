@@ -25,7 +25,7 @@ _SCTP_HEARTBEAT: Final = 4
 _SCTP_COOKIE_ACK: Final = 11
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def can_carry(version: int, protocol: int) -> bool:
     """Whether this protocol can follow the headers of this IP version: no extension header, no other version's ICMP."""
     if protocol in _EXTENSIONS or protocol in _OBSOLETE:
@@ -35,7 +35,7 @@ def can_carry(version: int, protocol: int) -> bool:
     return protocol != ICMP and protocol != IGMP
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def lawful_body(conversation: Any, control: int, length: int, room: int) -> int:
     """The length nearest to `length` that the body of this protocol can have, at most `room` octets."""
     protocol = conversation.protocol
@@ -50,7 +50,7 @@ def lawful_body(conversation: Any, control: int, length: int, room: int) -> int:
     return length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_body(octets: Octets, at: int, packet: Any, conversation: Any, services: ServiceTable, pseudo: int) -> None:
     """Write ``packet.payload`` octets for any protocol but TCP and UDP; SCTP's common header is not among them."""
     protocol = conversation.protocol

@@ -19,7 +19,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mix(value: np.uint64) -> np.uint64:
     """Scatter 64 bits over 64 bits, one to one."""
     z = np.uint64(value) + _GAMMA
@@ -28,7 +28,7 @@ def mix(value: np.uint64) -> np.uint64:
     return np.uint64(z ^ (z >> _S31))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def draw(stream: Any, bound: int) -> int:
     """A number in [0, bound) from the generator of a `STREAM` row; bound is at most 2**32."""
     stream.random = stream.random + _GAMMA
@@ -39,7 +39,7 @@ def draw(stream: Any, bound: int) -> int:
     return signed((z >> np.uint64(32)) % np.uint64(bound))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mix_all(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """`mix` of each value."""
     result = np.empty_like(values)

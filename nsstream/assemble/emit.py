@@ -23,7 +23,7 @@ from nsstream.trace.fields import ICMP, ICMPV6, SCTP, TCP, UDP
 from nsstream.wire.checksum import fold, internet_checksum, ones_complement_sum
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def lay_out(packets: Any, conversations: Any, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Times that rise strictly (an equal one is pushed by 1 ns) and offsets of the frames of these packets.
 
@@ -47,7 +47,7 @@ def lay_out(packets: Any, conversations: Any, rows: NDArray[np.int64]) -> tuple[
     return times_ns, offset
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def emit(
     packets: Any,
     conversations: Any,

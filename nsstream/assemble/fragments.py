@@ -39,7 +39,7 @@ def join_fragments(
     _join(packets, conversations, rows, of_key, last, last.copy(), counts)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _join(
     packets: Any,
     conversations: Any,
@@ -77,7 +77,7 @@ def _join(
         last_of_key[key] = row
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _may_be_first(packet: Any, conversation: Any) -> bool:
     if conversation.version != 4 or packet.total_length < _LEAST_FIRST or (packet.total_length - packet.ip_header) & 7:
         return False

@@ -29,7 +29,7 @@ _QUOTE_FILL: Final = 0x40
 _NEXT_HOP_MTU: Final = 1400
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def icmp_length(icmp_type: int, length: int) -> int:
     """The length nearest to `length`, type and code included, that a message of this type can have."""
     if is_error(icmp_type):
@@ -43,13 +43,13 @@ def icmp_length(icmp_type: int, length: int) -> int:
     return max(length, 8)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def is_error(icmp_type: int) -> bool:
     """Whether a message of this type quotes the datagram that it is about."""
     return (_UNREACHABLE <= icmp_type <= _REDIRECT) or icmp_type in (_TIME_EXCEEDED, _PARAMETER_PROBLEM)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_icmp(octets: Octets, at: int, packet: Any, source: Any, destination: Any, identifier: int) -> None:
     """Write ``packet.payload`` octets; the checksum field is left zero."""
     length = signed(packet.payload)
@@ -80,7 +80,7 @@ def write_icmp(octets: Octets, at: int, packet: Any, source: Any, destination: A
             put_u32(octets, at + 8, 0xFFFFFF00)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _write_quote(
     octets: Octets, at: int, length: int, source: Any, destination: Any, identifier: int, serial: int
 ) -> None:
@@ -95,7 +95,7 @@ def _write_quote(
     write_quoted_udp(octets, at + 20, length - 20, ones_complement_sum(octets, at + 12, 8, 0), identifier, serial)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_quoted_udp(octets: Octets, at: int, length: int, address_sum: int, identifier: int, serial: int) -> None:
     """Write a UDP datagram as traceroute sends it; `address_sum` is the sum of its two addresses."""
     put_u16(octets, at, 0xC000 | identifier & 0x3FFF)

@@ -31,7 +31,7 @@ _TARGET_LINK: Final = 2
 _NONCE: Final = 14
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def icmpv6_length(icmp_type: int, length: int) -> int:
     """The length nearest to `length`, type and code included, that a message of this type can have."""
     if 1 <= icmp_type <= _PARAMETER_PROBLEM:
@@ -47,19 +47,19 @@ def icmpv6_length(icmp_type: int, length: int) -> int:
     return max(length, 8)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def is_error_6(icmp_type: int) -> bool:
     """Whether a message of this type quotes the datagram that it is about."""
     return 1 <= icmp_type <= _PARAMETER_PROBLEM
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def is_foreign(icmp_type: int) -> bool:
     """Whether messages of this type are not of Ethernet hosts: inverse discovery, mobility, RPL and the like."""
     return 137 < icmp_type < 160 and icmp_type != _LISTENER_REPORT
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def wanted_hop_limit(icmp_type: int, hop_limit: int) -> int:
     """The hop limit that receivers of this type insist on: 255 for neighbour discovery, 1 for listener discovery."""
     if ROUTER_SOLICITATION <= icmp_type <= REDIRECT:
@@ -69,7 +69,7 @@ def wanted_hop_limit(icmp_type: int, hop_limit: int) -> int:
     return hop_limit
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_icmpv6(
     octets: Octets, at: int, packet: Any, source: Any, destination: Any, mac: Any, identifier: int
 ) -> None:
@@ -101,7 +101,7 @@ def write_icmpv6(
         put_u16(octets, at + 6, signed(packet.serial) + 1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fixed_part(icmp_type: int) -> int:
     if icmp_type == ROUTER_SOLICITATION:
         return 8
@@ -110,7 +110,7 @@ def _fixed_part(icmp_type: int) -> int:
     return 40 if icmp_type == REDIRECT else 24
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _write_discovery(
     octets: Octets, at: int, length: int, icmp_type: int, source: Any, destination: Any, mac: Any
 ) -> None:
@@ -150,7 +150,7 @@ def _write_discovery(
         rest += 8 * units
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _write_report(octets: Octets, at: int, length: int, mac: Any) -> None:
     """Write as many records as fit, each a change to exclude nothing; what is left is auxiliary data of the last."""
     records = min((length - 8) // 20, 255)
@@ -166,7 +166,7 @@ def _write_report(octets: Octets, at: int, length: int, mac: Any) -> None:
         octets[at + 8 + 20 * (records - 1) + 1] = spare
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _write_quote(
     octets: Octets, at: int, length: int, source: Any, destination: Any, identifier: int, serial: int
 ) -> None:

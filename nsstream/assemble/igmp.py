@@ -17,7 +17,7 @@ _ALL_SYSTEMS, _ALL_ROUTERS, _VERSION_3_ROUTERS = 1, 2, 22  # last octets in 224.
 _MOST_RECORDS: Final = 64
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def igmp_length(group: Any, length: int) -> int:
     """The length nearest to `length` that a message to this group can have."""
     if _local_group(group) == _VERSION_3_ROUTERS:
@@ -25,7 +25,7 @@ def igmp_length(group: Any, length: int) -> int:
     return 8 if length < 12 else length & ~3
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_igmp(octets: Octets, at: int, length: int, group: Any) -> None:
     """Write a message of a length that `igmp_length` gave, checksum included."""
     put_run(octets, at, length, 0)
@@ -60,7 +60,7 @@ def write_igmp(octets: Octets, at: int, length: int, group: Any) -> None:
     put_u16(octets, at + 2, internet_checksum(octets, at, length, 0))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _local_group(group: Any) -> int:
     """The last octet of a group in 224.0.0.0/24, -1 of any other address."""
     if group[12] == 224 and group[13] == 0 and group[14] == 0:

@@ -77,7 +77,7 @@ def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     return at + header
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header and the extension headers that its length asks for; returns the position behind them."""
     header = signed(packet.ip_header)
@@ -110,7 +110,7 @@ def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     return end
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _pad(octets: Octets, at: int, length: int, is_alert: bool) -> None:
     """Fill a hop-by-hop header with PadN options, behind a router alert if one is asked for."""
     end = at + length

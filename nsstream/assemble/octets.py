@@ -59,7 +59,7 @@ def copy_run(octets: Octets, at: int, source: Octets, start: int, length: int) -
         octets[np.uintp(at + i)] = source[np.uintp(start + i)]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def put_address(octets: Octets, at: int, address: Any, version: int) -> int:
     """Write an address of 4 or 16 octets out of its 16-octet form; returns the position behind it."""
     skip = 12 if version == 4 else 0

@@ -80,7 +80,7 @@ def _seed(packet: Any, conversation: Any) -> np.uint64:
     return mix(np.uint64(packet.time_ns) ^ (np.uint64(conversation.flow_label) << np.uint64(44)))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def put_random(octets: Octets, at: int, length: int, seed: np.uint64) -> None:
     """Write `length` random octets."""
     state = seed

@@ -27,7 +27,7 @@ _LEAST_FRAGMENT: Final = 8
 _MOST_OPEN: Final = 8  # requests in flight before an answer is taken to be for the newest
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def plan_table(
     conversations: Any,
     packet_offset: NDArray[np.int64],
@@ -154,7 +154,7 @@ def _plan_lengths(packet: Any, conversation: Any, tcp_header: int, least: int, s
     return repairs
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, tally: NDArray[np.int64]) -> None:
     """Give IP identifications and message numbers; they rise by direction as a host's counters do."""
     for i in range(first, end):

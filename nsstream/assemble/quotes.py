@@ -62,7 +62,7 @@ def number_keys(keys: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> tuple[in
     return len(known), np.where(known[number] == keys, number, -1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _quote(
     packets: Any,
     conversations: Any,

@@ -45,7 +45,7 @@ _ALL_4 = np.uint64(0xFFFFFFFF)
 _NONE, _ONE = np.uint64(0), np.uint64(1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def measure(
     octets: Octets, offset: NDArray[np.int64], rules: Any, sides: Any, keeps_elsewhere: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -70,7 +70,7 @@ def measure(
     return fate, length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def rewrite(
     before: Octets,
     before_offset: NDArray[np.int64],
@@ -108,7 +108,7 @@ def rewrite(
         _rewrite_datagram(octets, new, offset[k + 1], version, rules)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _datagram(octets: Octets, start: int, end: int) -> tuple[int, int]:
     """Where a whole IP header begins, and its version; 0 if there is none."""
     at = start + _ETHERNET
@@ -125,7 +125,7 @@ def _datagram(octets: Octets, start: int, end: int) -> tuple[int, int]:
     return start, 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _map(octets: Octets, at: int, version: int, rules: Any) -> tuple[np.uint64, np.uint64, int]:
     """The address at this position as the lab has it, and its side, `_FIXED` or `_ELSEWHERE`."""
     if version == 4:
@@ -166,7 +166,7 @@ def _map(octets: Octets, at: int, version: int, rules: Any) -> tuple[np.uint64, 
     return high, low, _ELSEWHERE
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _rewrite_address(octets: Octets, at: int, version: int, rules: Any) -> int:
     """Map the address at this position in place; returns by how much the sum of its words has changed."""
     size = 4 if version == 4 else 16
@@ -180,13 +180,13 @@ def _rewrite_address(octets: Octets, at: int, version: int, rules: Any) -> int:
     return fold(ones_complement_sum(octets, at, size, 0)) + (0xFFFF & ~before)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _update(octets: Octets, at: int, change: int) -> None:
     """Bring a checksum up to date: HC' = ~(~HC + ~m + m'), RFC 1624 equation 3."""
     put_u16(octets, at, 0xFFFF & ~fold((0xFFFF & ~u16(octets, at)) + change))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _rewrite_datagram(octets: Octets, at: int, end: int, version: int, rules: Any) -> None:
     transport, protocol, change = _rewrite_header(octets, at, end, version, rules)
     if protocol == ICMP and version == 4 and transport + 8 <= end:
@@ -213,7 +213,7 @@ def _rewrite_datagram(octets: Octets, at: int, end: int, version: int, rules: An
         _update_transport(octets, transport, end, protocol, change)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _rewrite_quote(octets: Octets, at: int, end: int, version: int, rules: Any) -> None:
     """The datagram that an error is about; as much of it as is there."""
     if at + (20 if version == 4 else 40) <= end and u8(octets, at) >> 4 == version:
@@ -221,7 +221,7 @@ def _rewrite_quote(octets: Octets, at: int, end: int, version: int, rules: Any) 
         _update_transport(octets, transport, end, protocol, change)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _rewrite_header(octets: Octets, at: int, end: int, version: int, rules: Any) -> tuple[int, int, int]:
     """Map both addresses; returns where the transport is, its protocol (-1 behind a later fragment), and the change."""
     if version == 4:
@@ -240,7 +240,7 @@ def _rewrite_header(octets: Octets, at: int, end: int, version: int, rules: Any)
     return behind, protocol, change
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _update_transport(octets: Octets, at: int, end: int, protocol: int, change: int) -> None:
     if protocol == TCP and at + 18 <= end:
         _update(octets, at + 16, change)
@@ -252,7 +252,7 @@ def _update_transport(octets: Octets, at: int, end: int, protocol: int, change: 
         _update(octets, at + 2, change)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _put_mac(octets: Octets, at: int, mac: int) -> None:
     put_u16(octets, at, mac >> 32)
     put_u32(octets, at + 2, mac)

@@ -62,7 +62,7 @@ def is_remembered(protocol: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.isin(protocol, (TCP, ICMP, ICMPV6))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def stream_keys(conversations: Any, keys: NDArray[np.uint64]) -> None:
     """Write the key of each `CONVERSATION` row, and which way round it uses its stream.
 
@@ -74,7 +74,7 @@ def stream_keys(conversations: Any, keys: NDArray[np.uint64]) -> None:
         keys[n] = _key(conversations[n])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _key(conversation: Any) -> np.uint64:
     ends = np.zeros(2, np.uint64)
     for direction in range(2):
@@ -91,7 +91,7 @@ def _key(conversation: Any) -> np.uint64:
     return mix(mix(low ^ tail) * _GOLDEN ^ high)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def move_ports(
     conversations: Any,
     keys: NDArray[np.uint64],

@@ -32,7 +32,7 @@ def make_scratch(longest: int) -> Scratch:
     return np.zeros((2, longest + 2), np.int64), np.zeros((6, longest), np.int64), np.zeros(longest, np.uint8)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def plan_tcp(
     packets: Any,
     event: NDArray[np.uint8],

@@ -19,7 +19,7 @@ _HELD_OCTETS: Final = 16_384
 _HOLE: Final = 2  # segments that a selective acknowledgement leaves open: the missing one, and one that came
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def hold_back(packets: Any, first: int, start: int, stop: int, is_swapped: int, scratch: Scratch) -> None:
     """Pass two: turn what could be acknowledged into what may be, so that every later bare ACK finds something."""
     _, reach, kind = scratch
@@ -44,7 +44,7 @@ def hold_back(packets: Any, first: int, start: int, stop: int, is_swapped: int, 
             octets[side] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def acknowledge(
     packets: Any,
     first: int,

@@ -21,7 +21,7 @@ _PAUSE_NS: Final = 250_000_000  # beyond any round trip that tshark takes for re
 _MOST_LOOKED_AT: Final = 64  # segments
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def find_repeated(packets: Any, i: int, last: int, acknowledged: int) -> int:
     """The row in which the octets that ``packets[i]`` repeats end, -1 if there are not so many.
 
@@ -50,7 +50,7 @@ def find_repeated(packets: Any, i: int, last: int, acknowledged: int) -> int:
     return last if octets >= wanted > 1 else -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def repeated_sequence(packets: Any, i: int, row: int, next_sequence: int) -> int:
     """The unwrapped sequence number at which ``packets[i]`` starts, if what it repeats ends with row `row`."""
     end = signed(packets[row].sequence) + signed(packets[row].payload)
@@ -58,7 +58,7 @@ def repeated_sequence(packets: Any, i: int, row: int, next_sequence: int) -> int
     return next_sequence - behind - signed(packets[i].payload)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def copy_repeated(
     octets: Octets, at: int, packets: Any, i: int, place: NDArray[np.int64], offset: NDArray[np.int64]
 ) -> None:

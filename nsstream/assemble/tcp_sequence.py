@@ -38,7 +38,7 @@ _ASSUMED_SEGMENT: Final = 1448  # octets between two acknowledgements of a side 
 Scratch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def sequence(
     packets: Any,
     event: NDArray[np.uint8],
@@ -238,7 +238,7 @@ def _plan_segment(packet: Any, event: int, flags: int, side: int, stream: Any) -
     return flags, kind, repair
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def open_stream(stream: Any, opener: int) -> None:
     """Give both sides fresh numbers: random, or above the old ones where the five-tuple was used before.
 
@@ -268,7 +268,7 @@ def open_stream(stream: Any, opener: int) -> None:
     stream.is_active = 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _offered(length: int) -> int:
     """The options of a SYN that fit into so many octets, as common stacks choose them."""
     options = 0

@@ -133,6 +133,10 @@ class Testbed:
 
     def apply(self, frames: Frames) -> Frames:
         """The frames as the lab is to see them; those left out are counted."""
+        return self.apply_rows(frames)[0]
+
+    def apply_rows(self, frames: Frames) -> tuple[Frames, NDArray[np.int64]]:
+        """As `apply`; and of each which it was of those given."""
         fate, length = measure(frames.octets, frames.offset, self._rules, self._sides, self._keeps_elsewhere)
         self.tally.update({name: n for code, name in FATES.items() if code and (n := int((fate == code).sum()))})
         kept = np.flatnonzero(fate == 0)
@@ -140,7 +144,7 @@ class Testbed:
         octets = np.empty(int(offset[-1]), np.uint8)
         side = frames.side[kept]
         rewrite(frames.octets, frames.offset, kept, self._rules, self._sides, offset, octets, side)
-        return Frames(frames.observation_time_ns[kept], offset, octets, side)
+        return Frames(frames.observation_time_ns[kept], offset, octets, side), kept
 
 
 def _mac(text: str | None) -> int:

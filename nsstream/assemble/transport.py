@@ -51,7 +51,7 @@ def write_udp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[
     return at + 8, ports + length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_sctp(octets: Octets, at: int, packet: Any, conversation: Any, tag: int) -> int:
     """Write the common header, checksum zero; returns the position of the first chunk."""
     put_u16(octets, at, conversation.port[packet.direction])
@@ -61,7 +61,7 @@ def write_sctp(octets: Octets, at: int, packet: Any, conversation: Any, tag: int
     return at + 12
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def crc32c(octets: Octets, at: int, length: int, table: NDArray[np.uint32]) -> int:
     """The CRC32c of a slice; SCTP sends it least octet first (RFC 9260 appendix A)."""
     crc = np.uint32(0xFFFFFFFF)

@@ -112,7 +112,7 @@ class Bins:
         return cls(grid, bins.quantiles, counts)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def value_at(quantiles: NDArray[np.float64], at: float) -> float:
     """The value, a whole number, at the rank `at` in [0, 1] of one bin's quantiles (QUANTILES,)."""
     at *= QUANTILES - 1
@@ -120,7 +120,7 @@ def value_at(quantiles: NDArray[np.float64], at: float) -> float:
     return float(np.rint(quantiles[low] + (quantiles[low + 1] - quantiles[low]) * (at - low)))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def rank_of(quantiles: NDArray[np.float64], value: float) -> float:
     """The share of one bin (QUANTILES,) that lies below a value: in [0, 1]."""
     low = -1
@@ -131,7 +131,7 @@ def rank_of(quantiles: NDArray[np.float64], value: float) -> float:
     return float((low + min(max(part, 0.0), 1.0)) / (QUANTILES - 1))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _values_at(quantiles: NDArray[np.float64], tokens: NDArray[np.int64], at: NDArray[np.float64]) -> NDArray[np.int64]:
     """`value_at` of each token's bin (n,) of all (bins, QUANTILES)."""
     out = np.empty(len(tokens), np.int64)

@@ -28,7 +28,7 @@ LAG_EDGES: Final[NDArray[np.int64]] = np.unique(
 _KEPT: Final = 16  # peers that are remembered of a client, each with a service
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def host_tokens(
     client: NDArray[np.int64],
     server: NDArray[np.int64],
@@ -80,7 +80,7 @@ def host_tokens(
     return out_client, out_server
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def hosts_of_tokens(
     client: NDArray[np.int64],
     server: NDArray[np.int64],
@@ -136,7 +136,7 @@ def hosts_of_tokens(
     return out_client, out_server, made[:count]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _peer_token(peers: NDArray[np.int32], server: int, service: int) -> int:
     """Which of a client's peers (k, 2) a server is, -1 where it is none: the first half of tokens by this service."""
     same = other = 0
@@ -155,7 +155,7 @@ def _peer_token(peers: NDArray[np.int32], server: int, service: int) -> int:
     return found
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _peer_of_token(peers: NDArray[np.int32], token: int, service: int) -> int:
     """The inverse of `_peer_token`; the latest peer where there is no such one, -1 where there is none at all."""
     wants_same = token < PEERS // 2
@@ -170,7 +170,7 @@ def _peer_of_token(peers: NDArray[np.int32], token: int, service: int) -> int:
     return int(peers[0, 0])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _remember(peers: NDArray[np.int32], server: int, service: int) -> None:
     """Put a peer before all others of a client (k, 2)."""
     place = _KEPT - 1
@@ -183,7 +183,7 @@ def _remember(peers: NDArray[np.int32], server: int, service: int) -> None:
     peers[0, 0], peers[0, 1] = server, service
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _back(seen: NDArray[np.int64], met: int, lag_bin: int, edges: NDArray[np.int64], chance: float) -> int:
     """The host that was met a lag ago, -1 where nobody was."""
     first, end = edges[lag_bin], edges[lag_bin + 1]

@@ -29,7 +29,9 @@ from nsstream.replay.messages import (
     Hello,
     ListModels,
     Models,
+    Oversize,
     Pause,
+    Payload,
     Reply,
     Resume,
     Seek,
@@ -105,14 +107,18 @@ class AsyncReplayClient:
         loop: int | None = 1,
         seed: int = 0,
         mtu: int = 1500,
+        payload: Payload = "template",
+        oversize: Oversize = "clamp",
+        testbed: Mapping[str, object] | None = None,
         rate: Rate = "max",
         controller_timeout_s: float | None = None,
         is_exclusive: bool = False,
     ) -> Accepted:
         """Start a run; the arguments are those of `ReplayClient.start`."""
         command = start_command(
-            self._new_id(), stream, sink, scenario, loop, seed, mtu, rate, controller_timeout_s, is_exclusive
-        )
+            self._new_id(), stream, sink, scenario, loop, seed, mtu, payload, oversize, testbed, rate,
+            controller_timeout_s, is_exclusive,
+        )  # fmt: skip
         accepted = await self._ask(command, Accepted)
         if controller_timeout_s is not None:
             if self._beating is not None:

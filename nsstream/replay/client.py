@@ -30,7 +30,9 @@ from nsstream.replay.messages import (
     Hello,
     ListModels,
     Models,
+    Oversize,
     Pause,
+    Payload,
     Reply,
     Resume,
     Seek,
@@ -114,6 +116,9 @@ class ReplayClient:
         loop: int | None = 1,
         seed: int = 0,
         mtu: int = 1500,
+        payload: Payload = "template",
+        oversize: Oversize = "clamp",
+        testbed: Mapping[str, object] | None = None,
         rate: Rate = "max",
         controller_timeout_s: float | None = None,
         is_exclusive: bool = False,
@@ -128,13 +133,17 @@ class ReplayClient:
             loop: how often the stream is played; None for ever.
             seed: 0 to 2**63 - 1; the same seed gives the same twin.
             mtu: octets of the longest IP datagram, 576 to 9216.
+            payload: what drawn packets carry.
+            oversize: whether drawn TCP segments beyond the MTU are cut, or sent as several.
+            testbed: a lab's addresses, VLANs and MACs, as `assemble.testbed.TestbedSpec`; None: the stream's own.
             rate: twin seconds a second, a `PacketRate`, a `BitRate`, or "max".
             controller_timeout_s: stop the run once this client has said nothing for so long; `wait` says enough.
             is_exclusive: whether only this client may steer the run; all may stop it.
         """
         command = start_command(
-            self._new_id(), stream, sink, scenario, loop, seed, mtu, rate, controller_timeout_s, is_exclusive
-        )
+            self._new_id(), stream, sink, scenario, loop, seed, mtu, payload, oversize, testbed, rate,
+            controller_timeout_s, is_exclusive,
+        )  # fmt: skip
         return self._ask(command, Accepted)
 
     def status(self) -> Status:

@@ -19,6 +19,7 @@ from nsstream.replay.checkpoints import read_checkpoint, read_checkpoints
 from nsstream.replay.codec import BadMessageError, decode_command
 from nsstream.replay.endpoint import Plane
 from nsstream.replay.feed import LEASE_S, FullError, PacketFeed
+from nsstream.replay.framing import Framing
 from nsstream.replay.messages import (
     MAX_MAP_LENGTH,
     MIN_PROTOCOL_VERSION,
@@ -67,7 +68,7 @@ class OpenStream(Protocol):
         *,
         loop: int | None,
         seed: int,
-        mtu: int,
+        framing: Framing,
         stopped: threading.Event,
     ) -> FrameStream:
         """The frames of a run, which is to end when `stopped` is set; raises NsstreamError."""
@@ -212,6 +213,8 @@ class Conductor:
         return None
 
     def _make_player(self, command: Start) -> Player:
+        framing = Framing.of(command.stream, command.mtu, command.payload, command.oversize, command.testbed)
+
         def origin() -> tuple[int, str]:
             return player.progress.chunk, player.progress.model_id or ""
 
@@ -221,7 +224,7 @@ class Conductor:
                 command.scenario,
                 loop=command.loop,
                 seed=command.seed,
-                mtu=command.mtu,
+                framing=framing,
                 stopped=player.stopped,
             ),
             lambda is_stopped: make_sink(

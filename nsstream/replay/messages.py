@@ -2,7 +2,8 @@
 
 Promises: a message that exists is valid; its fields are of the exact types and within the limits below, and nobody
 changes them. Their octets are `codec`'s matter; whether a command is allowed *now* is `session`'s; what a sink's fields
-mean is `registry`'s; whether the files that it names can be used is `server`'s.
+mean is `registry`'s, what a testbed's mean `assemble.testbed`'s; whether the files that it names can be used is
+`server`'s.
 
 Every message has `v` (protocol version), `id` (chosen by the client, repeated in the reply) and `type`. Commands are
 strict: an unknown key is refused, since a misspelt option must not be ignored. Replies are lenient: a client ignores
@@ -79,6 +80,8 @@ Count = Annotated[int, Field(ge=0, le=MAX_ID)]
 Version = Annotated[int, Field(ge=1, le=0xFFFF)]
 Sentence = Annotated[str, Field(max_length=MAX_SENTENCE_LENGTH)]
 Loop = Annotated[int, Field(ge=1, le=MAX_ID)] | None  # how often a stream is played; None: without end
+Payload = Literal["template", "zero", "random"]  # of `assemble.catalogue`
+Oversize = Literal["clamp", "segment"]
 Real = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Counts = Annotated[dict[Annotated[str, Field(max_length=100)], Count], Field(max_length=MAX_MAP_LENGTH)]
 
@@ -109,6 +112,9 @@ class Start(Command):
     sink: PlainMap  # `kind` names the sink, which knows its other fields: see `registry`
     seed: Annotated[int, Field(ge=0, le=MAX_ID)] = 0
     mtu: Annotated[int, Field(ge=576, le=9216)] = 1500  # octets of an IP datagram
+    payload: Payload = "template"  # of what is drawn
+    oversize: Oversize = "clamp"  # what becomes of drawn TCP segments beyond the MTU
+    testbed: PlainMap | None = None  # a lab's sides, prefixes, VLANs and MACs: see `assemble.testbed`
     rate: Rate = "max"
     # None: the run outlives the client that starts it; else it is stopped once that client is silent for so long
     controller_timeout_s: Annotated[float, Field(ge=0.1, le=MAX_CONTROLLER_TIMEOUT_S)] | None = None

@@ -276,6 +276,7 @@ class Player:
         except BaseException as err:
             self._put(self._stamp, err)
         finally:
+            self._stop.wait()  # closing says stop, and a failure must not pass for one
             close = getattr(self._stream, "close", None)
             if close is not None:
                 close()

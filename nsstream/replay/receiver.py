@@ -16,7 +16,16 @@ import msgpack  # type: ignore[import-untyped]
 from nsstream.errors import ReplayError
 from nsstream.replay.batch import Credit, End, Leave, PacketBatch, PartRefused, decode_part
 from nsstream.replay.codec import BadMessageError, decode_reply, make_command
-from nsstream.replay.messages import AnyCommand, AnyReply, Refusal, Reply, Status, Subscription
+from nsstream.replay.messages import (
+    AnyCommand,
+    AnyReply,
+    Oversize,
+    Payload,
+    Refusal,
+    Reply,
+    Status,
+    Subscription,
+)
 from nsstream.replay.rate import Rate
 
 _R = TypeVar("_R", bound=Reply)
@@ -134,6 +143,9 @@ def start_command(
     loop: int | None,
     seed: int,
     mtu: int,
+    payload: Payload,
+    oversize: Oversize,
+    testbed: Mapping[str, object] | None,
     rate: Rate,
     controller_timeout_s: float | None,
     is_exclusive: bool,
@@ -148,6 +160,9 @@ def start_command(
         "sink": sink,
         "seed": seed,
         "mtu": mtu,
+        "payload": payload,
+        "oversize": oversize,
+        "testbed": testbed,
         "rate": rate,
         "controller_timeout_s": controller_timeout_s,
         "is_exclusive": is_exclusive,

@@ -34,11 +34,13 @@ class SendingRules:
         interfaces: names of those that may be sent on.
         default_route_interfaces: of those, which even if a default route leads through them.
         cap: of all that is sent.
+        stdout: whether the standard output is free for a capture.
     """
 
     interfaces: frozenset[str] = frozenset()
     default_route_interfaces: frozenset[str] = frozenset()
     cap: RateCap = field(default_factory=RateCap)
+    stdout: bool = True
 
     def __post_init__(self) -> None:
         if not self.default_route_interfaces <= self.interfaces:

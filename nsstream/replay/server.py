@@ -1,8 +1,9 @@
 """The replay server's process: ``python -m nsstream.replay.server --endpoint ipc:///run/nsstream/control.sock``.
 
-Prints one JSON line on standard output once it serves, ``{"event": "ready", "endpoint": ..., "pid": ...}``, and logs to
-standard error. SIGTERM, SIGINT, `shutdown`, and the death of the parent that `--exit-with-parent` names end the run,
-whose output is undone, and then the server, with exit status 0. A second SIGINT ends it as the system does.
+Prints one JSON line once it serves, ``{"event": "ready", "endpoint": ..., "pid": ...}``, on standard output or on the
+descriptor that `--ready-fd` names, which leaves standard output to the sink `stdout`; logs to standard error. SIGTERM,
+SIGINT, `shutdown`, and the death of the parent that `--exit-with-parent` names end the run, whose output is undone, and
+then the server, with exit status 0. A second SIGINT ends it as the system does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from nsstream.clock import SystemClock
@@ -23,15 +25,15 @@ from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import load_server_keys
 from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
-from nsstream.replay.stream import open_stream
+from nsstream.replay.stream import open_stream as open_real_stream
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_stream) -> int:
+def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_real_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options, rules = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
-    if open_stream is open_stream:
+    if open_stream is open_real_stream:
         import nsstream.draw  # noqa: F401  # torch's loading holds the interpreter: no command is to wait behind it
     try:
         with closing(
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
         ) as server:
             endpoint = server.bind()
             _end_on_signals(server)
-            print(json.dumps({"event": "ready", "endpoint": endpoint, "pid": os.getpid()}), flush=True)
+            os.write(options.ready_fd, _ready_line(endpoint))
             is_quiet = server.serve()
     except NsstreamError as err:
         print(err, file=sys.stderr)
@@ -57,6 +59,10 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+def _ready_line(endpoint: str) -> bytes:
+    return json.dumps({"event": "ready", "endpoint": endpoint, "pid": os.getpid()}).encode() + b"\n"
 
 
 def _end_on_signals(server: ControlServer) -> None:
@@ -78,10 +84,16 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Sending
         "--models", type=Path, metavar="DIR", action="append", default=[], help="list the models in it; may be repeated"
     )
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
+    parser.add_argument(
+        "--ready-fd", type=int, default=1, metavar="FD", help="descriptor of the line that says that it is ready; 1"
+    )
     add_sending_options(parser)
     options = parser.parse_args(arguments)
     try:
-        return options, rules_from(options)
+        os.fstat(options.ready_fd)
+        return options, replace(rules_from(options), stdout=options.ready_fd != 1)
+    except (OSError, OverflowError) as err:
+        parser.error(f"--ready-fd: {err}")
     except ValueError as err:
         parser.error(str(err))
 

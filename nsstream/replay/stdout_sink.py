@@ -33,6 +33,7 @@ class StdoutSink:
 
     def __init__(self, spec: StdoutSinkSpec, context: SinkContext) -> None:
         self._pipe = PipeWriter(NAME, context.is_stopped)
+        self._is_free = context.rules.stdout
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -40,7 +41,11 @@ class StdoutSink:
         return self._pipe.counters
 
     def check(self) -> None:
-        """Raise OutputError where standard output is closed, or a terminal."""
+        """Raise OutputError where standard output is closed, a terminal, or has the server's ready line."""
+        if not self._is_free:
+            raise OutputError(
+                f"{NAME}: has the line that says that the server is ready; start it with --ready-fd 2 to keep it free"
+            )
         try:
             os.fstat(_STDOUT)
         except OSError as err:

@@ -20,6 +20,7 @@ from nsstream.assemble import Frames
 from nsstream.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
+    from nsstream.replay.framing import Framing
     from nsstream.replay.scenario import Scenario, StreamSpec
 
 BLOCK_PACKETS: Final = 8192
@@ -99,7 +100,7 @@ def open_stream(
     spec: StreamSpec,
     scenario: Scenario,
     seed: int,
-    mtu: int,
+    framing: Framing,
     *,
     loop: int | None = 1,
     clock: Clock | None = None,
@@ -111,7 +112,7 @@ def open_stream(
         spec: where frames come from.
         scenario: what is made of them.
         seed: 0 to 2**63 - 1; the same seed gives the same frames (on a CPU; `follow`: for the same promotions).
-        mtu: octets of the longest IP datagram.
+        framing: how the frames are made.
         loop: passes over `models` or `recorded`, None without end; other kinds have no end.
         clock: measures waiting; the system's if None.
         stopped: when set, opening and reading end early, as `close` would end them.
@@ -121,7 +122,7 @@ def open_stream(
     """
     from nsstream.replay.streams.opening import open_parts
 
-    return open_parts(spec, scenario, seed, mtu, loop, clock or SystemClock(), stopped or threading.Event())
+    return open_parts(spec, scenario, seed, framing, loop, clock or SystemClock(), stopped or threading.Event())
 
 
 def cut_points(frames: Frames) -> Iterator[tuple[int, int]]:

@@ -152,7 +152,7 @@ def end_flow(cache: FlowCache, slot: int, reason: int, record: NDArray[np.int64]
     state[OPEN] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _double_buckets(cache: FlowCache) -> None:
     count = 2 * cache.state[_BUCKETS]
     cache.state[_BUCKETS] = count

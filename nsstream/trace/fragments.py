@@ -44,14 +44,14 @@ class FragmentTable(NamedTuple):
         )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def forget_all(table: FragmentTable) -> None:
     """Forget every datagram."""
     table.heads[:] = NONE
     table.written[0] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def remember(table: FragmentTable, words: NDArray[np.int64], ports: int, now_ns: int) -> None:
     """Remember the ports of the datagram whose key is in ``words[:5]``."""
     entries, heads, behind = table.entries, table.heads, table.behind
@@ -67,7 +67,7 @@ def remember(table: FragmentTable, words: NDArray[np.int64], ports: int, now_ns:
     entries[at, _SEEN] = now_ns
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def recall(table: FragmentTable, words: NDArray[np.int64], now_ns: int) -> int:
     """The ports of the datagram whose key is in ``words[:5]``, 0 where its first fragment is not known."""
     at = find(table.entries, table.heads, table.behind, hash_of(table.hash_key, words) % _BUCKETS, words)

@@ -147,7 +147,7 @@ def _guess_initiator(p: PacketBatch, is_high: NDArray[np.uint8]) -> NDArray[np.u
     return guess
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _tcp_events(
     offset: NDArray[np.int64],
     direction: NDArray[np.uint8],

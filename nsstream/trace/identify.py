@@ -25,7 +25,7 @@ _TAG_SHIFT: Final = np.uint64(33)
 _ID_MASK: Final = 0xFFFFFFFF
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def identify(
     rows: NDArray[np.int64],
     source: NDArray[np.int64],
@@ -60,7 +60,7 @@ def identify(
     return ids, is_high, first[:known].copy(), keys[:known].copy()
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def recall(keys: NDArray[np.int64], known_keys: NDArray[np.int64], k0: np.uint64, k1: np.uint64) -> NDArray[np.int64]:
     """For each key its row among `known_keys`, which are distinct; -1 where it is none of them."""
     room = 1024
@@ -84,7 +84,7 @@ def tail_parts(
     return low, high, (tail >> 1 & 0xFF).astype(np.uint8), (tail & 1).astype(np.uint8)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def arrange(
     rows: NDArray[np.int64],
     ids: NDArray[np.int64],
@@ -110,7 +110,7 @@ def arrange(
     return order, direction, first_of_direction
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fold(
     rows: NDArray[np.int64],
     source: NDArray[np.int64],
@@ -155,7 +155,7 @@ def _big_endian(word: int) -> np.uint64:
     return w
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _hashes(keys: NDArray[np.int64], k0: np.uint64, k1: np.uint64) -> NDArray[np.uint64]:
     hashes = np.empty(len(keys), np.uint64)
     for i in range(len(keys)):
@@ -163,7 +163,7 @@ def _hashes(keys: NDArray[np.int64], k0: np.uint64, k1: np.uint64) -> NDArray[np
     return hashes
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _table(
     room: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
@@ -172,7 +172,7 @@ def _table(
     return np.empty(room, np.int64), keys, np.empty(room, np.uint64), slots
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _grown(
     first: NDArray[np.int64], keys: NDArray[np.int64], hashes: NDArray[np.uint64], known: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
@@ -188,7 +188,7 @@ def _grown(
     return new_first, new_keys, new_hashes, slots
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _look_up(
     wanted: NDArray[np.int64],
     wanted_hashes: NDArray[np.uint64],

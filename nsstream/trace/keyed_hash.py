@@ -23,7 +23,7 @@ def random_key() -> tuple[np.uint64, np.uint64]:
     return np.uint64(k0), np.uint64(k1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def keyed_hash(k0: np.uint64, k1: np.uint64, a: int, b: int, c: int, d: int, e: int) -> np.uint64:
     """64 bits of hash of five int64 words under the key (k0, k1)."""
     v0 = k0 ^ np.uint64(0x736F6D6570736575)

@@ -57,7 +57,7 @@ class Rules(NamedTuple):
     by_class_of_service: bool
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def meter(
     packets: Packets,
     first_row: int,

@@ -21,7 +21,7 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 _HALF_BITS = np.uint64(32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fold(total: int) -> int:
     """Fold the carries of a sum back in: the 16-bit ones' complement sum (not yet complemented)."""
     total = int(total)
@@ -30,7 +30,7 @@ def fold(total: int) -> int:
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def ones_complement_sum(octets: NDArray[np.uint8], start: int, length: int, initial: int) -> int:
     """Add the 16-bit big-endian words of ``octets[start:start + length]`` to `initial`, carries not all folded.
 
@@ -61,7 +61,7 @@ def ones_complement_sum(octets: NDArray[np.uint8], start: int, length: int, init
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def internet_checksum(octets: NDArray[np.uint8], start: int, length: int, initial: int) -> int:
     """The value of a checksum field whose own two octets are zero in the slice: ``~fold(sum)``, 0 to 0xFFFF.
 

@@ -86,7 +86,7 @@ def dissect(octets: NDArray[np.uint8], index: RecordIndex, record_count: int) ->
     return columns, counts
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _dissect(
     octets: NDArray[np.uint8],
     time_ns: NDArray[np.int64],

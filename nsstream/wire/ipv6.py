@@ -26,7 +26,7 @@ DESTINATION: Final = 60
 MOBILITY: Final = 135
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def walk_extension_headers(
     octets: NDArray[np.uint8], at: int, captured_end: int, datagram_end: int, protocol: int
 ) -> tuple[int, int, int, int, int, int]:

@@ -68,7 +68,7 @@ def link_type_name(link_type: int) -> str:
     return f"{link_type} ({name})" if name else str(link_type)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def find_network_header(octets: NDArray[np.uint8], start: int, end: int, link_type: int) -> tuple[int, int, int, int]:
     """Find the IP header of the frame ``octets[start:end]``.
 
@@ -121,7 +121,7 @@ def _after_ethertype(octets: NDArray[np.uint8], at: int, end: int, ethertype: in
     return _after_other_ethertype(octets, at, end, ethertype)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _after_other_ethertype(octets: NDArray[np.uint8], at: int, end: int, ethertype: int) -> tuple[int, int, int, int]:
     vlan_id = 0
     tags = 0

@@ -229,7 +229,7 @@ def _as_numbers(addresses: NDArray[np.uint8], *, is_ipv6: bool) -> NDArray[Any]:
     return np.ascontiguousarray(halves).view("V16")[:, 0]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _place(records: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     for row in range(len(records)):
         start = offsets[row]

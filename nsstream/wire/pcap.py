@@ -95,7 +95,7 @@ def scan_records(
     return count, at, is_corrupt
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan_records(
     octets: NDArray[np.uint8],
     at: int,
@@ -169,7 +169,7 @@ def write_records(
     return out.tobytes()
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fill_records(
     times_ns: NDArray[np.int64],
     offset: NDArray[np.int64],
@@ -192,7 +192,7 @@ def _fill_records(
         at += length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _put_u32(out: NDArray[np.uint8], at: int, value: int) -> None:
     out[at] = value & 0xFF
     out[at + 1] = (value >> 8) & 0xFF

@@ -205,7 +205,7 @@ def _resolution(if_tsresol: int) -> tuple[int, int]:
     return _NO_RESOLUTION, 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan_packets(
     octets: NDArray[np.uint8],
     at: int,
@@ -273,7 +273,7 @@ def _scan_packets(
     return count, at, _NEEDS_OCTETS
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _to_ns(high: int, low: int, mode: int, factor: int, offset_s: int) -> int:
     """Nanoseconds since the epoch of a 64-bit timestamp, `OUT_OF_RANGE` if an int64 >= 0 cannot say it."""
     units = (np.uint64(high) << np.uint64(32)) | np.uint64(low)

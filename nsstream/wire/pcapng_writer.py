@@ -71,7 +71,7 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("<I", kind) + length + body + length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fill_blocks(
     times_ns: NDArray[np.int64], offset: NDArray[np.int64], octets: NDArray[np.uint8], out: NDArray[np.uint8]
 ) -> None:
@@ -94,7 +94,7 @@ def _fill_blocks(
         at += block_length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _put_u32(out: NDArray[np.uint8], at: int, value: int) -> None:
     out[at] = value & 0xFF
     out[at + 1] = (value >> 8) & 0xFF

@@ -15,9 +15,9 @@ from nsstream.replay.stream import FrameBlock, FrameStream, Merger, RecordedStre
 from nsstream.trace.grouping import group_conversations
 
 
-def open_stream(spec, scenario, *, loop, seed, mtu, stopped) -> FrameStream:
+def open_stream(spec, scenario, *, loop, seed, framing, stopped) -> FrameStream:
     checkpoints = read_checkpoints(spec.models)
-    assembler = Assembler(np.random.default_rng(seed), mtu=mtu)
+    assembler = Assembler(np.random.default_rng(seed), mtu=framing.mtu)
     merger = Merger()
     starts = [after.start_ns for _, after in pairwise(checkpoints)]
     blocks, open_before = [], None

@@ -87,7 +87,7 @@ def some_frames(start_ns: int, count: int, frame_bytes: int = FRAME_BYTES) -> Fr
     return Frames(times, np.arange(count + 1, dtype=np.int64) * frame_bytes, octets.reshape(-1))
 
 
-def open_stream(spec, scenario, *, loop, seed, mtu, stopped) -> FrameStream:
+def open_stream(spec, scenario, *, loop, seed, framing, stopped) -> FrameStream:
     if seed == SEED_THAT_FAILS:
         raise StateError("model: the weights cannot be read")
     checkpoints = read_checkpoints(spec.models)

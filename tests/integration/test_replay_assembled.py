@@ -9,6 +9,7 @@ import pytest
 
 from nsstream.clock import SystemClock
 from nsstream.replay.checkpoints import CheckpointInfo
+from nsstream.replay.framing import Framing
 from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
 from nsstream.replay.player import Player
 from nsstream.replay.sink import SinkContext
@@ -55,13 +56,13 @@ class MadeDrawer:
         return draw(checkpoint)
 
 
-def assembled(checkpoints, seed, mtu):
+def assembled(checkpoints, seed, mtu=1500):
     plan, drawer = SequencePlan(checkpoints), MadeDrawer()
     timeline = Timeline(plan.origin_ns, plan.origin_ns)
-    return DrawnStream([Line(0, plan, drawer, seed)], drawer, timeline, seed, mtu)
+    return DrawnStream([Line(0, plan, drawer, seed)], drawer, timeline, seed, Framing(mtu=mtu))
 
 
-def play_to(path, open_stream=lambda: assembled(CHECKPOINTS, seed=1, mtu=1500)):
+def play_to(path, open_stream=lambda: assembled(CHECKPOINTS, seed=1)):
     ended = threading.Event()
     sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
     player = Player(open_stream, lambda is_stopped: sink, "max", SystemClock(), ended.set)

@@ -14,6 +14,7 @@ from nsstream.chunk import Chunk, ChunkStore
 from nsstream.counters import Tally
 from nsstream.model.promotion import promote
 from nsstream.replay import spawn_server
+from nsstream.replay.framing import Framing
 from nsstream.replay.scenario import Attack, FollowSpec, Limits, MixSpec, ModelSpec, ModelsSpec, Part, Scenario
 from nsstream.replay.stream import open_stream
 from nsstream.trace import PacketBatch
@@ -90,8 +91,34 @@ def test_the_real_server_draws_models_into_a_lawful_file_the_same_each_time(mode
     assert float(times[0]) >= 1000 * 60
 
 
+@pytest.mark.slow
+def test_a_start_says_what_drawn_packets_carry_and_where_they_stand(models, tmp_path):
+    side = {"rules": [{"prefix": "0.0.0.0/0", "target": "192.168.0.0/16"}], "gateway_mac": "02:00:00:00:aa:01"}
+    other = {"rules": [{"prefix": "255.0.0.0/8", "target": "172.16.0.0/16"}], "gateway_mac": "02:00:00:00:bb:01"}
+    payloads = {}
+    with spawn_server() as client:
+        for payload in ("template", "zero"):
+            path = tmp_path / f"{payload}.pcap"
+            client.start(
+                models[:1], {"kind": "pcap", "path": path}, payload=payload, testbed={"a": side, "b": other}, seed=3
+            )
+            assert client.wait().packets_written > 0
+            lines = subprocess.run(
+                ["tshark", "-n", "-r", path, "-o", "udp.check_checksum:TRUE", "--disable-protocol", "ntp", "-T",
+                 "fields", "-e", "ip.src", "-e", "ip.dst", "-e", "udp.checksum.status", "-e", "data.data"],
+                check=True, capture_output=True, text=True,
+            ).stdout.splitlines()  # fmt: skip
+            rows = [line.split("\t") for line in lines]
+            assert {row[k].rsplit(".", 2)[0] for row in rows for k in (0, 1)} == {"192.168"}
+            assert {row[2] for row in rows} == {"1"}
+            payloads[payload] = [row[3] for row in rows if row[3]]
+    assert all(set(data) == {"0"} for data in payloads["zero"])
+    assert payloads["template"]
+    assert not any(set(data) == {"0"} for data in payloads["template"])
+
+
 def blocks_of(spec, scenario, **arguments):
-    with closing(open_stream(spec, scenario, 5, 1500, **arguments)) as stream:
+    with closing(open_stream(spec, scenario, 5, Framing(), **arguments)) as stream:
         return list(iter(stream.read, None))
 
 
@@ -131,7 +158,7 @@ def test_a_model_is_drawn_without_end_the_same_each_time_and_anew_in_every_chunk
 def test_a_followed_directory_gives_the_new_model_from_a_chunk_boundary_on(models):
     directory = Path(models[0]).parent
     promote(directory, Path(models[0]).name)
-    with closing(open_stream(FollowSpec(directory=str(directory)), Scenario(), 5, 1500)) as stream:
+    with closing(open_stream(FollowSpec(directory=str(directory)), Scenario(), 5, Framing())) as stream:
         blocks = [stream.read()]
         promote(directory, Path(models[1]).name)
         while blocks[-1].model_id == blocks[0].model_id:
@@ -169,7 +196,7 @@ def test_a_sequence_is_looped_sought_and_scaled(models):
     late = blocks_of(spec, Scenario(flows=2.0, clients="more"))
     assert 1.9 < len(times_of(late)) / len(times_of(once)) < 2.1
     middle = 1001 * MINUTE_NS + MINUTE_NS // 2
-    with closing(open_stream(spec, Scenario(), 5, 1500)) as stream:
+    with closing(open_stream(spec, Scenario(), 5, Framing())) as stream:
         stream.seek(middle)
         rest = list(iter(stream.read, None))
     times = times_of(once)
@@ -179,8 +206,9 @@ def test_a_sequence_is_looped_sought_and_scaled(models):
 GROWTH = """
 import resource, sys
 from nsstream.replay.scenario import ModelSpec, Scenario
+from nsstream.replay.framing import Framing
 from nsstream.replay.stream import open_stream
-stream, peaks = open_stream(ModelSpec(model=sys.argv[1]), Scenario(), 5, 1500), []
+stream, peaks = open_stream(ModelSpec(model=sys.argv[1]), Scenario(), 5, Framing()), []
 for chunks in (6, 22):
     while stream.read().chunk < chunks:
         pass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from test_replay_server import RECORDED_SERVER, make_model
 
-from nsstream.replay import RefusedError, spawn_server
+from nsstream.replay import RefusedError, ReplayClient, spawn_server
 
 FRAMES = 50  # the seed of a recorded stream is how many frames a chunk has
 
@@ -25,6 +27,7 @@ FRAMES = 50  # the seed of a recorded stream is how many frames a chunk has
         ({"kind": "pcap", "path": "/x.pcap", "rotate": 1}, "invalid", "sink.rotate: "),
         ({"kind": "netflow", "address": "192.0.2.1"}, "invalid", "sink.port: "),
         ({"kind": "nfcapd", "path": "/none/flows"}, "sink", "/none: the directory does not exist"),
+        ({"kind": "stdout"}, "sink", "standard output: has the line that says that the server is ready"),
         ({"kind": "pcap", "path": "/tmp/twin.cap"}, "sink", r"/tmp/twin.cap: the name of a capture"),
     ],
 )
@@ -66,3 +69,26 @@ def test_runs_to_files_a_fifo_and_a_collector_one_after_the_other(tmp_path: Path
     # The frames are of no IP packet: the files of flows are whole, and have none.
     assert (tmp_path / "flows").stat().st_size > 40
     assert (tmp_path / "flows.csv").read_text().count("\n") == 1
+
+
+def test_standard_output_is_a_capture_alone_where_the_ready_line_stands_elsewhere(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "m")
+    reading, ready = os.pipe()
+    command = [*RECORDED_SERVER, "--endpoint", f"ipc://{tmp_path}/control.sock", "--ready-fd", str(ready)]
+    with (
+        (tmp_path / "out.pcap").open("wb") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, pass_fds=[ready]) as child,
+    ):
+        try:
+            os.close(ready)
+            with os.fdopen(reading) as line, ReplayClient(json.loads(line.readline())["endpoint"]) as client:
+                client.start([model], {"kind": "stdout"}, seed=FRAMES)
+                assert client.wait().counters["frames_written"] == FRAMES
+                client.shutdown()
+            assert child.wait(30) == 0
+        finally:
+            child.kill()
+    told = subprocess.run(
+        ["capinfos", "-Mrc", tmp_path / "out.pcap"], check=True, capture_output=True, text=True
+    ).stdout
+    assert told.split()[-1] == str(FRAMES)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.assemble import Assembler, Frames
+from nsstream.replay.framing import Framing
 from nsstream.replay.stream import FrameBlock, Merger, cut_points, no_frames
 from nsstream.replay.streams.batches import split
 from nsstream.replay.streams.blend import Blend
@@ -36,7 +37,7 @@ class DrawnStream:
         drawer: of all lines.
         timeline: from the plans' time to the twin's.
         seed: of the assembler's chance.
-        mtu: octets of the longest IP datagram.
+        framing: how the frames are made; its testbed is not this stream's matter.
         blend: an attack to blend in.
         tallies: more counts to tell, which others keep.
     """
@@ -47,7 +48,7 @@ class DrawnStream:
         drawer: DrawsChunks,
         timeline: Timeline,
         seed: int,
-        mtu: int,
+        framing: Framing,
         blend: Blend | None = None,
         tallies: Sequence[Counter[str]] = (),
     ) -> None:
@@ -55,7 +56,7 @@ class DrawnStream:
         self._drawer = drawer
         self._timeline = timeline
         self._seed = seed
-        self._mtu = mtu
+        self._framing = framing
         self._blend = blend
         self._more = [*tallies, *(line.tally for line in lines), *([blend.tally, blend.line.tally] if blend else [])]
         self._tally: Counter[str] = Counter()  # of assemblers and mergers that have gone, and of frames given out
@@ -116,7 +117,13 @@ class DrawnStream:
         """Nothing is held that needs to be let go."""
 
     def _begin(self) -> None:
-        self._assembler = Assembler(np.random.default_rng([self._seed, 1, self._seek_count]), mtu=self._mtu)
+        framing = self._framing
+        self._assembler = Assembler(
+            np.random.default_rng([self._seed, 1, self._seek_count]),
+            mtu=framing.mtu,
+            payload=framing.payload,
+            oversize=framing.oversize,
+        )
         self._merger = Merger()
         self._batches: deque[tuple[int, ConversationTable]] = deque()
         self._ready: deque[FrameBlock] = deque()

@@ -10,6 +10,7 @@ from typing import Final
 from nsstream.clock import Clock
 from nsstream.errors import InputError
 from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoint, read_checkpoints
+from nsstream.replay.framing import Framing
 from nsstream.replay.scenario import (
     Attack,
     FollowSpec,
@@ -33,6 +34,7 @@ from nsstream.replay.streams.line import DrawsChunks, Line
 from nsstream.replay.streams.plan import Plan, SequencePlan
 from nsstream.replay.streams.recorded import RecordedFile
 from nsstream.replay.streams.selection import Selection
+from nsstream.replay.streams.testbed_stream import TestbedStream
 from nsstream.replay.streams.timeline import Timeline
 
 FOLLOWED_AHEAD: Final = 0.5  # of a chunk: so much time there is to draw the next one
@@ -46,7 +48,7 @@ def open_parts(
     spec: StreamSpec,
     scenario: Scenario,
     seed: int,
-    mtu: int,
+    framing: Framing,
     loop: int | None,
     clock: Clock,
     stopped: threading.Event,
@@ -61,14 +63,16 @@ def open_parts(
     limits = AheadLimits()
     plain: PlainStream
     if isinstance(spec, RecordedSpec):
-        plain = RecordedFile(Path(spec.path), scenario, seed, mtu, loop)
+        plain = RecordedFile(Path(spec.path), scenario, seed, framing.mtu, loop)
     else:
         plan = _plan(spec, loop, clock, stopped)
         if isinstance(plan, FollowPlan):  # so that a new model is not far behind its promotion
             length_ns = plan.length_ns / scenario.time_compression
             limits = AheadLimits(twin_ns=int(length_ns * FOLLOWED_AHEAD))
-        plain = _drawn(spec, plan, scenario, seed, mtu, make_drawer or _drawer)
+        plain = _drawn(spec, plan, scenario, seed, framing, make_drawer or _drawer)
     stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped)
+    if framing.testbed is not None:
+        stream = TestbedStream(stream, framing.testbed)
     if scenario.limits != Limits():
         stream = LimitedStream(stream, scenario.limits)
     return stream if labels is None else LabelledStream(stream, labels)
@@ -89,7 +93,7 @@ def _drawn(
     plan: Plan,
     scenario: Scenario,
     seed: int,
-    mtu: int,
+    framing: Framing,
     make_drawer: Callable[[int, int], DrawsChunks],
 ) -> DrawnStream:
     shares, plans = [1.0], [plan]
@@ -112,7 +116,7 @@ def _drawn(
         drawer,
         Timeline(plan.origin_ns, start_ns, scenario.time_compression),
         seed,
-        mtu,
+        framing,
         None if scenario.attack is None else _blend(scenario.attack, plan.origin_ns, drawer, seed),
         [plan.tally] if isinstance(plan, FollowPlan) else [],
     )
