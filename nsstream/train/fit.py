@@ -124,7 +124,7 @@ class Fit:
             self._likelihood_round()
         self._attributes.back_to_best()
         self._packets.back_to_best()
-        while self._progress() < 1:
+        while self._config.has_adversary and self._progress() < 1:
             self._adversary_round()
         self._packets.back_to_best()
         self._critic.back_to_best()

@@ -60,7 +60,7 @@ def test_a_few_steps_make_the_chunk_likelier(table, tokens, codec):
     assert after[1] < before[1]
     assert not networks.training
     facts = fit.facts()
-    assert facts["rounds"] >= 30 * (1 - SMALL.critic_share)
+    assert facts["rounds"] >= 30
     assert all(math.isfinite(nats) for nats in facts["held_out_nats"].values())
     assert facts["steps"]["critic"] > 0
 
@@ -105,7 +105,7 @@ def rates_of(fit):
 
 
 def test_the_rate_falls_over_so_many_passes_and_then_the_likelihood_stage_ends(table, codec):
-    without_adversary = dataclasses.replace(SMALL, steps=4000, critic_share=1.0)
+    without_adversary = dataclasses.replace(SMALL, steps=4000, has_adversary=False)
     counts = []
     for epochs in (4.0, 8.0):
         networks, fit = unfitted(table, codec, dataclasses.replace(without_adversary, epochs=epochs))
@@ -122,7 +122,7 @@ def test_the_rate_falls_over_so_many_passes_and_then_the_likelihood_stage_ends(t
 
 
 def test_where_steps_are_few_the_rate_falls_over_their_share(table, codec):
-    config = dataclasses.replace(SMALL, steps=20, epochs=1e9, critic_share=1.0)
+    config = dataclasses.replace(SMALL, steps=20, epochs=1e9, has_adversary=False)
     rates = rates_of(unfitted(table, codec, config)[1])
     assert len(rates) == 20 * config.likelihood_share
     assert (np.diff(rates) < 0).all()
