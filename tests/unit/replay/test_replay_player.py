@@ -8,6 +8,7 @@ import pytest
 from nsstream.assemble.frames import Frames
 from nsstream.clock import SystemClock
 from nsstream.replay.player import AHEAD_NS, CannotError, Player
+from nsstream.replay.sink import check_counters
 from nsstream.replay.stream import FrameBlock
 
 PATIENCE_S = 30.0
@@ -107,6 +108,31 @@ class KeptAhead(Kept):
         self.write(frames)
 
 
+class Interrupted(Kept):
+    """One that is always asked for its counters in the middle of a change."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {"frames": 0, "frames_written": 0}
+        self.player = None
+        self.seen = []
+
+    @property
+    def counters(self):
+        return self.counts
+
+    def write(self, frames):
+        self.counts["frames"] += len(frames)
+        self._be_asked()
+        self.counts["frames_written"] += len(frames)
+        super().write(frames)
+
+    def _be_asked(self):
+        asking = threading.Thread(target=lambda: self.seen.append(dict(self.player.counters)))
+        asking.start()
+        asking.join(PATIENCE_S)
+
+
 def make_player(stream, sink, rate):
     ended = threading.Event()
     player = Player(lambda: stream, lambda is_stopped: sink, rate, SystemClock(), ended.set)
@@ -132,6 +158,18 @@ def test_a_seek_skips_what_was_drawn_and_counts_it():
     assert sink.times[jump] == 1000 * SECOND
     assert player.skipped >= 1000 - jump
     assert player.progress.tally["replay_skipped_by_seek"] <= player.skipped
+
+
+def test_counters_that_are_asked_for_in_the_middle_of_a_write_add_up():
+    sink = Interrupted()
+    ended = threading.Event()
+    sink.player = Player(lambda: Passes(3), lambda is_stopped: sink, "max", SystemClock(), ended.set)
+    sink.player.start()
+    assert ended.wait(PATIENCE_S)
+    for counters in sink.seen:
+        check_counters(counters)
+    assert [counters["frames"] for counters in sink.seen] == [0, 10, 20]
+    assert sink.player.counters == {"frames": 30, "frames_written": 30}
 
 
 def test_a_seek_takes_effect_in_the_middle_of_a_long_wait():
