@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,8 @@ def judge(found: Sequence[Found], rate: float) -> list[Bar]:
         f"{one['name']}: {what}: {came} came, {said} said" for one in found
         for what, (came, said) in one["agreement"].items() if came != said
     ]  # fmt: skip
-    growth = max(found, key=lambda one: one["growth_mb_an_hour"])
+    disagreeing += [f"{one['name']}: nothing was counted" for one in found if not one["agreement"]]
+    growth = max(found, key=lambda one: math.inf if math.isnan(g := one["growth_mb_an_hour"]) else g)
     slow = max(found, key=lambda one: one["slowest_answer_ms"])
     bars = [
         equal("runs that ended otherwise than told", _count(found, _ended_badly), 0, _names(found, _ended_badly)),

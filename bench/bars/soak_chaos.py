@@ -46,7 +46,7 @@ class Chaos:
         self._context = zmq.Context()
         self._held: list[tuple[float, Callable[[], object]]] = []
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._come_and_go)
+        self._thread = threading.Thread(target=self._come_and_go, daemon=True)
 
     def begin(self) -> None:
         self._thread.start()

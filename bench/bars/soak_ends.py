@@ -86,7 +86,7 @@ class Pipe:
         if kind == "fifo":
             os.mkfifo(self._fifo)
             self.sink["path"] = str(self._fifo)
-        self._thread = threading.Thread(target=self._read)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._server: subprocess.Popen[bytes] | None = None
 
     def begin(self, server: subprocess.Popen[bytes], endpoint: str) -> None:
@@ -233,7 +233,7 @@ class Subscribers:
 
     def begin(self, server: subprocess.Popen[bytes], endpoint: str) -> None:
         for k in range(SUBSCRIBERS + 1):
-            self._threads.append(threading.Thread(target=self._receive, args=(k, endpoint)))
+            self._threads.append(threading.Thread(target=self._receive, args=(k, endpoint), daemon=True))
             self._threads[-1].start()
 
     def look(self, elapsed_share: float) -> None:

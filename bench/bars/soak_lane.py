@@ -27,7 +27,7 @@ from bars.soak_chaos import Chaos
 from bars.soak_ends import Collector, Files, OtherEnd, Pipe, Subscribers, Wire
 from bars.soak_figures import Sample, sample, theil_sen, warm_up_s
 from bars.veth import VethPair, veth_pair
-from nsstream.errors import NsstreamError, ReplayError
+from nsstream.errors import ReplayError
 from nsstream.replay import PacketRate, ReplayClient, Status
 from nsstream.replay.sink import check_counters
 
@@ -142,13 +142,16 @@ def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[byte
         client.start(stream, end.sink, loop=None, rate=PacketRate(packets_per_s=lane.rate))
         # The first second's worth, so that what is compiled after an installation is compiled.
         first = _wait_for(client, lambda status: status.packets_written > lane.rate or status.state != "running")
-        began_s = time.monotonic()
+        _note(first, found)
+        if first.state != "running":
+            found.state, found.error = first.state, first.error
+            client.shutdown()
+            return
+        before = sample(server.pid, 0.0)
         chaos = Chaos(endpoint, lane.rate)
+        chaos.begin()
+        began_s = time.monotonic()
         while (elapsed_s := time.monotonic() - began_s) < lane.seconds:
-            if elapsed_s >= min(2.0, lane.seconds / 10) and not found.clients:
-                before = sample(server.pid, elapsed_s)
-                found.clients = {"none": 0}
-                chaos.begin()
             asked_s = time.monotonic()
             status = client.status()
             found.slowest_answer_ms = max(found.slowest_answer_ms, (time.monotonic() - asked_s) * 1e3)
@@ -189,7 +192,7 @@ class _Follower:
     def __init__(self, endpoint: str, found: Found) -> None:
         self._endpoint, self._found = endpoint, found
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -248,7 +251,7 @@ def main() -> int:
     lane = Lane(**json.loads(sys.argv[1]))
     try:
         found = run(lane)
-    except (NsstreamError, OSError, subprocess.TimeoutExpired) as err:
+    except Exception as err:  # the process's boundary: the others' figures are not to be lost with this one's
         found = Found(lane.name, state="broken", error=f"{type(err).__name__}: {err}")
     print(json.dumps(asdict(found)), flush=True)
     return 0
