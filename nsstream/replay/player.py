@@ -280,6 +280,7 @@ class Player:
                     has_ended = block is None
         except BaseException as err:
             self._put(self._stamp, err)
+            self._stop.wait()  # a stream may stop the run as it is closed, which would then not have failed
         finally:
             close = getattr(self._stream, "close", None)
             if close is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from nsstream.assemble.frames import Frames
 from nsstream.clock import SystemClock
+from nsstream.errors import InputError
 from nsstream.replay.player import AHEAD_NS, CannotError, Player
 from nsstream.replay.sink import check_counters
 from nsstream.replay.stream import FrameBlock
@@ -232,3 +233,18 @@ def test_what_a_stream_cannot_do_is_an_error_of_the_asker():
         player.seek(0)
     player.stop()
     assert ended.wait(PATIENCE_S)
+
+
+def test_a_stream_that_breaks_and_stops_the_run_as_it_is_closed_fails_the_run():
+    class Breaks(Passes):
+        def read(self):
+            if self.done:
+                raise InputError("the file is gone")
+            return super().read()
+
+        def close(self):
+            player.stopped.set()
+
+    player, ended = make_player(Breaks(2), Kept(), 1.0)
+    assert ended.wait(PATIENCE_S)
+    assert (player.outcome, player.progress.error) == ("failed", "the file is gone")
