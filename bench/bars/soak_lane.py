@@ -130,6 +130,8 @@ def _server(pair: VethPair, endpoint: str, log: Any) -> Iterator[subprocess.Pope
         if child.poll() is None:
             child.kill()
         child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[bytes], endpoint: str) -> None:
