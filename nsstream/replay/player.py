@@ -16,7 +16,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
@@ -116,6 +117,9 @@ class Player:
         self._changed = threading.Event()  # wakes the pacer's wait
         self._open_stream = open_stream
         self._sink = make_sink(self._stop.is_set)
+        self._counting = threading.Lock()  # held while the next two change
+        self._counted: Mapping[str, int] = {}
+        self._is_sink_at_work = False
         self._pacer = Pacer(rate, clock, self._wait)
         self._clock = clock
         self._on_end = on_end
@@ -218,8 +222,9 @@ class Player:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """What became of the frames in the sink."""
-        return self._sink.counters
+        """What became of the frames in the sink; while it is at work, as it was before."""
+        with self._counting:
+            return self._counted if self._is_sink_at_work else dict(self._sink.counters)
 
     @property
     def stopped(self) -> threading.Event:
@@ -275,6 +280,7 @@ class Player:
                     has_ended = block is None
         except BaseException as err:
             self._put(self._stamp, err)
+            self._stop.wait()  # a stream may stop the run as it is closed, which would then not have failed
         finally:
             self._stop.wait()  # closing says stop, and a failure must not pass for one
             close = getattr(self._stream, "close", None)
@@ -311,7 +317,8 @@ class Player:
             _log.exception("run failed")
             outcome, error = "failed", f"an error inside nsstream ended the run: {type(err).__name__}: {err}"
         if outcome != "done":
-            self._sink.abort()
+            with self._at_work():
+                self._sink.abort()
             if self._stop.is_set():
                 outcome, error = "stopped", None
         self.stop()
@@ -321,7 +328,8 @@ class Player:
         self._on_end()
 
     def _write_all(self) -> None:
-        self._sink.open()
+        with self._at_work():
+            self._sink.open()
         while (taken := self._take()) is not None:
             stamp, block = taken
             tally = {**block.tally, SKIPPED: self.skipped} if self.skipped else block.tally
@@ -329,7 +337,19 @@ class Player:
             self._write_block(block, stamp.seek)
         if self._stop.is_set():
             raise _StoppedError
-        self._sink.close()
+        with self._at_work():
+            self._sink.close()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Around a call of the sink, in which its counters are not read: another thread would see half of a change."""
+        with self._counting:
+            self._counted, self._is_sink_at_work = dict(self._sink.counters), True
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._is_sink_at_work = False
 
     def _take(self) -> tuple[_Stamp, FrameBlock] | None:
         while not self._stop.is_set():
@@ -362,10 +382,11 @@ class Player:
                 self._skipped_by_playing += len(frames) - at
                 return
             burst = frames.slice(at, at + len(due_ns))
-            if isinstance(sink, PacesItself):
-                sink.write_due(burst, due_ns)
-            else:
-                sink.write(burst)
+            with self._at_work():
+                if isinstance(sink, PacesItself):
+                    sink.write_due(burst, due_ns)
+                else:
+                    sink.write(burst)
             at += len(burst)
             done = self.progress
             self.progress = replace(

@@ -7,9 +7,9 @@ Rules for a sink:
   at any time, also unopened, behind a failure of any of the others, and twice.
 - Whatever waits (for a reader, a child, a full socket) asks `SinkContext.is_stopped` every `POLL_INTERVAL_S` at least,
   and raises OutputError once it says yes.
-- `counters` adds up at every moment, by one law: where there are names ``x`` and ``x_...``, the count of ``x`` is the
-  sum of those. ``frames`` is what `write` was given, and has parts that say what became of them: ``frames_written``,
-  ``frames_failed``, ``frames_undone``.
+- `counters` adds up before and after every call, by one law: where there are names ``x`` and ``x_...``, the count of
+  ``x`` is the sum of those. Other threads read it between calls (`Player.counters`). ``frames`` is what `write` was
+  given, and has parts that say what became of them: ``frames_written``, ``frames_failed``, ``frames_undone``.
 - A sink that can say before it is opened that its output is not possible has `check`, which `registry.make_sink` calls.
   One that paces itself has `write_due`; one that takes flows as well has `write_flows`.
 

@@ -36,11 +36,12 @@ class FlowMemory(NamedTuple):
 
 def new_memory() -> FlowMemory:
     """Nothing is remembered."""
+    # Not np.zeros, whose pages come to be as they are written: what a stream takes it takes at once.
     return FlowMemory(
-        np.zeros(SLOTS, np.uint64),
-        np.zeros(SLOTS, np.uint16),
-        np.zeros(SLOTS, np.uint64),
-        np.zeros(SLOTS, np.uint64),
+        np.full(SLOTS, 0, np.uint64),
+        np.full(SLOTS, 0, np.uint16),
+        np.full(SLOTS, 0, np.uint64),
+        np.full(SLOTS, 0, np.uint64),
         np.zeros(3, np.int64),
     )
 

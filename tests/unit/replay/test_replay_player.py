@@ -7,7 +7,9 @@ import pytest
 
 from nsstream.assemble.frames import Frames
 from nsstream.clock import SystemClock
+from nsstream.errors import InputError
 from nsstream.replay.player import AHEAD_NS, CannotError, Player
+from nsstream.replay.sink import check_counters
 from nsstream.replay.stream import FrameBlock
 
 PATIENCE_S = 30.0
@@ -107,6 +109,31 @@ class KeptAhead(Kept):
         self.write(frames)
 
 
+class Interrupted(Kept):
+    """One that is always asked for its counters in the middle of a change."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {"frames": 0, "frames_written": 0}
+        self.player = None
+        self.seen = []
+
+    @property
+    def counters(self):
+        return self.counts
+
+    def write(self, frames):
+        self.counts["frames"] += len(frames)
+        self._be_asked()
+        self.counts["frames_written"] += len(frames)
+        super().write(frames)
+
+    def _be_asked(self):
+        asking = threading.Thread(target=lambda: self.seen.append(dict(self.player.counters)))
+        asking.start()
+        asking.join(PATIENCE_S)
+
+
 def make_player(stream, sink, rate):
     ended = threading.Event()
     player = Player(lambda: stream, lambda is_stopped: sink, rate, SystemClock(), ended.set)
@@ -132,6 +159,18 @@ def test_a_seek_skips_what_was_drawn_and_counts_it():
     assert sink.times[jump] == 1000 * SECOND
     assert player.skipped >= 1000 - jump
     assert player.progress.tally["replay_skipped_by_seek"] <= player.skipped
+
+
+def test_counters_that_are_asked_for_in_the_middle_of_a_write_add_up():
+    sink = Interrupted()
+    ended = threading.Event()
+    sink.player = Player(lambda: Passes(3), lambda is_stopped: sink, "max", SystemClock(), ended.set)
+    sink.player.start()
+    assert ended.wait(PATIENCE_S)
+    for counters in sink.seen:
+        check_counters(counters)
+    assert [counters["frames"] for counters in sink.seen] == [0, 10, 20]
+    assert sink.player.counters == {"frames": 30, "frames_written": 30}
 
 
 def test_a_seek_takes_effect_in_the_middle_of_a_long_wait():
@@ -194,3 +233,18 @@ def test_what_a_stream_cannot_do_is_an_error_of_the_asker():
         player.seek(0)
     player.stop()
     assert ended.wait(PATIENCE_S)
+
+
+def test_a_stream_that_breaks_and_stops_the_run_as_it_is_closed_fails_the_run():
+    class Breaks(Passes):
+        def read(self):
+            if self.done:
+                raise InputError("the file is gone")
+            return super().read()
+
+        def close(self):
+            player.stopped.set()
+
+    player, ended = make_player(Breaks(2), Kept(), 1.0)
+    assert ended.wait(PATIENCE_S)
+    assert (player.outcome, player.progress.error) == ("failed", "the file is gone")

@@ -1,0 +1,67 @@
+"""What a soak says of what it found: the slope of memory, and each thing that must not pass."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
+
+from bars.soak_figures import theil_sen
+from bars.soak_lane import Found
+from bars.verdict import has_passed
+from replay_soak import judge
+
+RATE = 20_000.0
+
+
+def found(**changes):
+    good = Found("pcap", state="done", exit_status=0, packets_per_s=RATE, agreement={"frames_written": (5, 5)})
+    return asdict(good) | changes
+
+
+def test_the_slope_is_that_of_the_line_whatever_a_few_outliers_are():
+    x = np.arange(100.0)
+    y = 3.0 + 0.5 * x
+    y[::10] += 1000.0
+    assert theil_sen(x, y) == pytest.approx(0.5, abs=0.01)
+
+
+def test_memory_that_rose_once_and_stayed_has_no_slope():
+    x = np.arange(1000.0)
+    assert theil_sen(x, np.where(x < 200, 400.0, 410.0)) == 0.0
+
+
+def test_of_one_point_there_is_no_slope():
+    assert np.isnan(theil_sen([1.0], [2.0]))
+
+
+def test_a_soak_in_which_all_is_well_passes():
+    stopped = found(name="model", state="stopped", packets_per_s=900.0)
+    assert has_passed(judge([found(), stopped], RATE))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": "failed"},
+        {"state": "stopped"},
+        {"exit_status": -9},
+        {"exit_status": None},
+        {"packets_per_s": RATE / 2},
+        {"growth_mb_an_hour": 1.5},
+        {"growth_mb_an_hour": float("nan")},
+        {"descriptors": (20, 21)},
+        {"threads": (9, 10)},
+        {"agreement": {"frames_written": (4, 5)}},
+        {"agreement": {}},
+        {"violations": ["frames is 2, its parts are 1"]},
+        {"statuses_skipped": 1},
+        {"polite_clients_unanswered": 1},
+        {"slowest_answer_ms": 5000.0},
+    ],
+)
+def test_what_must_not_pass_does_not(changes):
+    assert not has_passed(judge([found(), found(**changes)], RATE))
