@@ -34,7 +34,7 @@ def spawn_server(
     endpoint: str | None = None,
     log: Path | None = None,
     command: Sequence[str] = COMMAND,
-    timeout_s: float = 5.0,
+    timeout_s: float = 30.0,  # a server that loads a model on a busy machine is slow to answer
     keys: tuple[Path, ClientKeys] | None = None,
 ) -> Iterator[ReplayClient]:
     """Start a server and give a client that has said hello to it.
