@@ -14,7 +14,9 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID
 from nsstream.model.networks import AttributeNetwork
 from nsstream.model.sample_attributes import draw_attributes
 
-VOLUME_MARGIN: Final = 0.05  # of a chunk's packets
+VOLUME_MARGIN: Final = 0.02  # of a chunk's packets, within which long conversations keep their measured lengths
+MOST_STRETCHED: Final = 2.0  # times as long, or as short, as measured
+WIDEST_MARGIN: Final = 0.2  # beyond which all lengths are replaced
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator
     Drawn lengths are right on the whole, but one elephant too many is a chunk's worth of packets; so the ranks of those
     beyond the grid's exact lengths are kept, and their values taken from the measured distribution. Equal lengths are
     ranked by lot. Short ones stay as they are, since other attributes agree with them (who is never answered has said
-    once what another says twice), unless the volume is then not the chunk's: then all are replaced alike.
+    once what another says twice, a question over UDP has one answer); the long ones make up for them. Only where that
+    is not enough are all replaced alike.
     """
     measured = codec.length.counts.copy()
     measured[: LENGTH_GRID.exact + 1] = 0
@@ -66,6 +69,12 @@ def fit_volume(counts: NDArray[np.int64], codec: Codec, rng: np.random.Generator
     out = np.maximum(counts, 1)
     if found:
         out[rank[-found:]] = replace(codec.length, counts=measured).sample(wanted)[-found:]
-    if abs(int(out.sum()) - codec.packet_count) > VOLUME_MARGIN * codec.packet_count:
+    is_long = out > LENGTH_GRID.exact
+    spare = out[is_long] - LENGTH_GRID.exact
+    if len(spare) and abs(int(out.sum()) - codec.packet_count) > VOLUME_MARGIN * codec.packet_count:
+        wanted_spare = int(spare.sum()) + codec.packet_count - int(out.sum())
+        factor = np.clip(wanted_spare / spare.sum(), 1 / MOST_STRETCHED, MOST_STRETCHED)
+        out[is_long] = LENGTH_GRID.exact + np.maximum(np.rint(spare * factor), 1).astype(np.int64)
+    if abs(int(out.sum()) - codec.packet_count) > WIDEST_MARGIN * codec.packet_count:
         out[rank] = np.maximum(codec.length.sample(len(counts)), 1)
     return out
