@@ -35,6 +35,7 @@ from nsstream.encode.schema import (
     SLICES,
     START_GAP_GRID,
 )
+from nsstream.encode.tokens import moment_of
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import ICMP, ICMPV6, TCP
@@ -51,6 +52,7 @@ class Codec:
         start_ns, end_ns: the chunk's interval.
         first_ns, last_ns: times of its first packet and its last; slices are equal parts of what lies between.
         profile: (SLICES,) conversations that start in each slice.
+        services_by_moment: (k, 3) moment of the chunk, service token, conversations of it that start then.
         packet_count: packets of the chunk.
         host, service, port, ttl, marking, kind, size: vocabularies.
         start_gap, packet_gap, own_gap, length, octets: bins.
@@ -68,6 +70,7 @@ class Codec:
     first_ns: int
     last_ns: int
     profile: NDArray[np.int64]
+    services_by_moment: NDArray[np.int64]
     packet_count: int
     host: Vocabulary
     service: Vocabulary
@@ -123,6 +126,10 @@ class Codec:
         by_own = own_clock[said] & (since_own >= 0)
         gap_ns = np.where(by_own, since_own, since_any)
         size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
+        service = Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"])
+        where = slice_of(first, first_ns, last_ns)
+        served = np.stack([moment_of(where), service.tokens(services)], axis=1)
+        served, times = np.unique(served[served[:, 1] >= 0], axis=0, return_counts=True)
         rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
         step = max(1, len(rare) // RARE_PREFIXES)
         return cls(
@@ -130,10 +137,11 @@ class Codec:
             end_ns=end_ns,
             first_ns=first_ns,
             last_ns=last_ns,
-            profile=np.bincount(slice_of(first, first_ns, last_ns), minlength=SLICES),
+            profile=np.bincount(where, minlength=SLICES),
+            services_by_moment=np.concatenate([served, times[:, None]], axis=1),
             packet_count=len(sizes),
             host=host,
-            service=Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"]),
+            service=service,
             port=port,
             port_blocks=np.bincount(ports[port.tokens(ports) < 0, 0] // BLOCK_PORTS, minlength=PORT_BLOCKS),
             ttl=Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"]),
@@ -163,6 +171,7 @@ class Codec:
             "first_ns": self.first_ns,
             "last_ns": self.last_ns,
             "profile": self.profile.tolist(),
+            "services_by_moment": self.services_by_moment.tolist(),
             "packet_count": self.packet_count,
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
@@ -184,6 +193,7 @@ class Codec:
             first_ns=int(data["first_ns"]),
             last_ns=int(data["last_ns"]),
             profile=np.array(data["profile"], np.int64),
+            services_by_moment=np.array(data["services_by_moment"], np.int64).reshape(-1, 3),
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]
