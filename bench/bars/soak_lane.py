@@ -8,6 +8,7 @@ Prints what it found as one line of JSON. Ends its server, its other end and its
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -118,13 +119,15 @@ def _other_end(name: str, pair: VethPair, output: Path) -> OtherEnd:
 
 @contextmanager
 def _server(pair: VethPair, endpoint: str, log: Any) -> Iterator[subprocess.Popen[bytes]]:
-    options = ["--endpoint", endpoint, "--send-on", "tx"]
+    ready, told = os.pipe()
+    options = ["--endpoint", endpoint, "--send-on", "tx", "--ready-fd", str(told)]
     command = ["ip", "netns", "exec", pair.sender, sys.executable, "-m", "nsstream.replay.server", *options]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, bufsize=0)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, bufsize=0, pass_fds=[told])
+    os.close(told)
     try:
-        assert child.stdout is not None
-        if b"ready" not in child.stdout.readline():
-            raise ReplayError("the server is not ready")
+        with os.fdopen(ready, "rb") as line:
+            if b"ready" not in line.readline():
+                raise ReplayError("the server is not ready")
         yield child
     finally:
         if child.poll() is None:
