@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nsstream.draw.choose import draw_chosen
+from nsstream.draw.choose import CANDIDATES, draw_chosen
 from nsstream.draw.doppelganger import draw_doppelganger
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints
@@ -48,13 +48,14 @@ class Drawer:
         seed: of all chance in the drawing.
         threads: CPU threads of torch; the same number gives the same twin.
         models_kept: how many models stay loaded, those used last.
+        candidates: drawings of each short conversation, of which one is chosen.
     """
 
-    def __init__(self, seed: int, threads: int = 1, models_kept: int = 2) -> None:
+    def __init__(self, seed: int, threads: int = 1, models_kept: int = 2, candidates: int = CANDIDATES) -> None:
         torch.set_num_threads(threads)
         self._seed = seed
         self._rng = np.random.default_rng(seed)
-        self._models_kept = models_kept
+        self._models_kept, self._candidates = models_kept, candidates
         self._models: OrderedDict[Path, Model] = OrderedDict()
         self._open: dict[int, dict[tuple[int, int, int, int], list[Key]]] = {}
         self._used: dict[Key, None] = {}
@@ -89,7 +90,7 @@ class Drawer:
             conversations = conversations.take(rows)
         if not len(conversations):
             return ConversationTable.empty()
-        packets = draw_chosen(model, conversations, self._rng, share=share)
+        packets = draw_chosen(model, conversations, self._rng, self._candidates, share)
         return to_table(self._distinct(self._carry(conversations.ends, self._open.get(line, {}))), packets, model.codec)
 
     def _draw_series(self, checkpoint: Path, line: int, select: Select | None) -> ConversationTable:

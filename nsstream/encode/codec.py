@@ -25,6 +25,7 @@ from nsstream.encode.schema import (
     HOST_SLOTS,
     KIND_SLOTS,
     LENGTH_GRID,
+    MOMENTS,
     PACKET_GAP_GRID,
     PORT_BLOCKS,
     PORT_SLOTS,
@@ -187,13 +188,16 @@ class Codec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
+        served = np.array(data["services_by_moment"], np.int64).reshape(-1, 3)
+        if not ((served >= 0) & (served[:, :1] < MOMENTS)).all():
+            raise ValueError("services_by_moment holds what is no moment, service and count")
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
             first_ns=int(data["first_ns"]),
             last_ns=int(data["last_ns"]),
             profile=np.array(data["profile"], np.int64),
-            services_by_moment=np.array(data["services_by_moment"], np.int64).reshape(-1, 3),
+            services_by_moment=served,
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]

@@ -81,8 +81,11 @@ class GapShapes:
             np.array(data["shape"], np.int64),
             np.array(data["quantiles"], np.float64).reshape(-1, QUANTILES),
         )
-        if len(out.shape) != len(out.cells) or out.shape.max(initial=-1) >= len(out.quantiles):
+        is_row = (out.shape >= -1) & (out.shape < len(out.quantiles))
+        if len(out.shape) != len(out.cells) or not is_row.all() or not np.isin(out.cells[:, 1], (0, 1)).all():
             raise ValueError("the shapes of gaps do not fit their cells")
+        if not np.isfinite(out.quantiles).all():
+            raise ValueError("the shapes of gaps are not numbers")
         return out
 
     def _spread(

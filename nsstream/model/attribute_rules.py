@@ -74,7 +74,7 @@ def services_wanted(codec: Codec, frozen: FrozenAttributes) -> Matrix:
     out, services = np.zeros((MOMENTS, len(frozen.tokens[_SERVICE])), np.float32), frozen.tokens[_SERVICE]
     moment, token, count = codec.services_by_moment.T
     at = np.minimum(np.searchsorted(services, token), len(services) - 1)
-    is_there = (services[at] == token) & (moment < MOMENTS)
+    is_there = services[at] == token
     out[moment[is_there], at[is_there]] = count[is_there]
     return out
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import is_writable, preset_columns
-from nsstream.chunk import read_chunk, whole_file
+from nsstream.chunk import Kind, read_chunk, whole_file
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, StateError
-from nsstream.pipeline.flow_twin import draw_flows
+from nsstream.pipeline.flow_twin import check_flow_model, draw_flows
 from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
@@ -38,10 +38,13 @@ def train_chunk(
 
     The address key is the one beside the folder of models; `new_key` is written there if there is none.
     """
-    if not len(read_chunk(chunk).table):
+    held = read_chunk(chunk)
+    if not len(held.table):
         raise InputError(f"{chunk} holds nothing to learn from")
     if model not in MODELS:
         raise InputError(f"the model must be one of {', '.join(MODELS)}, got {model!r}")
+    if held.kind is Kind.FLOWS:
+        check_flow_model(model)
     if parent is not None and not parent.is_dir():
         raise StateError(f"there is no model {parent}")
     try:

@@ -31,8 +31,8 @@ from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
 from nsstream.pipeline.ingest import Lesson
 from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, publish, staging
 from nsstream.pipeline.progress import Listener, Progress, Stage
-from nsstream.pipeline.training import SILENCE_S, TrainingConfig, train_lessons
-from nsstream.pipeline.twin import CONFIG_SUFFIX, TwinConfig
+from nsstream.pipeline.training import DEFAULT_MODEL, SILENCE_S, train_lessons
+from nsstream.pipeline.twin import CONFIG_SUFFIX, TwinConfig, training_of
 from nsstream.trace import FlowTable
 
 DRAWER: Final = (sys.executable, "-m", "nsstream.draw.flow_worker")
@@ -75,6 +75,12 @@ def holds_flows(path: Path) -> bool:
     return isinstance(open_source(str(path)), (FlowCsvSource, NfcapdFileSource))
 
 
+def check_flow_model(model: str) -> None:
+    """Raise InputError unless flows can be learned by a model of this name."""
+    if model != DEFAULT_MODEL:
+        raise InputError(f"flows are learned by the model {DEFAULT_MODEL!r} alone, got {model!r}")
+
+
 def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: Sequence[str] = DRAWER) -> FlowTwin:
     """Run the whole path.
 
@@ -96,6 +102,7 @@ def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: S
 
     if not is_table(config.output):
         raise OutputError(f"{config.output}: the name of a table of flows ends in {', '.join(TABLE_SUFFIXES)}")
+    check_flow_model(config.model)
     config_path = beside(config.output, CONFIG_SUFFIX)
     for path in (config.output, config_path):
         check_output(path, inputs=[config.trace], replaces=config.replaces)
@@ -108,9 +115,8 @@ def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: S
             key_file.write(config.address_map.key.hex().encode() + b"\n")
         lessons = cut_lessons(given, ChunkStore(state / "chunks"))
         report(Progress(Stage.IMPORT, elapsed_s(), chunk_count=len(lessons), packet_count=count, is_done=True))
-        checkpoints = train_lessons(
-            lessons, state / "models", _training_of(config, elapsed_s(), count), report, elapsed_s
-        )
+        training = training_of(config, elapsed_s(), DRAW_START_S + count / DRAW_RECORDS_PER_S)
+        checkpoints = train_lessons(lessons, state / "models", training, report, elapsed_s)
         twin, settings = staged / config.output.name, staged / config_path.name
         record_count = draw_flows(
             checkpoints, twin, given.mapping, given.header, report, elapsed_s,
@@ -234,25 +240,3 @@ def verify_flows(twin: Path, mapping: TableMapping, line_count: int) -> None:
     if kept != line_count:
         reasons = ", ".join(f"{count} {name}" for name, count in {**source.tally.malformed}.items())
         raise ReplayError(f"a defect of nsstream: of {line_count} lines of the twin {kept} are flows ({reasons})")
-
-
-def _training_of(config: TwinConfig, spent_s: float, count: int) -> TrainingConfig:
-    """What is left of the budget once the import is paid and the drawing's part is set aside."""
-    budget_s = None
-    if config.budget_s is not None:
-        budget_s = config.budget_s - spent_s - DRAW_START_S - count / DRAW_RECORDS_PER_S
-        if budget_s <= 0:
-            least_s = config.budget_s - budget_s
-            raise InputError(
-                f"a budget of {config.budget_s:g} s leaves no time to train; give more than {least_s:.0f} s"
-            )
-    return TrainingConfig(
-        seed=config.seed,
-        budget_s=budget_s,
-        steps=config.steps,
-        cores=config.cores,
-        workers=config.workers,
-        fewest_conversations=config.fewest_conversations,
-        address_map=config.address_map,
-        command=config.worker,
-    )

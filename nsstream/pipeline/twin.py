@@ -137,7 +137,7 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
                 is_done=True,
             )
         )
-        training = _training_of(config, elapsed_s(), survey.packet_count)
+        training = training_of(config, elapsed_s(), REPLAY_START_S + survey.packet_count / REPLAY_PACKETS_PER_S)
         checkpoints = train_lessons(lessons, state / "models", training, report, elapsed_s)
         twin, settings = staged / config.output.name, staged / config_path.name
         packet_count = play(
@@ -174,11 +174,11 @@ def _ingest(config: TwinConfig, state: Path, survey: Survey, length_s: int) -> l
     return make_lessons(chunks, store, merged, fewest_conversations=config.fewest_conversations)
 
 
-def _training_of(config: TwinConfig, spent_s: float, packet_count: int) -> TrainingConfig:
-    """What is left of the budget once the import is paid and the replay's part is set aside."""
+def training_of(config: TwinConfig, spent_s: float, set_aside_s: float) -> TrainingConfig:
+    """How a run trains, with what is left of its budget once the import is paid and the drawing's part is set aside."""
     budget_s = None
     if config.budget_s is not None:
-        budget_s = config.budget_s - spent_s - REPLAY_START_S - packet_count / REPLAY_PACKETS_PER_S
+        budget_s = config.budget_s - spent_s - set_aside_s
         if budget_s <= 0:
             least_s = config.budget_s - budget_s
             raise InputError(

@@ -229,8 +229,8 @@ CASES = {
 }
 
 
-# Their other end is an interface in a namespace, or clients of the server: tests/integration/test_replay_{interface,
-# tcpreplay,packets}.py have them whole.
+# Not held to the rules yet: their other end is an interface in a namespace, or clients of the server. What they send is
+# tested in tests/integration/test_replay_{interface,tcpreplay,packets}.py.
 ELSEWHERE = {"interface", "tcpreplay", "subscribers"}
 
 

@@ -164,3 +164,9 @@ def test_an_empty_table_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="holds no flow"):
         make_flow_twin(config_for(path, tmp_path), lambda p: None, SystemClock())
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_learns_no_flows_is_refused_by_name(trace: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="flows are learned by the model 'autoregressive' alone, got 'doppelganger'"):
+        make_flow_twin(config_for(trace, tmp_path, model="doppelganger"), lambda _: None, SystemClock())
+    assert list(tmp_path.iterdir()) == []

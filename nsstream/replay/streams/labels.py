@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import ipaddress
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from nsstream.assemble import Frames
 from nsstream.errors import OutputError
 from nsstream.replay.frame_packets import packets_of
 from nsstream.replay.stream import FrameBlock, OpenedStream, no_frames, take_frames
+from nsstream.replay.streams.wrapped import WrappedStream
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
 
@@ -88,11 +88,11 @@ class Labels:
         return OutputError(f"{self._path}: {(err.strerror or str(err)).lower()}")
 
 
-class LabelledStream:
+class LabelledStream(WrappedStream):
     """A stream whose attack is listed as it is read."""
 
     def __init__(self, stream: OpenedStream, labels: Labels) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._labels = labels
 
     def read(self) -> FrameBlock | None:
@@ -104,26 +104,6 @@ class LabelledStream:
         attack = no_frames() if block.is_attack is None else take_frames(block.frames, np.flatnonzero(block.is_attack))
         self._labels.add(block.chunk, block.model_id, attack)
         return block
-
-    def check_seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.check_seek(twin_time_ns)
-
-    def seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.seek(twin_time_ns)
-
-    def check_loop(self) -> None:
-        """As the stream does."""
-        self._stream.check_loop()
-
-    def set_loop(self, passes: int | None) -> None:
-        """As the stream does."""
-        self._stream.set_loop(passes)
-
-    def counters(self) -> Mapping[str, int]:
-        """Those of the stream."""
-        return self._stream.counters()
 
     def close(self) -> None:
         """Close the stream and the file."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from nsstream.replay.scenario import Limits
 from nsstream.replay.stream import FrameBlock, OpenedStream
+from nsstream.replay.streams.wrapped import WrappedStream
 
 
-class LimitedStream:
+class LimitedStream(WrappedStream):
     """Gives the frames of a stream up to limits.
 
     Packets and octets are counted over the whole stream, `twin_s` from the first frame, or from the first after a seek.
     """
 
     def __init__(self, stream: OpenedStream, limits: Limits) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._packets_left = limits.packets
         self._octets_left = limits.octets
         self._twin_ns = None if limits.twin_s is None else int(limits.twin_s * 1e9)
@@ -45,30 +45,6 @@ class LimitedStream:
         if self._octets_left is not None:
             self._octets_left -= len(block.frames.octets)
         return block
-
-    def check_seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.check_seek(twin_time_ns)
-
-    def seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.seek(twin_time_ns)
-
-    def check_loop(self) -> None:
-        """As the stream does."""
-        self._stream.check_loop()
-
-    def set_loop(self, passes: int | None) -> None:
-        """As the stream does."""
-        self._stream.set_loop(passes)
-
-    def counters(self) -> Mapping[str, int]:
-        """Those of the stream."""
-        return self._stream.counters()
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
 
     def _within(self, block: FrameBlock) -> int:
         """How many of the frames are within the limits."""

@@ -8,9 +8,10 @@ from dataclasses import replace
 from nsstream.assemble.testbed import Testbed, TestbedSpec
 from nsstream.errors import InputError
 from nsstream.replay.stream import FrameBlock, OpenedStream
+from nsstream.replay.streams.wrapped import WrappedStream
 
 
-class TestbedStream:
+class TestbedStream(WrappedStream):
     """Gives the frames that the lab is to see; those left out are counted in tally and counters.
 
     A stream of which nothing is left ends with InputError, so that a map of the wrong prefixes does not pass unseen.
@@ -19,7 +20,7 @@ class TestbedStream:
     __test__ = False  # not a test, whatever pytest makes of the name
 
     def __init__(self, stream: OpenedStream, spec: TestbedSpec) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._testbed = Testbed(spec)
         self._left_out: Mapping[str, int] = {}  # replaced as a whole, for any thread
         self._has_given = False
@@ -39,26 +40,6 @@ class TestbedStream:
             raise InputError(f"testbed: nothing of the stream is in its prefixes ({told})")
         return None
 
-    def check_seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.check_seek(twin_time_ns)
-
-    def seek(self, twin_time_ns: int) -> None:
-        """As the stream does."""
-        self._stream.seek(twin_time_ns)
-
-    def check_loop(self) -> None:
-        """As the stream does."""
-        self._stream.check_loop()
-
-    def set_loop(self, passes: int | None) -> None:
-        """As the stream does."""
-        self._stream.set_loop(passes)
-
     def counters(self) -> Mapping[str, int]:
         """Those of the stream, and what was left out."""
         return {**self._stream.counters(), **self._left_out}
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
