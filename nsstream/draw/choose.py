@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from nsstream.encode.codec import Codec
 from nsstream.model.checkpoint import Model
 from nsstream.model.conversations import Conversations
-from nsstream.model.portrait import portrait_of_drawn
+from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import DrawnPackets, draw_packets
+from nsstream.model.trees import choose_by_lot
 from nsstream.trace.conversations import TcpEvent
 
-CANDIDATES: Final = 8
-ELEPHANT: Final = 384  # packets
-FIRMEST: Final = 12.0  # no logit counts for more
+CANDIDATES: Final = 16
 _EVENT: Final = 6  # column of a kind's value, `codec.kind_values`
 
 
@@ -55,7 +54,7 @@ def draw_chosen(
         drawn.append(draw_packets(model.packets, model.codec, *given, rng, events=left))
         shown.append(_events_of(drawn[-1], model.codec))
     logits = np.stack([model.trees(portrait_of_drawn(d, given[0], model.codec)) for d in drawn], axis=1)
-    chosen = np.argmax(logits.clip(-FIRMEST, FIRMEST) + rng.gumbel(size=logits.shape), axis=1)
+    chosen = choose_by_lot(logits, rng)
     _keep_within(chosen, np.stack(shown, axis=1), left, rng)
     which = np.repeat(chosen, given[3])
     best = {f.name: np.choose(which, [getattr(d, f.name) for d in drawn]) for f in fields(DrawnPackets)[1:]}

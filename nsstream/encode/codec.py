@@ -25,10 +25,11 @@ from nsstream.encode.schema import (
     HOST_SLOTS,
     KIND_SLOTS,
     LENGTH_GRID,
-    MOMENTS,
     PACKET_GAP_GRID,
     PORT_BLOCKS,
     PORT_SLOTS,
+    RARE_IPV4,
+    RARE_IPV6,
     RARE_PORT,
     SERVICE_SLOTS,
     SIZE_GRID,
@@ -37,6 +38,7 @@ from nsstream.encode.schema import (
     START_GAP_GRID,
 )
 from nsstream.encode.tokens import moment_of
+from nsstream.encode.urns import Urns
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import ICMP, ICMPV6, TCP
@@ -53,7 +55,7 @@ class Codec:
         start_ns, end_ns: the chunk's interval.
         first_ns, last_ns: times of its first packet and its last; slices are equal parts of what lies between.
         profile: (SLICES,) conversations that start in each slice.
-        services_by_moment: (k, 3) moment of the chunk, service token, conversations of it that start then.
+        urns: how often conversations say one thing given another.
         packet_count: packets of the chunk.
         host, service, port, ttl, marking, kind, size: vocabularies.
         start_gap, packet_gap, own_gap, length, octets: bins.
@@ -71,7 +73,7 @@ class Codec:
     first_ns: int
     last_ns: int
     profile: NDArray[np.int64]
-    services_by_moment: NDArray[np.int64]
+    urns: Urns
     packet_count: int
     host: Vocabulary
     service: Vocabulary
@@ -129,8 +131,16 @@ class Codec:
         size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
         service = Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"])
         where = slice_of(first, first_ns, last_ns)
-        served = np.stack([moment_of(where), service.tokens(services)], axis=1)
-        served, times = np.unique(served[served[:, 1] >= 0], axis=0, return_counts=True)
+        tokens = host.tokens(hosts)
+        tokens = np.where(tokens >= 0, tokens, np.where(hosts[:, 0] == 6, RARE_IPV6, RARE_IPV4))
+        urns = Urns.fit(
+            moment=moment_of(where),
+            initiator=tokens[: len(table)],
+            service=service.nearest(services, exact=3),
+            responder=tokens[len(table) :],
+            length=LENGTH_GRID.tokens(table.packet_count),
+            stack=stack_of(services[:, 0], services[:, 1], services[:, 2]),
+        )
         rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
         step = max(1, len(rare) // RARE_PREFIXES)
         return cls(
@@ -139,7 +149,7 @@ class Codec:
             first_ns=first_ns,
             last_ns=last_ns,
             profile=np.bincount(where, minlength=SLICES),
-            services_by_moment=np.concatenate([served, times[:, None]], axis=1),
+            urns=urns,
             packet_count=len(sizes),
             host=host,
             service=service,
@@ -172,7 +182,7 @@ class Codec:
             "first_ns": self.first_ns,
             "last_ns": self.last_ns,
             "profile": self.profile.tolist(),
-            "services_by_moment": self.services_by_moment.tolist(),
+            "urns": self.urns.as_json(),
             "packet_count": self.packet_count,
             **{name: getattr(self, name).as_json() for name in VOCABULARIES},
             **{name: getattr(self, name).as_json() for name in _BINS},
@@ -188,16 +198,13 @@ class Codec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
-        served = np.array(data["services_by_moment"], np.int64).reshape(-1, 3)
-        if not ((served >= 0) & (served[:, :1] < MOMENTS)).all():
-            raise ValueError("services_by_moment holds what is no moment, service and count")
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
             first_ns=int(data["first_ns"]),
             last_ns=int(data["last_ns"]),
             profile=np.array(data["profile"], np.int64),
-            services_by_moment=served,
+            urns=Urns.from_json(data["urns"]),
             packet_count=int(data["packet_count"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in _BINS.items()},  # type: ignore[arg-type]

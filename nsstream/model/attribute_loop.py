@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from nsstream.encode.bins import value_at
 from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SLICES
 from nsstream.model.attribute_rules import AttributeRules, choose_attribute, is_spelt_out
+from nsstream.model.attribute_urns import AttributeUrns, urn_of, weigh
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix, recur
 from nsstream.model.soften import chance
 
 _GAP = ATTRIBUTE_INDEX["start_gap"]
-_NONE, _ONE = np.float32(0.0), np.float32(1.0)
-_LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
-_SERVICE = ATTRIBUTE_INDEX["service"]
+_NONE = np.float32(0.0)
 
 
 class Runs(NamedTuple):
@@ -35,7 +34,7 @@ class Runs(NamedTuple):
         row: (r,) where its next conversation goes.
         previous_ns: (r,) when its last began, or the piece.
         generators: (r,) seeds; changed.
-        wanted, wanting: (MOMENTS, t) conversations of each service that a moment has in all, and still to come.
+        urns: what is still to be said; changed.
         slot, moment, room_ns: (r,) by slot: run, part of the chunk, time in which its conversation must begin.
         state, known, summary: (r, d) by slot: the history, that and what is said, the sum of what is said.
         gates, told: (r, 3 d); base, hidden: (r, d); rows: (r,); power: work space.
@@ -48,8 +47,7 @@ class Runs(NamedTuple):
     row: NDArray[np.int64]
     previous_ns: NDArray[np.float64]
     generators: NDArray[np.uint64]
-    wanted: Matrix
-    wanting: Matrix
+    urns: AttributeUrns
     slot: NDArray[np.int64]
     moment: NDArray[np.int64]
     room_ns: NDArray[np.float64]
@@ -69,7 +67,7 @@ def begin_runs(
     pieces: NDArray[np.int64],
     runs: NDArray[np.int64],
     generators: NDArray[np.uint64],
-    wanted: Matrix,
+    urns: AttributeUrns,
 ) -> Runs:
     """Runs of which nothing is drawn.
 
@@ -78,7 +76,7 @@ def begin_runs(
         pieces: (p, 4) as of `Runs`.
         runs: (r, 3) first piece, last piece + 1, and how many conversations come in runs before.
         generators: (r,) seeds.
-        wanted: of `attribute_rules.services_wanted`.
+        urns: of `attribute_urns`, full.
     """
     r, d = len(runs), len(frozen.recur)
 
@@ -93,8 +91,7 @@ def begin_runs(
         row=runs[:, 2].copy(),
         previous_ns=pieces[runs[:, 0], 0].astype(np.float64),
         generators=generators,
-        wanted=wanted,
-        wanting=wanted.copy(),
+        urns=urns,
         slot=np.arange(r),
         moment=np.zeros(r, np.int64),
         room_ns=np.zeros(r, np.float64),
@@ -219,28 +216,13 @@ def _say(
         tokens, bias = attributes[runs.row[b]], frozen.head_bias[a][runs.moment[i]]
         for j in range(len(weight)):
             weight[j] += bias[j]
-        if a == _SERVICE:
-            _weigh(runs, runs.moment[i], weight)
+        urn, row = urn_of(runs.urns, a, runs.moment[i], tokens)
+        if urn >= 0:
+            weigh(runs.urns.wanted[urn][row], runs.urns.wanting[urn][row], weight)
         at = chance(runs.generators, b)
         tokens[a] = choose_attribute(rules, frozen.tokens[a], a, weight, tokens, runs.room_ns[i], at, runs.power)
-        if a == _SERVICE:
-            runs.wanting[runs.moment[i], np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
-
-
-@njit(cache=True)
-def _weigh(runs: Runs, moment: int, logits: Matrix) -> None:
-    """Make services less likely as the chunk's count of them at this moment is used up.
-
-    A network that feeds on what it said falls into saying one service on and on, where it should say two in turn; a
-    draw without replacement (as balls from an urn) keeps the counts.
-    """
-    wanted, wanting = runs.wanted[moment], runs.wanting[moment]
-    total = _NONE
-    for j in range(len(logits)):
-        total += max(wanting[j], _NONE)
-    if total > _NONE:
-        for j in range(len(logits)):
-            logits[j] += np.log((max(wanting[j], _NONE) + _LEFT_OVER) / (wanted[j] + _ONE))
+        if urn >= 0:
+            runs.urns.wanting[urn][row, np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
 
 
 @njit(cache=True)

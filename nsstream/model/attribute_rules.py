@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import hosts_by_family, services_by_family
-from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, RARE_PORT, SERVICE_SLOTS
+from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, RARE_PORT, SERVICE_SLOTS
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.networks import FORBIDDEN
 from nsstream.model.recurrent import Matrix
@@ -67,16 +67,6 @@ def attribute_rules(codec: Codec, frozen: FrozenAttributes) -> AttributeRules:
         slice_ns=int(codec.slice_ns),
         usual_gap_ns=float(codec.start_gap.sample(1)[0]),
     )
-
-
-def services_wanted(codec: Codec, frozen: FrozenAttributes) -> Matrix:
-    """How many conversations of each service that may be drawn the chunk began in each of its moments: (MOMENTS, t)."""
-    out, services = np.zeros((MOMENTS, len(frozen.tokens[_SERVICE])), np.float32), frozen.tokens[_SERVICE]
-    moment, token, count = codec.services_by_moment.T
-    at = np.minimum(np.searchsorted(services, token), len(services) - 1)
-    is_there = services[at] == token
-    out[moment[is_there], at[is_there]] = count[is_there]
-    return out
 
 
 @njit(cache=True)

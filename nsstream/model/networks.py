@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nsstream.model.noise import Dropout, uniform
+
 FORBIDDEN = -1e9  # logit of a token that must not be said
 
 
@@ -74,7 +76,7 @@ class AttributeNetwork(nn.Module):
         self.narrow_said = nn.ModuleList(_embedding(layout.attributes[i], width) for i in layout.narrow_knows)
         self.history = nn.GRU(width, width, batch_first=True)
         self.start = nn.Linear(layout.start_features, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in layout.attributes)
         self.head = nn.ModuleList(nn.Linear(width, size) for size in layout.attributes)
         self.correction = nn.ParameterList(
@@ -108,7 +110,7 @@ class AttributeNetwork(nn.Module):
         said = [self._heard(table(attributes[..., i])) for i, table in enumerate(self.said)]  # a of (n, w, d)
         before = torch.stack(said).sum(0)[:, :-1]
         if self.training:
-            before = before * (torch.rand(before.shape[:2]) >= self.forget)[..., None]
+            before = before * (uniform(before.shape[:2]) >= self.forget)[..., None]
         before = torch.cat([torch.zeros_like(said[0][:, :1]), before], dim=1)
         known, _ = self.history(self.drop(before))
         known = self.drop(known) + self.start(start_features)
@@ -124,7 +126,7 @@ class AttributeNetwork(nn.Module):
     def _heard(self, said: Tensor) -> Tensor:
         if not self.training:
             return said
-        return said * (torch.rand(said.shape[:-1]) >= self.mishear)[..., None] / (1 - self.mishear)
+        return said * (uniform(said.shape[:-1]) >= self.mishear)[..., None] / (1 - self.mishear)
 
 
 class PacketNetwork(nn.Module):
@@ -139,7 +141,7 @@ class PacketNetwork(nn.Module):
         self.layout = layout
         self.width = width
         self.attribute = nn.ModuleList(_embedding(size, 48) for size in layout.attributes)
-        self.conversation = nn.Sequential(nn.Linear(48, 96), nn.ReLU(), nn.Dropout(dropout), nn.Linear(96, 64))
+        self.conversation = nn.Sequential(nn.Linear(48, 96), nn.ReLU(), Dropout(dropout), nn.Linear(96, 64))
         self.kind = nn.Embedding(layout.kinds + 1, 32)  # the last says: no packet before
         self.size = nn.Embedding(layout.sizes + 1, 32)
         self.gap = nn.Embedding(layout.gaps, 16)
@@ -147,7 +149,7 @@ class PacketNetwork(nn.Module):
         self.position = nn.Embedding(layout.positions, 8)
         self.time_left = nn.Embedding(layout.times_left, 8)
         self.recur = nn.GRU(32 + 32 + 16 + 16 + 8 + 8 + 64, width, batch_first=True)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.kind_head = nn.Linear(width, layout.kinds)
         self.to_size = nn.Linear(width + 32, width)
         self.size_head = nn.Linear(width, layout.sizes)

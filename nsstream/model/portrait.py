@@ -18,6 +18,7 @@ from nsstream.encode.tokens import ChunkTokens
 from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
 
+ELEPHANT: Final = 384  # packets, of which a conversation that has more is drawn once, and no critic asked
 SIDE_PACKETS: Final = 6  # looked at one by one, of each side
 PACKETS: Final = 8  # and of both together
 _TOLD: Final = ("service", "responder_host", "ttl", "marking", "initiator_port", "continues_from_before")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from nsstream.encode.codec import Codec, slice_starts
 from nsstream.encode.schema import ATTRIBUTES
 from nsstream.model.attribute_loop import begin_runs, run
-from nsstream.model.attribute_rules import attribute_rules, services_wanted
+from nsstream.model.attribute_rules import attribute_rules
+from nsstream.model.attribute_urns import attribute_urns
 from nsstream.model.frozen_attributes import freeze_attributes
 from nsstream.model.networks import AttributeNetwork
 from nsstream.model.one_thread import one_blas_thread
@@ -30,7 +31,7 @@ def draw_attributes(
     parts = _runs(pieces[:, 2])
     frozen = freeze_attributes(network, codec)
     generators = rng.integers(0, 1 << 64, len(parts), dtype=np.uint64)
-    runs = begin_runs(frozen, pieces, parts, generators, services_wanted(codec, frozen))
+    runs = begin_runs(frozen, pieces, parts, generators, attribute_urns(codec, frozen))
     n = int(pieces[:, 2].sum())
     attributes, starts = np.zeros((n, len(ATTRIBUTES)), np.int64), np.zeros(n, np.float64)
     with one_blas_thread():

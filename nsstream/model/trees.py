@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+FIRMEST: Final = 12.0  # no logit counts for more
 _WHOLE: Final = ("roots", "feature", "left", "right")
 
 
@@ -39,6 +40,19 @@ class Trees:
         whole, real = np.zeros(0, np.int64), np.zeros(0)
         return cls(np.zeros(1), whole, whole, real, whole, whole, real)
 
+    def plus(self, other: Self) -> Self:
+        """The trees whose number is the sum of both numbers."""
+        before = len(self.feature)
+        return type(self)(
+            start=self.start + other.start,
+            roots=np.concatenate([self.roots, other.roots + before]),
+            feature=np.concatenate([self.feature, other.feature]),
+            threshold=np.concatenate([self.threshold, other.threshold]),
+            left=np.concatenate([self.left, np.where(other.feature >= 0, other.left + before, 0)]),
+            right=np.concatenate([self.right, np.where(other.feature >= 0, other.right + before, 0)]),
+            value=np.concatenate([self.value, other.value]),
+        )
+
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """The numbers (n,) of rows (n, features)."""
         out = np.full(len(rows), self.start[0])
@@ -67,6 +81,11 @@ class Trees:
             raise ValueError("the critic's trees are not trees")
         if not ((self.roots >= 0) & (self.roots < len(nodes))).all():
             raise ValueError("the critic's trees have no roots")
+
+
+def choose_by_lot(logits: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """One of k candidates for each row of logits (n, k), as likely as its density ratio: (n,)."""
+    return np.asarray(np.argmax(logits.clip(-FIRMEST, FIRMEST) + rng.gumbel(size=logits.shape), axis=1), np.int64)
 
 
 @njit(cache=True, nogil=True)

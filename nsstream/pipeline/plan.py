@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Final
 
 from nsstream.errors import InputError
@@ -15,7 +16,9 @@ LENGTHS_S: Final = (
     *(_DAY_S, 7 * _DAY_S, 28 * _DAY_S, 364 * _DAY_S, 3640 * _DAY_S),
 )
 MOST_CHUNKS: Final = 8
-TYPICAL_PACKETS: Final = 7_500  # measured on the lab capture, 2 cores, 210 s: 10,000 a chunk beat 5,500
+MOST_PACKETS: Final = 50_000  # of a chunk, where that can be; within it, more are learned better
+MOST_SILENT: Final = 0.5  # of a chunk's span: what is silent for longer is better two chunks
+MOST_SPANS: Final = 8  # of the trace, that a chunk is long
 
 SEED_SHARE: Final = 0.4  # of the training time, where there are other chunks than the seed's
 FINE_TUNE_STEPS_SHARE: Final = 0.25  # of the seed's steps
@@ -24,14 +27,27 @@ FINE_TUNE_STEPS_SHARE: Final = 0.25  # of the seed's steps
 def choose_length_s(packets_by_bin: Mapping[int, int]) -> int:
     """The chunk length for a trace, from its packets by 10 s of the UTC grid.
 
-    The shortest length with at most `MOST_CHUNKS` chunks that hold a packet, of `TYPICAL_PACKETS` on average; two
-    chunks are always good enough, since a trace of any size may lie across a boundary of every grid.
+    The shortest of the lengths that give the fewest chunks with packets, as long as none has more than `MOST_PACKETS`
+    or is silent for more than `MOST_SILENT` of its span. Where there is no such length, the shortest that gives at most
+    `MOST_CHUNKS`.
     """
-    most = min(MOST_CHUNKS, max(2, sum(packets_by_bin.values()) // TYPICAL_PACKETS))
+    bins = sorted(packets_by_bin)
+    span_s = BIN_S * (bins[-1] + 1 - bins[0]) if bins else 0
+    found: list[tuple[bool, int, int]] = []
     for length_s in LENGTHS_S:
-        if len({index * BIN_S // length_s for index in packets_by_bin}) <= most:
-            return length_s
-    return LENGTHS_S[-1]
+        chunks = [list(group) for _, group in groupby(bins, (length_s // BIN_S).__rfloordiv__)]
+        if len(chunks) <= MOST_CHUNKS:
+            suits = length_s <= MOST_SPANS * span_s and all(_is_one(chunk, packets_by_bin) for chunk in chunks)
+            found.append((not suits, len(chunks) if suits else 0, length_s))
+    return min(found)[2] if found else LENGTHS_S[-1]
+
+
+def _is_one(chunk: Sequence[int], packets_by_bin: Mapping[int, int]) -> bool:
+    """Whether these bins are well learned as one chunk: not too many packets, no long silence."""
+    silence = max((later - bin_ - 1 for bin_, later in pairwise(chunk)), default=0)
+    return sum(packets_by_bin[bin_] for bin_ in chunk) <= MOST_PACKETS and silence <= MOST_SILENT * (
+        chunk[-1] + 1 - chunk[0]
+    )
 
 
 def merge_small(

@@ -20,8 +20,9 @@ class FitConfig:
     runs_per_step: int = 8  # runs of consecutive conversations
     run_length: int = 64
     likelihood_share: float = 0.85  # of the time, at most, before the adversary begins
-    has_adversary: bool = True  # whether the rest of the time is learned against the critic
-    tail_s: float = 4.0  # kept of a budget for calibration and the critic by which draws are chosen; a quarter at most
+    has_adversary: bool = False  # whether the rest of the time is learned against the recurrent critic
+    tail_share: float = 0.12  # kept of a budget for calibration and the critic by which draws are chosen
+    critic_rounds: int = 6  # that this critic learns in, as far as the budget goes
     groups_per_step: int = 32  # conversations whose packets are drawn against the critic
     group_size: int = 4  # times each is drawn
     adversary_weight: float = 0.3  # of the critic's gradient beside the likelihood's

@@ -30,21 +30,23 @@ from nsstream.model.critic import Critic
 from nsstream.model.heads import heads_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
-from nsstream.model.portrait import portrait_of_drawn
+from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.trees import Trees
 from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
 from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
 from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.crew import Crew, Task
 from nsstream.train.learner import Learner
-from nsstream.train.tree_critic import fit_trees
+from nsstream.train.tree_critic import fit_in_rounds
 
 LEAST_CONVERSATIONS: Final = 8
 HELD_OUT_EVERY: Final = 8  # one conversation in so many is held out
 CALIBRATED_CONVERSATIONS: Final = 4096  # of which packets are counted
-DRAWN_CONVERSATIONS: Final = 8192  # that the trees see
-MOST_DRAWS: Final = 24  # of a chunk, for the trees
+CRITIC_CANDIDATES: Final = 8  # drawings of each conversation that the trees learn to choose among
+FEWEST_DRAWN: Final = 2048  # conversations that the trees see
+MOST_DRAWS: Final = 8  # of a chunk, for the trees
 PACKET_CHECKS: Final = 60  # steps of the packet network from one look at held-out data to the next
 ATTRIBUTES_EVERY: Final = 3  # rounds, a step of the attribute network
 REPORT_EVERY_NS: Final = 500_000_000
@@ -62,6 +64,7 @@ class Fit:
         seed: of all chance.
         clock: for the budget.
         report: called now and then.
+        threads: that learn side by side; torch itself is best held to one.
 
     Raises:
         TrainError: too few conversations.
@@ -77,12 +80,13 @@ class Fit:
         seed: int,
         clock: Clock,
         report: Callable[[Progress], None],
+        threads: int = 1,
     ) -> None:
         if len(tokens) < LEAST_CONVERSATIONS:
             raise TrainError(f"a chunk of {len(tokens)} conversations is too small to learn; make chunks longer")
         self._networks, self._tokens, self._codec, self._config = networks, tokens, codec, config
         self._portraits, self._packets_read = portraits, 0
-        self._clock, self._report = clock, report
+        self._clock, self._report, self._threads = clock, report, threads
         self._rng = np.random.default_rng(seed)
         self._start_ns = clock.monotonic_ns()
         self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
@@ -118,10 +122,11 @@ class Fit:
         """Learn until the steps or the budget are used up, a round at least."""
         reset_corrections(self._networks)
         self._networks.train()
-        while self._round == 0 or self._likelihood_progress() < 1:
-            if self._attributes.is_done and self._packets.is_done:
-                break
-            self._likelihood_round()
+        with Crew(self._threads, int(self._rng.integers(1 << 31))) as crew:
+            while self._round == 0 or self._likelihood_progress() < 1:
+                if self._attributes.is_done and self._packets.is_done:
+                    break
+                self._likelihood_round(crew)
         self._attributes.back_to_best()
         self._packets.back_to_best()
         while self._config.has_adversary and self._progress() < 1:
@@ -138,18 +143,41 @@ class Fit:
         self.trees = self._fit_trees()
 
     def _fit_trees(self) -> Trees:
-        """The critic of drawn conversations as they will be drawn, before any are chosen."""
+        """The critic of drawn conversations as they will be drawn; elephants are not judged."""
+        is_small = np.diff(self._tokens.packet_offset) <= ELEPHANT
         pool: list[NDArray[np.float32]] = []
-        while sum(len(p) for p in pool) < DRAWN_CONVERSATIONS and len(pool) < MOST_DRAWS:
-            drawn = draw_conversations(self._attributes.network, self._codec, self._rng)
-            packets = draw_packets(
-                self._packets.network, self._codec, drawn.attributes, drawn.ends.stack, drawn.start_ns, drawn.counts,
-                self._rng, events=np.array(self._codec.endings.events),
-            )  # fmt: skip
-            pool.append(portrait_of_drawn(packets, drawn.attributes, self._codec))
-        return fit_trees(
-            self._portraits, np.concatenate(pool), int(self._rng.integers(1 << 31)), torch.get_num_threads()
+        while not pool or (sum(len(p) for p in pool) < FEWEST_DRAWN and len(pool) < MOST_DRAWS):
+            pool.append(self._draw_candidates())
+        candidates = np.concatenate(pool)
+        if not is_small.any() or not len(candidates):
+            return Trees.none()
+        return fit_in_rounds(
+            self._portraits[is_small],
+            candidates,
+            self._config.critic_rounds,
+            self._rng,
+            self._threads,
+            self._is_over,
         )
+
+    def _draw_candidates(self) -> NDArray[np.float32]:
+        """Portraits of a chunk's worth of conversations, each drawn a few times: (n, k, f)."""
+        network, codec = self._packets.network, self._codec
+        drawn = draw_conversations(self._attributes.network, codec, self._rng)
+        drawn = drawn.take(np.flatnonzero(drawn.counts <= ELEPHANT))
+        events = np.array(codec.endings.events)
+        given = drawn.attributes, drawn.ends.stack, drawn.start_ns, drawn.counts
+        seen = [
+            portrait_of_drawn(
+                draw_packets(network, codec, *given, self._rng, events=events), drawn.attributes, codec
+            )
+            for _ in range(CRITIC_CANDIDATES)
+        ]  # fmt: skip
+        return np.stack(seen, axis=1)
+
+    def _is_over(self) -> bool:
+        """Whether the budget is used up; without one it never is."""
+        return self._config.steps is None and self._elapsed_s() >= cast(float, self._config.budget_s)
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -166,22 +194,40 @@ class Fit:
             },
         }
 
-    def _likelihood_round(self) -> None:
+    def _likelihood_round(self, crew: Crew) -> None:
         rate = 0.51 + 0.49 * math.cos(math.pi * self._likelihood_progress())
+        tasks: list[Task] = []
+        if not self._packets.is_done:
+            tasks += self._packet_tasks(crew.threads)
+        packet_parts = len(tasks)
         if not self._attributes.is_done and (self._round % ATTRIBUTES_EVERY == 0 or self._packets.is_done):
             runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
-            nll, is_held = self._runs_nll(self._attributes.network, runs)
-            self._attributes.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), 1.0)
-        if not self._packets.is_done:
-            loss = self._packets.step(self._windows_nll(self._packets.network), rate)
-        else:
-            loss = self._packets.best_loss
+            tasks.append(self._attributes.task(lambda: self._learned_runs_nll(runs)))
+        done = crew.run(tasks)
+        if len(done) > packet_parts:
+            self._attributes.follow(done[packet_parts:], 1.0)
+        loss = self._packets.follow(done[:packet_parts], rate) if packet_parts else self._packets.best_loss
         self._tick("likelihood", loss)
+
+    def _packet_tasks(self, parts: int) -> list[Task]:
+        """A step of the packet network: windows, dealt out to so many tasks, whose losses add up to nats a packet."""
+        chosen = self._choose_windows()
+        total = int((self._windows.end - self._windows.learn_from)[chosen].sum())
+        network = self._packets.network
+
+        def part(some: NDArray[np.int64]) -> Callable[[], torch.Tensor]:
+            return lambda: self._sum_nll(network, self._windows, some)[0] / total
+
+        return [self._packets.task(part(chosen[i::parts])) for i in range(min(parts, len(chosen)))]
+
+    def _learned_runs_nll(self, runs: NDArray[np.int64]) -> torch.Tensor:
+        nll, is_held = self._runs_nll(self._attributes.network, runs)
+        return (nll * ~is_held).sum() / (~is_held).sum().clamp(min=1)
 
     def _adversary_round(self) -> None:
         config, network = self._config, self._packets.network
         rows, drawn = self._critic_round(network)
-        loss = self._windows_nll(network)
+        loss = self._nll_of(network, self._windows, self._choose_windows())
         told = float(loss.detach())
         if self._critic.step_count > 20:
             self._critic.average.eval()
@@ -209,16 +255,24 @@ class Fit:
         nll = network.loss(attributes, torch.from_numpy(self._tokens.start_features[rows]), self._masks)
         return nll, self._is_held[torch.from_numpy(rows)]
 
-    def _windows_nll(self, network: PacketNetwork) -> torch.Tensor:
+    def _choose_windows(self) -> NDArray[np.int64]:
         config = self._config
         chosen = choose_windows(self._windows, config.windows_per_step, self._rng, config.packets_per_step)
         self._packets_read += int((self._windows.end - self._windows.learn_from)[chosen].sum())
-        return self._nll_of(network, self._windows, chosen)
+        return chosen
 
     def _nll_of(self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]) -> torch.Tensor:
+        """Nats a packet."""
+        total, packets = self._sum_nll(network, windows, chosen)
+        return total / packets
+
+    def _sum_nll(
+        self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nats, and of how many packets."""
         batch = packet_batch(self._tokens, windows, chosen, LAYOUT)
         allowed = self._kinds[torch.from_numpy(windows.owner[chosen])]
-        return network.loss(batch, allowed).sum() / batch.counts.sum()
+        return network.loss(batch, allowed).sum(), batch.counts.sum()
 
     def _attribute_loss(self, network: AttributeNetwork) -> float:
         nll, is_held = self._runs_nll(network, self._judged_runs)
@@ -235,13 +289,13 @@ class Fit:
         if self._config.steps is not None:
             return self._round / self._config.steps
         budget_s = cast(float, self._config.budget_s)
-        return self._elapsed_s() / (budget_s - min(self._config.tail_s, budget_s / 4))
+        return self._elapsed_s() / (budget_s * (1 - self._config.tail_share))
 
     def _likelihood_progress(self) -> float:
         """How much of the learning by likelihood alone is done: 0..1."""
         learned = (self._windows.end - self._windows.learn_from).sum()
         passes = self._packets_read / max(int(learned), 1)
-        of_time = self._progress() / self._config.likelihood_share
+        of_time = self._progress() / (self._config.likelihood_share if self._config.has_adversary else 1.0)
         return min(1.0, max(of_time, passes / self._config.epochs))
 
     def _tick(self, stage: str, loss: float) -> None:

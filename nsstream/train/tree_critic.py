@@ -3,10 +3,15 @@
 Trained to the logarithmic loss with both sides weighing the same, its sum is an estimate of the log density ratio
 measured / drawn (Goodfellow et al. 2014, proposition 1). Trees see what a recurrent critic of the same few seconds does
 not: a narrow band of one gap given one size.
+
+One critic's ratio is not the whole of it, and candidates are few: what it chose can be told from measured traffic
+again. So the critic learns in rounds, each against what those before it would choose, and the logits add up (the
+density ratio as a product of ratios, Rhodes, Xu and Gutmann 2020).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -16,9 +21,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from nsstream.errors import TrainError
-from nsstream.model.trees import Trees
+from nsstream.model.trees import Trees, choose_by_lot
 
-ROUNDS: Final = 120
+STAGES: Final = 120  # trees of a round
 LEAVES: Final = 24
 FEWEST_IN_LEAF: Final = 20
 _PROVED_ROWS: Final = 256  # of each side, on which the arrays must say what scikit-learn says
@@ -37,7 +42,7 @@ def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: i
     is_measured = np.repeat([1, 0], [len(measured), len(drawn)])
     weight = np.where(is_measured, len(drawn) / len(measured), 1.0)
     model = HistGradientBoostingClassifier(
-        max_iter=ROUNDS,
+        max_iter=STAGES,
         max_leaf_nodes=LEAVES,
         min_samples_leaf=FEWEST_IN_LEAF,
         l2_regularization=1.0,
@@ -52,6 +57,38 @@ def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: i
     if not np.allclose(trees(some), said, rtol=0, atol=_MOST_APART):
         raise TrainError(f"scikit-learn {sklearn.__version__} walks its trees otherwise than nsstream")
     return trees
+
+
+def fit_in_rounds(
+    measured: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    rounds: int,
+    rng: np.random.Generator,
+    threads: int,
+    is_over: Callable[[], bool],
+) -> Trees:
+    """Tell measured conversations (n, f) from what choosing by those before would leave of candidates (m, k, f).
+
+    Args:
+        measured: portraits.
+        candidates: portraits of k drawings each.
+        rounds: how many, at least one.
+        rng: of all chance.
+        threads: of scikit-learn.
+        is_over: asked before each round but the first, whether to leave it at that.
+
+    Raises TrainError as `fit_trees` does.
+    """
+    m, k, features = candidates.shape
+    logits, total = np.zeros((m, k)), Trees.none()
+    for at in range(rounds):
+        if at and is_over():
+            break
+        chosen = choose_by_lot(logits, rng)
+        trees = fit_trees(measured, candidates[np.arange(m), chosen], int(rng.integers(1 << 31)), threads)
+        logits += trees(candidates.reshape(-1, features)).reshape(m, k)
+        total = total.plus(trees)
+    return total
 
 
 def as_trees(model: HistGradientBoostingClassifier) -> Trees:

@@ -81,6 +81,7 @@ def _learn(
     report: Callable[[Progress], None],
 ) -> Path:
     """Train the default model."""
+    torch.set_num_threads(1)  # `Crew` says why
     networks = new_networks()
     parent = load_checkpoint(job.parent) if job.parent else None
     codec = Codec.fit(table, *interval_ns, parent.codec if parent else None)
@@ -94,7 +95,15 @@ def _learn(
     tokens = encode(table, codec)
     config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=2e-3 if parent else 3e-3)
     fit = Fit(
-        networks, tokens, portrait_of_measured(table, tokens, codec), codec, config, job.seed, SystemClock(), report
+        networks,
+        tokens,
+        portrait_of_measured(table, tokens, codec),
+        codec,
+        config,
+        job.seed,
+        SystemClock(),
+        report,
+        threads=job.threads,
     )
     fit.run()
     facts = {

@@ -3,10 +3,12 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from nsstream.encode.codec import slice_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.schema import ATTRIBUTE_INDEX
 from nsstream.encode.tokens import moment_of
+from nsstream.encode.urns import NAMES, Urns
 from nsstream.model.conversations import draw_conversations, fit_volume
 
 
@@ -53,30 +55,32 @@ def test_short_conversations_stay_as_long_as_they_were_drawn(codec):
     np.testing.assert_array_equal(counts[is_short], drawn[is_short])
 
 
-def services_by_moment(codec, drawn):
-    """How many conversations of each service began in each moment: (MOMENTS, SERVICE_SLOTS)."""
-    moment = moment_of(slice_of(drawn.start_ns, codec.first_ns, codec.last_ns))
-    out = np.zeros((MOMENTS, SERVICE_SLOTS), np.int64)
-    np.add.at(out, (moment, drawn.attributes[:, ATTRIBUTE_INDEX["service"]]), 1)
-    return out
+def pairs_of(codec, drawn):
+    """What the urns count, of drawn conversations."""
+    said = {name: drawn.attributes[:, at] for name, at in ATTRIBUTE_INDEX.items()}
+    return Urns.fit(
+        moment=moment_of(slice_of(drawn.start_ns, codec.first_ns, codec.last_ns)),
+        initiator=said["initiator_host"],
+        service=said["service"],
+        responder=said["responder_host"],
+        length=said["packet_count"],
+        stack=drawn.ends.stack,
+    )
 
 
-def test_services_come_at_each_moment_as_the_chunk_had_them(networks, codec):
-    wanted = np.zeros((MOMENTS, SERVICE_SLOTS), np.int64)
-    wanted[codec.services_by_moment[:, 0], codec.services_by_moment[:, 1]] = codec.services_by_moment[:, 2]
-    assert wanted.sum() == codec.profile.sum()
-    silent = dataclasses.replace(codec, services_by_moment=np.zeros((0, 3), np.int64))
+def counts_off(name, codec, drawn):
+    """By how many conversations drawn pairs are not the chunk's."""
+    wanted, came = ({(a, b): n for a, b, n in getattr(u, name).tolist()} for u in (codec.urns, pairs_of(codec, drawn)))
+    return sum(abs(wanted.get(pair, 0) - came.get(pair, 0)) for pair in wanted | came)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs_come_as_often_as_the_chunk_had_them(networks, codec, name):
+    assert getattr(codec.urns, name)[:, 2].sum() == codec.profile.sum()
+    silent = dataclasses.replace(codec, urns=Urns.empty())
     off = []
     for asked in (codec, silent):
         drawn = [draw_conversations(networks["attributes"], asked, np.random.default_rng(seed)) for seed in range(5)]
-        came = [services_by_moment(codec, one) for one in drawn]
-        for one in came:
-            np.testing.assert_array_equal(one.sum(axis=1), wanted.sum(axis=1))
-        off.append(sum(np.abs(one - wanted).sum() for one in came))
+        assert {len(one) for one in drawn} == {int(codec.profile.sum())}
+        off.append(sum(counts_off(name, codec, one) for one in drawn))
     assert off[0] < 0.6 * off[1]  # of a network that knows nothing, and hosts of two families
-
-
-def test_where_the_chunk_says_nothing_of_services_the_network_alone_decides(networks, codec):
-    silent = dataclasses.replace(codec, services_by_moment=np.zeros((0, 3), np.int64))
-    drawn = draw_conversations(networks["attributes"], silent, np.random.default_rng(1))
-    assert len(drawn) == codec.profile.sum()

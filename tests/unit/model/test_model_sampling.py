@@ -12,6 +12,7 @@ from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds, encode
 from nsstream.encode.schema import ATTRIBUTE_INDEX, PACKET_GAP_GRID, SLICES
+from nsstream.encode.urns import Urns
 from nsstream.model.heads import heads_drawn, heads_of
 from nsstream.model.networks import PacketTokens
 from nsstream.model.packet_loop import SLOTS
@@ -260,8 +261,8 @@ def test_events_are_drawn_no_more_often_than_they_may(networks, codec, given):
 def test_a_run_of_slices_is_drawn_the_same_whatever_runs_are_beside_it(networks, codec):
     profile = np.zeros(SLICES, np.int64)
     profile[::2] = 300  # a run each
-    many = dataclasses.replace(codec, profile=profile)
-    one = dataclasses.replace(codec, profile=np.where(np.arange(SLICES) == 0, profile, 0))
+    many = dataclasses.replace(codec, profile=profile, urns=Urns.empty())
+    one = dataclasses.replace(many, profile=np.where(np.arange(SLICES) == 0, profile, 0))
     attributes, start_ns = draw_attributes(networks["attributes"], many, chance())
     alone, alone_ns = draw_attributes(networks["attributes"], one, chance())
     np.testing.assert_array_equal(attributes[:300], alone)

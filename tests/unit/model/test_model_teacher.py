@@ -17,6 +17,7 @@ from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds, hosts_by_family, services_by_family
 from nsstream.encode.schema import ATTRIBUTE_INDEX, GAPS, HOST_SLOTS, KINDS, MOMENTS, RARE_PORT, SERVICE_SLOTS, SLICES
 from nsstream.encode.tokens import countdown_token, position_token, start_features, time_left_token
+from nsstream.encode.urns import Urns
 from nsstream.model.lawful import IS_FILLER, allow, begin_law, kind_rules, law_budget, say
 from nsstream.model.networks import no_packet
 from nsstream.model.sample_attributes import draw_attributes
@@ -239,8 +240,8 @@ def test_packets_come_as_often_as_the_network_says(which, corrected, given, requ
 
 
 def crowded(codec, times):
-    """The codec of a chunk with so many times the conversations in each slice."""
-    return dataclasses.replace(codec, profile=codec.profile * times)
+    """The codec of a chunk with so many times the conversations in each slice, whose network alone decides."""
+    return dataclasses.replace(codec, profile=codec.profile * times, urns=Urns.empty())
 
 
 def test_the_sharpest_attributes_are_the_likeliest(sharp, codec):

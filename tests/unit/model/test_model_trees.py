@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nsstream.model.trees import Trees
+from nsstream.model.trees import Trees, choose_by_lot
 
 
 def by_hand():
@@ -90,3 +90,18 @@ def test_another_shape_or_type_is_refused(name, change):
 def test_fewer_features_than_a_tree_asks_for_are_refused():
     with pytest.raises(ValueError, match="the critic's trees are not trees"):
         by_hand().check(1)
+
+
+def test_trees_that_are_added_give_the_sum():
+    rows = np.random.default_rng(1).normal(size=(50, 2)).astype(np.float32) * 3
+    both = by_hand().plus(by_hand()).plus(Trees.none())
+    both.check(2)
+    np.testing.assert_allclose(both(rows), 2 * by_hand()(rows))
+    np.testing.assert_allclose(Trees.none().plus(by_hand())(rows), by_hand()(rows))
+
+
+def test_the_lot_falls_as_the_ratios_say():
+    logits = np.log(np.tile([1.0, 3.0, 1e-9], (4000, 1)))
+    chosen = choose_by_lot(logits, np.random.default_rng(1))
+    share = np.bincount(chosen, minlength=3) / len(chosen)
+    np.testing.assert_allclose(share, [0.25, 0.75, 0], atol=0.03)

@@ -20,16 +20,20 @@ def steady(bins: int, packets: int, *, first: int = 0) -> dict[int, int]:
 @pytest.mark.parametrize(
     ("packets_by_bin", "length_s"),
     [
-        (steady(6, 10_000), 10),
-        (steady(30, 1_000), 120),  # 6,000 packets a minute, five minutes
-        (steady(360, 1_000), 600),  # an hour: at most eight chunks
+        (steady(6, 10_000), 30),  # 60,000 packets in a minute: two chunks of 30,000
+        (steady(30, 1_000), 300),  # 30,000 in five minutes: one
+        (steady(360, 1_000), 600),  # 360,000 in an hour: at most eight chunks, if they are larger for it
         (steady(3, 10), 30),
-        ({0: 19_000, 6: 100, 12: 3_900}, 10),
+        ({0: 19_000, 6: 100, 12: 3_900}, 300),
         ({0: 6_000, 1_500_000: 7_000}, 10),  # half a year of silence between: two chunks
+        (dict.fromkeys((*range(360), *range(6 * 360, 7 * 360)), 100), 3600),  # two hours, five of silence between
         (steady(4, 10, first=8_639 - 1), 30),  # across midnight, where two chunks must do
+        ({}, 10),
     ],
 )
-def test_the_shortest_length_with_few_chunks_of_typical_size_is_chosen(packets_by_bin: dict[int, int], length_s: int):
+def test_the_shortest_length_with_the_fewest_chunks_that_are_well_learned_is_chosen(
+    packets_by_bin: dict[int, int], length_s: int
+):
     assert choose_length_s(packets_by_bin) == length_s
 
 

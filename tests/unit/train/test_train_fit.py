@@ -20,10 +20,11 @@ from nsstream.model.heads import heads_of
 from nsstream.model.portrait import FEATURES, portrait_of_drawn, portrait_of_measured
 from nsstream.model.sample_packets import draw_packets
 from nsstream.train.config import FitConfig
+from nsstream.train.crew import Crew
 from nsstream.train.fit import LEAST_CONVERSATIONS, Fit
-from nsstream.train.tree_critic import ROUNDS
+from nsstream.train.tree_critic import STAGES
 
-SMALL = FitConfig(steps=10, windows_per_step=16, groups_per_step=4)
+SMALL = FitConfig(steps=10, windows_per_step=16, groups_per_step=4, has_adversary=True, critic_rounds=2)
 
 
 def losses(networks, tokens, codec):
@@ -38,11 +39,12 @@ def losses(networks, tokens, codec):
         return attributes, (nll.sum() / batch.counts.sum()).item()
 
 
-def unfitted(table, codec, config=SMALL, seed=3, clock=None, report=lambda _: None):
+def unfitted(table, codec, config=SMALL, seed=3, clock=None, report=lambda _: None, threads=1):
     torch.manual_seed(seed)
     networks, tokens = new_networks(), encode(table, codec)
     portraits = portrait_of_measured(table, tokens, codec)
-    return networks, Fit(networks, tokens, portraits, codec, config, seed, clock or ManualClock(), report)
+    clock = clock or ManualClock()
+    return networks, Fit(networks, tokens, portraits, codec, config, seed, clock, report, threads)
 
 
 def fitted(*given, **named):
@@ -65,8 +67,9 @@ def test_a_few_steps_make_the_chunk_likelier(table, tokens, codec):
     assert facts["steps"]["critic"] > 0
 
 
-def test_the_same_seed_and_steps_give_the_same_weights_and_trees_and_another_seed_others(table, codec):
-    made = [fitted(table, codec, seed=seed) for seed in (3, 3, 4)]
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_seed_and_steps_give_the_same_weights_and_trees_and_another_seed_others(table, codec, threads):
+    made = [fitted(table, codec, seed=seed, threads=threads) for seed in (3, 3, 4)]
     one, again, other = ((networks.state_dict(), fit.trees.as_arrays()) for networks, fit in made)
     for key, weight in one[0].items():
         torch.testing.assert_close(again[0][key], weight, rtol=0, atol=0)
@@ -81,7 +84,7 @@ def test_trees_are_fitted_to_what_is_drawn(table, codec):
     assert len(fit.trees.roots) == 0
     networks, fit = fitted(table, codec)
     fit.trees.check(FEATURES)
-    assert len(fit.trees.roots) == ROUNDS
+    assert len(fit.trees.roots) == 2 * STAGES
     rng = np.random.default_rng(9)
     drawn = draw_conversations(networks["attributes"], codec, rng)
     given = drawn.attributes, drawn.ends.stack, drawn.start_ns, drawn.counts
@@ -93,13 +96,13 @@ def test_trees_are_fitted_to_what_is_drawn(table, codec):
 
 def rates_of(fit):
     """The rates of all steps of the packet network; the fit runs."""
-    step, rates = fit._packets.step, []
+    follow, rates = fit._packets.follow, []
 
-    def told(loss, rate):
+    def told(parts, rate):
         rates.append(rate)
-        return step(loss, rate)
+        return follow(parts, rate)
 
-    fit._packets.step = told
+    fit._packets.follow = told
     fit.run()
     return rates
 
@@ -124,7 +127,7 @@ def test_the_rate_falls_over_so_many_passes_and_then_the_likelihood_stage_ends(t
 def test_where_steps_are_few_the_rate_falls_over_their_share(table, codec):
     config = dataclasses.replace(SMALL, steps=20, epochs=1e9, has_adversary=False)
     rates = rates_of(unfitted(table, codec, config)[1])
-    assert len(rates) == 20 * config.likelihood_share
+    assert len(rates) == 20
     assert (np.diff(rates) < 0).all()
     assert rates[-1] < 0.1
 
@@ -155,6 +158,26 @@ def test_a_chunk_of_too_few_conversations_is_refused(codec):
     codec = Codec.fit(table, START_NS, START_NS + MINUTE_NS)
     with pytest.raises(TrainError, match="7 conversations is too small to learn"):
         fitted(table, codec)
+
+
+def test_threads_that_share_a_step_follow_the_same_loss(table, codec):
+    """But for noise, which each thread has its own of: the nats of a step's windows are those of its parts."""
+    network, fit = unfitted(table, codec)
+    network.eval()
+    found = []
+    for parts in (1, 3):
+        fit._rng = np.random.default_rng(5)
+        tasks = fit._packet_tasks(parts)
+        assert len(tasks) == parts
+        with Crew(parts, 1) as crew:
+            found.append(sum(gradient.loss for gradient in crew.run(tasks)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_critic_out_of_time_has_learned_one_round(table, codec):
+    config = dataclasses.replace(SMALL, steps=None, budget_s=1e-6)
+    _, fit = fitted(table, codec, config, clock=WorkClock())
+    assert len(fit.trees.roots) == STAGES
 
 
 class WorkClock(ManualClock):

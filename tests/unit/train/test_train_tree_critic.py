@@ -8,9 +8,9 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from nsstream.errors import TrainError
-from nsstream.model.trees import Trees
+from nsstream.model.trees import Trees, choose_by_lot
 from nsstream.train import tree_critic
-from nsstream.train.tree_critic import ROUNDS, as_trees, fit_trees
+from nsstream.train.tree_critic import STAGES, as_trees, fit_in_rounds, fit_trees
 
 THREADS = """
 import os
@@ -33,7 +33,7 @@ def normal(count, seed, shift=0.0):
 def test_two_sets_are_told_apart():
     trees = fit_trees(normal(2000, 1, shift=1.5), normal(2000, 2), 1, 1)
     trees.check(4)
-    assert len(trees.roots) == ROUNDS
+    assert len(trees.roots) == STAGES
     measured, drawn = trees(normal(500, 3, shift=1.5)), trees(normal(500, 4))
     assert (measured > 0).mean() > 0.7
     assert (drawn < 0).mean() > 0.7
@@ -47,6 +47,37 @@ def test_the_sum_is_the_logarithm_of_the_ratio_of_densities():
     at = np.linspace(-1, 2, 31, dtype=np.float32)[:, None]
     found = fit_trees(measured, drawn, 1, 1)(at)
     assert abs(found - (at[:, 0] - 0.5)).mean() < 0.2
+
+
+def autoregressive(count, width, share, rng):
+    """Rows whose columns each follow the one before."""
+    rows = rng.normal(size=(count, width))
+    for column in range(1, width):
+        rows[:, column] = share * rows[:, column - 1] + np.sqrt(1 - share**2) * rows[:, column]
+    return rows.astype(np.float32)
+
+
+def test_rounds_bring_what_is_chosen_closer_than_one_does():
+    rng = np.random.default_rng(5)
+    measured = autoregressive(2500, 12, 0.5, rng)
+    candidates, fresh = (rng.normal(size=(2500, k, 12)).astype(np.float32) for k in (8, 16))
+    product = []
+    for rounds in (1, 4):
+        trees = fit_in_rounds(measured, candidates, rounds, np.random.default_rng(1), 1, lambda: False)
+        trees.check(12)
+        assert len(trees.roots) == rounds * STAGES
+        logits = trees(fresh.reshape(-1, 12)).reshape(2500, 16)
+        chosen = fresh[np.arange(2500), choose_by_lot(logits, np.random.default_rng(2))]
+        product.append((chosen[:, 1:] * chosen[:, :-1]).mean())
+    assert 0.1 < product[0] < product[1] - 0.05
+    assert product[1] < 0.5  # as of measured ones
+
+
+def test_the_first_round_is_learned_though_time_is_over():
+    trees = fit_in_rounds(
+        normal(300, 1), normal(900, 2).reshape(300, 3, 4), 5, np.random.default_rng(1), 1, lambda: True
+    )
+    assert len(trees.roots) == STAGES
 
 
 @pytest.mark.parametrize(("measured", "drawn"), [(2000, 2000), (400, 8000), (8000, 400)])

@@ -1,0 +1,100 @@
+"""Urns: how often a chunk's conversations say one thing given another, which drawing keeps as balls from an urn.
+
+A network that feeds on what it said falls into saying one service on and on, gives a scan's single packets to a
+download, and has a host ask peers that it never asked. What the chunk counted of such pairs is drawn without
+replacement (`model.attribute_urns`): who comes when, which service, whom each host talks to, how long each service's
+conversations are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.encode.schema import HOST_SLOTS, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
+
+OFTEN: Final = 8  # conversations of a service that has lengths of its own
+STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of all such of its stack
+NAMES: Final = ("hosts", "services", "peers", "lengths")
+_LIMITS: Final = {
+    "hosts": (MOMENTS, HOST_SLOTS + 2),
+    "services": (MOMENTS, SERVICE_SLOTS),
+    "peers": (HOST_SLOTS + 2, HOST_SLOTS + 2),
+    "lengths": (SERVICE_SLOTS + STACKS, len(LENGTH_GRID)),
+}
+
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Urns:
+    """Counted pairs, each (k, 3): given, said, how often; rising by the first two.
+
+    Attributes:
+        hosts: moment of the chunk, initiator token.
+        services: moment of the chunk, service token.
+        peers: initiator token, responder token.
+        lengths: service token or SERVICE_SLOTS + stack, token of the number of packets.
+    """
+
+    hosts: Pairs
+    services: Pairs
+    peers: Pairs
+    lengths: Pairs
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Nothing counted: the networks alone decide."""
+        return cls(*(np.zeros((0, 3), np.int64) for _ in NAMES))
+
+    @classmethod
+    def fit(
+        cls,
+        moment: NDArray[np.int64],
+        initiator: NDArray[np.int64],
+        service: NDArray[np.int64],
+        responder: NDArray[np.int64],
+        length: NDArray[np.int64],
+        stack: NDArray[np.int64],
+    ) -> Self:
+        """Count n conversations, each argument (n,): tokens, moments and stacks."""
+        return cls(
+            hosts=_count(moment, initiator),
+            services=_count(moment, service),
+            peers=_count(initiator, responder),
+            lengths=_count(_class_of(service, stack), length),
+        )
+
+    def length_classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What `lengths` is given for each service token (SERVICE_SLOTS,), of these stacks (SERVICE_SLOTS,)."""
+        own = np.zeros(SERVICE_SLOTS, bool)
+        own[self.lengths[self.lengths[:, 0] < SERVICE_SLOTS, 0]] = True
+        return np.where(own, np.arange(SERVICE_SLOTS), SERVICE_SLOTS + stack_of_service)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {name: getattr(self, name).tolist() for name in NAMES}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
+        pairs = {name: np.array(data[name], np.int64).reshape(-1, 3) for name in NAMES}
+        for name, (givens, saids) in _LIMITS.items():
+            rows = pairs[name]
+            if not ((rows >= 0).all() and (rows[:, 0] < givens).all() and (rows[:, 1] < saids).all()):
+                raise ValueError(f"the counts of {name} name what there is not")
+        return cls(**pairs)
+
+
+def _count(given: NDArray[np.int64], said: NDArray[np.int64]) -> Pairs:
+    pairs, times = np.unique(np.stack([given, said], axis=1), axis=0, return_counts=True)
+    return np.concatenate([pairs, times[:, None]], axis=1).reshape(-1, 3)
+
+
+def _class_of(service: NDArray[np.int64], stack: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Whose lengths a conversation's is one of: (n,)."""
+    often = np.bincount(service, minlength=SERVICE_SLOTS) >= OFTEN
+    return np.where(often[service], service, SERVICE_SLOTS + stack)

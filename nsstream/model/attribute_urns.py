@@ -1,0 +1,87 @@
+"""What a codec counted, as urns that the loop draws attributes from: a draw without replacement keeps the counts."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec, stack_of
+from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.urns import NAMES
+from nsstream.model.frozen_attributes import FrozenAttributes
+from nsstream.model.recurrent import Matrix
+
+_SAID: Final = {
+    "hosts": ATTRIBUTE_INDEX["initiator_host"],
+    "services": ATTRIBUTE_INDEX["service"],
+    "peers": ATTRIBUTE_INDEX["responder_host"],
+    "lengths": ATTRIBUTE_INDEX["packet_count"],
+}
+_HOST, _SERVICE, _PEER, _LENGTH = _SAID.values()
+_NONE, _ONE = np.float32(0.0), np.float32(1.0)
+_LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
+
+
+class AttributeUrns(NamedTuple):
+    """The urns of one drawing, in the order of `urns.NAMES`.
+
+    Attributes:
+        wanted, wanting: four of (givens, t): conversations that say each token which may be drawn, in all and still
+            to come.
+        row_of_service: (SERVICE_SLOTS,) a service's row of lengths.
+    """
+
+    wanted: tuple[Matrix, ...]
+    wanting: tuple[Matrix, ...]
+    row_of_service: NDArray[np.int64]
+
+
+def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
+    """Full urns of a chunk's counts."""
+    service = codec.service.table()
+    row_of_service = codec.urns.length_classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
+    classes = np.unique(row_of_service)
+    tables = []
+    for name in NAMES:
+        tokens = frozen.tokens[_SAID[name]]
+        given, said, count = getattr(codec.urns, name).T
+        if name == "lengths":
+            givens, at = len(classes), np.minimum(np.searchsorted(classes, given), len(classes) - 1)
+            is_there = classes[at] == given
+        else:
+            givens, at = MOMENTS if name != "peers" else HOST_SLOTS + 2, given
+            is_there = np.ones(len(given), bool)
+        column = np.minimum(np.searchsorted(tokens, said), len(tokens) - 1)
+        is_there &= tokens[column] == said
+        table = np.zeros((givens, len(tokens)), np.float32)
+        table[at[is_there], column[is_there]] = count[is_there]
+        tables.append(table)
+    return AttributeUrns(tuple(tables), tuple(t.copy() for t in tables), np.searchsorted(classes, row_of_service))
+
+
+@njit(cache=True)
+def urn_of(urns: AttributeUrns, a: int, moment: int, said: NDArray[np.int64]) -> tuple[int, int]:
+    """Which urn attribute a is drawn from after the tokens said (a,), and which of its rows; -1 if it has none."""
+    if a == _HOST:
+        return 0, moment
+    if a == _SERVICE:
+        return 1, moment
+    if a == _PEER:
+        return 2, said[_HOST]
+    if a == _LENGTH:
+        return 3, urns.row_of_service[said[_SERVICE]]
+    return -1, 0
+
+
+@njit(cache=True)
+def weigh(wanted: Matrix, wanting: Matrix, logits: Matrix) -> None:
+    """Make tokens (t,) less likely as the counts (t,) of one urn's row are used up."""
+    total = _NONE
+    for j in range(len(logits)):
+        total += max(wanting[j], _NONE)
+    if total > _NONE:
+        for j in range(len(logits)):
+            logits[j] += np.log((max(wanting[j], _NONE) + _LEFT_OVER) / (wanted[j] + _ONE))
