@@ -49,7 +49,7 @@ from nsstream.replay.messages import (
     fit_sentence,
 )
 from nsstream.replay.player import CannotError, Player, Progress
-from nsstream.replay.process_memory import Collector
+from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.registry import make_sink
 from nsstream.replay.safety import SendingRules
 from nsstream.replay.scenario import ModelSpec, ModelsSpec, Scenario, StreamSpec, check_agreement
@@ -87,7 +87,7 @@ class Conductor:
         feed: the subscribers of packets.
         model_directories: whose models are listed.
         rules: where runs may send, and how fast.
-        collector: the process's, told of runs; None: it is left as it is.
+        memory: the process's, told of runs; None: it is left as it is.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Conductor:
         feed: PacketFeed,
         model_directories: Sequence[Path] = (),
         rules: SendingRules | None = None,
-        collector: Collector | None = None,
+        memory: ProcessMemory | None = None,
     ) -> None:
         self._open_stream = open_stream
         self._clock = clock
@@ -106,7 +106,7 @@ class Conductor:
         self._feed = feed
         self._rules = rules or SendingRules()
         self._model_directories = model_directories
-        self._collector = collector
+        self._memory = memory
         self._player: Player | None = None
         self._chunk_count: int | None = 0
         self._reply_sequence = 0
@@ -139,8 +139,8 @@ class Conductor:
         """Take in what became of the run and of its controller; whether that changed the state."""
         before = self.session
         player = self._player
-        if player is not None and self._collector is not None:
-            self._collector.look(has_written=player.progress.packets_written > 0 or player.outcome is not None)
+        if player is not None and self._memory is not None:
+            self._memory.look(has_written=player.progress.packets_written > 0 or player.outcome is not None)
         if player is not None and player.outcome is not None and before.is_busy:
             self.session = before.after_outcome(player.outcome)
             _log.info("run ended outcome=%s run=%d", player.outcome, before.run)
@@ -212,8 +212,8 @@ class Conductor:
             return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:
             return Refusal.of(command.id, "sink", str(err))
-        if self._collector is not None:
-            self._collector.begin(f"{stream.kind} {command.sink['kind']}")
+        if self._memory is not None:
+            self._memory.begin(f"{stream.kind} {command.sink['kind']}")
         player.start()
         self._player = player
         self._loss = None

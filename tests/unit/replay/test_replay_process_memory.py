@@ -2,6 +2,7 @@
 
 import gc
 import json
+import platform
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from nsstream.replay.codec import encode
 from nsstream.replay.conductor import Conductor
 from nsstream.replay.feed import PacketFeed
 from nsstream.replay.messages import Accepted, Start, Stop
-from nsstream.replay.process_memory import LONGEST_LOADING_NS, Collector
+from nsstream.replay.process_memory import LONGEST_LOADING_NS, ProcessMemory
 from nsstream.replay.stream import FrameBlock
 
 PATIENCE_S = 30.0
@@ -43,60 +44,88 @@ with tempfile.TemporaryFile() as file:
 """
 
 
-def arenas(which):
-    done = subprocess.run([sys.executable, "-c", ARENAS, which], capture_output=True, text=True, check=True)
+FREED = """
+import json, os
+from nsstream.clock import ManualClock
+from nsstream.replay.process_memory import TRIM_EVERY_NS, ProcessMemory, keep_one_heap
+assert keep_one_heap()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
+clock, found = ManualClock(), []
+memory = ProcessMemory(clock)
+blocks = [bytearray(60_000) for _ in range(1600)]
+kept = blocks[::16] + [bytearray(60_000)]  # in between, and at the end of the heap
+del blocks
+for step_ns in (0, TRIM_EVERY_NS - 1, 1):
+    clock.advance(step_ns)
+    memory.look(has_written=True)
+    found.append(resident())
+print(json.dumps(found))
+"""
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's")
+
+
+def told_by(program, *arguments):
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@needs_glibc
 def test_threads_share_the_heaps_that_are_there():
-    assert arenas("one") < arenas("many")
+    assert told_by(ARENAS, "one") < told_by(ARENAS, "many")
+
+
+@needs_glibc
+def test_pages_that_are_free_between_those_that_are_not_go_back():
+    before, not_yet, after = told_by(FREED)
+    assert not_yet >= before
+    assert after < before - 80 * 2**20 * 3 / 4
 
 
 @pytest.fixture
-def collector():
+def memory():
     thresholds = gc.get_threshold()
     clock = ManualClock()
-    yield Collector(clock), clock
+    yield ProcessMemory(clock), clock
     gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
-def test_no_full_collection_while_a_kind_of_run_is_loaded_and_none_of_what_was(collector):
-    collector, _ = collector
+def test_no_full_collection_while_a_kind_of_run_is_loaded_and_none_of_what_was(memory):
+    memory, _ = memory
     thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
-    collector.begin("model pcap")
+    memory.begin("model pcap")
     assert gc.get_threshold()[2] > 1 << 30
     loaded = [[] for _ in range(1000)]
-    collector.look(has_written=False)
+    memory.look(has_written=False)
     assert gc.get_threshold()[2] > 1 << 30
-    collector.look(has_written=True)
+    memory.look(has_written=True)
     assert gc.get_threshold() == thresholds
     assert gc.get_freeze_count() >= frozen + len(loaded)
 
 
-def test_a_kind_that_was_loaded_is_loaded(collector):
-    collector, _ = collector
+def test_a_kind_that_was_loaded_is_loaded(memory):
+    memory, _ = memory
     thresholds = gc.get_threshold()
     for _ in range(2):
-        collector.begin("model pcap")
-        collector.settle()
+        memory.begin("model pcap")
+        memory.settle()
     frozen = gc.get_freeze_count()
-    collector.begin("model pcap")
+    memory.begin("model pcap")
     assert gc.get_threshold() == thresholds
-    collector.look(has_written=True)
+    memory.look(has_written=True)
     assert gc.get_freeze_count() <= frozen
 
 
-def test_a_run_that_writes_nothing_does_not_put_collections_off_for_ever(collector):
-    collector, clock = collector
+def test_a_run_that_writes_nothing_does_not_put_collections_off_for_ever(memory):
+    memory, clock = memory
     thresholds = gc.get_threshold()
-    collector.begin("model subscribers")
+    memory.begin("model subscribers")
     clock.advance(LONGEST_LOADING_NS - 1)
-    collector.look(has_written=False)
+    memory.look(has_written=False)
     assert gc.get_threshold() != thresholds
     clock.advance(1)
-    collector.look(has_written=False)
+    memory.look(has_written=False)
     assert gc.get_threshold() == thresholds
 
 
