@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from bars.soak_chaos import Chaos
 from bars.soak_ends import Collector, Files, OtherEnd, Pipe, Subscribers, Wire
-from bars.soak_figures import Sample, sample, theil_sen, warm_up_s
+from bars.soak_figures import Sample, sample, trend, warm_up_s
 from bars.veth import VethPair, veth_pair
 from nsstream.errors import ReplayError
 from nsstream.replay import PacketRate, ReplayClient, Status
@@ -79,6 +79,8 @@ class Found:
     clients: dict[str, int] = field(default_factory=dict)
     polite_clients_unanswered: int = 0
     growth_mb_an_hour: float = 0.0
+    growth_between: tuple[float, float] = (0.0, 0.0)  # with 95 %, see `soak_figures.Trend`
+    risen_mb: float = 0.0
     resident_mb: tuple[float, float] = (0.0, 0.0)  # at the end of the warm-up, and of the run
     descriptors: tuple[int, int] = (0, 0)  # before the clients came, and after they had gone
     threads: tuple[int, int] = (0, 0)
@@ -244,8 +246,8 @@ def _settled(pid: int, before: Sample) -> Sample:
 
 def _grow(found: Found, seconds: float) -> None:
     warm = [one for one in found.samples if one.at_s >= warm_up_s(seconds)]
-    hours = [one.at_s / 3600 for one in warm]
-    found.growth_mb_an_hour = theil_sen(hours, [one.resident_mb for one in warm])
+    went = trend([one.at_s for one in warm], [one.resident_mb for one in warm])
+    found.growth_mb_an_hour, found.growth_between, found.risen_mb = went.slope, (went.low, went.high), went.risen_mb
     if len(warm) > 1:
         found.processor_share = (warm[-1].cpu_s - warm[0].cpu_s) / (warm[-1].at_s - warm[0].at_s)
         found.resident_mb = (warm[0].resident_mb, warm[-1].resident_mb)
