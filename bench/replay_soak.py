@@ -11,10 +11,10 @@ the time.
 
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run
-is told to end with its pass, so that all of it can be counted. Memory is read every second; its slope is Theil's and
-Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most. Beside it stand
-the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a megabyte an hour
-from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope.
+is told to end with its pass, so that all of it can be counted. Memory is read ten times a second; its slope is Theil's
+and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most. Beside it
+stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a megabyte an
+hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope.
 """
 
 from __future__ import annotations

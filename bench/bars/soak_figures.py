@@ -28,10 +28,14 @@ class Sample:
 def sample(pid: int, at_s: float) -> Sample:
     """What a process uses now; raises OSError if it is gone."""
     root = Path("/proc", str(pid))
-    resident_mb = int((root / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
     fields = (root / "stat").read_text().rpartition(")")[2].split()
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Sample(at_s, resident_mb, len(list((root / "fd").iterdir())), int(fields[17]), cpu_s)
+    return Sample(at_s, resident_mb(pid), len(list((root / "fd").iterdir())), int(fields[17]), cpu_s)
+
+
+def resident_mb(pid: int) -> float:
+    """Memory that a process holds now; raises OSError if it is gone."""
+    return int(Path("/proc", str(pid), "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
 
 
 def children(pid: int, name: str) -> list[int]:

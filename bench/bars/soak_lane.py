@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from bars.soak_chaos import Chaos
 from bars.soak_ends import Collector, Files, OtherEnd, Pipe, Subscribers, Wire
-from bars.soak_figures import Sample, sample, trend, warm_up_s
+from bars.soak_figures import Sample, resident_mb, sample, trend, warm_up_s
 from bars.veth import VethPair, veth_pair
 from nsstream.errors import ReplayError
 from nsstream.replay import PacketRate, ReplayClient, Status
@@ -40,6 +40,7 @@ VERSIONS = {"netflow5": 5, "netflow9": 9, "ipfix": 10}
 READY_S = 120.0
 SETTLE_S = 20.0  # within which a server lets go of what clients held that are gone
 END_S = 120.0
+LOOK_S = 0.1  # between looks at memory, of which a second's least counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,9 @@ def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[byte
             if status.state != "running":
                 break
             end.look(elapsed_s / lane.seconds)
-            found.samples.append(sample(server.pid, elapsed_s))
-            time.sleep(max(began_s + len(found.samples) - time.monotonic(), 0.0))
+            now = sample(server.pid, elapsed_s)
+            least_mb = _least_until(began_s + len(found.samples) + 1, server.pid, now.resident_mb)
+            found.samples.append(replace(now, resident_mb=least_mb))
         chaos.end()
         after = _settled(server.pid, before)
         status = client.status()
@@ -232,6 +234,14 @@ def _wait_for(client: ReplayClient, is_so: Any) -> Status:
             raise ReplayError(f"the run is {status.state} for {END_S:g} s, at {status.packets_written} packets")
         time.sleep(0.05)
     return status
+
+
+def _least_until(until_s: float, pid: int, least_mb: float) -> float:
+    """The least memory that the process has until then, looked at some times."""
+    while (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, LOOK_S))
+        least_mb = min(least_mb, resident_mb(pid))
+    return least_mb
 
 
 def _settled(pid: int, before: Sample) -> Sample:

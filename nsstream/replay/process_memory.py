@@ -3,7 +3,7 @@
 The heap: glibc gives each thread an arena of its own, and hands a large block back to the kernel or not by what came
 before. Blocks of frames of all sizes are made by one thread and freed by another, so that the arenas fragment, and
 memory creeps up for hours though no more of it is used. Here there is one arena; blocks are cut from it, since fresh
-pages for each would cost more than the frames in them; and every some seconds all pages that are free go back.
+pages for each would cost more than the frames in them; and every second all pages that are free go back.
 
 The collector: a full collection looks at every object that could be part of a cycle, with the interpreter's lock held.
 The libraries have about half a million, which takes 0.1 to 0.3 s, and no command is answered meanwhile. What was
@@ -23,7 +23,7 @@ from nsstream.clock import Clock
 _ARENA_MAX, _TRIM_THRESHOLD, _MMAP_THRESHOLD = -8, -1, -3  # malloc.h
 LARGEST_KEPT: Final = 32 << 20  # a longer block is the kernel's own matter; no more than that may be asked for
 MOST_SPARE: Final = 64 << 20  # free octets at the heap's end, beyond which they are given back at once
-TRIM_EVERY_NS: Final = 10_000_000_000
+TRIM_EVERY_NS: Final = 1_000_000_000
 LONGEST_LOADING_NS: Final = 60_000_000_000
 _NEVER: Final = (1 << 31) - 1
 
@@ -82,7 +82,7 @@ class ProcessMemory:
             self.settle()
         if self._trim is not None and now_ns - self._trimmed_ns >= TRIM_EVERY_NS:
             self._trimmed_ns = now_ns
-            self._trim(0)  # some milliseconds; other threads go on
+            self._trim(0)  # about a millisecond; other threads go on
 
     def settle(self) -> None:
         """What was to be loaded is."""
