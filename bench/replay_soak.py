@@ -11,8 +11,10 @@ the time.
 
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run
-is told to end with its pass, so that all of it can be counted. Memory is read every second; its slope is Theil's and
-Sen's, behind a warm-up of a third of the run, of 5 minutes at most. A slope over less than ten minutes tells little.
+is told to end with its pass, so that all of it can be counted. Memory is read ten times a second; its slope is Theil's
+and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most. Beside it
+stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a megabyte an
+hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope.
 """
 
 from __future__ import annotations
@@ -94,11 +96,15 @@ def judge(found: Sequence[Found], rate: float) -> list[Bar]:
     ]  # fmt: skip
     disagreeing += [f"{one['name']}: nothing was counted" for one in found if not one["agreement"]]
     growth = max(found, key=lambda one: math.inf if math.isnan(g := one["growth_mb_an_hour"]) else g)
+    vague = max(found, key=lambda one: math.inf if math.isnan(w := _half_width(one)) else w)
+    risen = max(found, key=lambda one: one["risen_mb"])
     slow = max(found, key=lambda one: one["slowest_answer_ms"])
     bars = [
         equal("runs that ended otherwise than told", _count(found, _ended_badly), 0, _names(found, _ended_badly)),
         equal("servers that ended with another status than 0", _count(found, _exited), 0, _names(found, _exited)),
         at_most("memory, worst slope (MB an hour)", growth["growth_mb_an_hour"], BAR_GROWTH, growth["name"]),
+        at_most("half of a slope's interval, the widest (MB an hour)", _half_width(vague), BAR_GROWTH, vague["name"]),
+        Bar("memory, last fifth above the first, most (MB)", round(risen["risen_mb"], 2), beside=risen["name"]),
         equal("descriptors kept of clients that are gone", _kept(found, "descriptors"), 0),
         equal("threads kept", _kept(found, "threads"), 0),
         equal("counts that do not agree with the other end's", len(disagreeing), 0, "; ".join(disagreeing)),
@@ -150,19 +156,39 @@ def _make_model(folder: Path) -> Path:
 
 def _show_lanes(found: Sequence[Found]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("sink", "state", "packets", "a second", "core", "MB", "MB/h", "fds", "threads", "clients", "lost"):
+    for column in (
+        "sink",
+        "state",
+        "packets",
+        "a second",
+        "core",
+        "MB",
+        "MB/h",
+        "95 %",
+        "risen",
+        "fds",
+        "threads",
+        "clients",
+        "lost",
+    ):
         table.add_column(column, justify="left" if column in ("sink", "state", "lost") else "right")
     for one in found:
         lost = [f"{n:,} {name}" for name, n in one["counters"].items() if n and _is_loss(name)]
         table.add_row(
             one["name"], one["state"], f"{one['packets']:,}", f"{one['packets_per_s']:,.0f}",
             f"{one['processor_share']:.2f}", f"{one['resident_mb'][1]:.0f}", f"{one['growth_mb_an_hour']:.2f}",
+            "{:.2f} {:.2f}".format(*one["growth_between"]), f"{one['risen_mb']:.2f}",
             "{} {}".format(*one["descriptors"]), "{} {}".format(*one["threads"]), str(sum(one["clients"].values())),
             ", ".join(lost),
         )  # fmt: skip
         if one["error"]:
             print(f"{one['name']}: {one['error']}")
     Console(width=160).print(table)
+
+
+def _half_width(one: Found) -> float:
+    low, high = one["growth_between"]
+    return float(high - low) / 2
 
 
 def _is_loss(name: str) -> bool:

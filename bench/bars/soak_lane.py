@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from bars.soak_chaos import Chaos
 from bars.soak_ends import Collector, Files, OtherEnd, Pipe, Subscribers, Wire
-from bars.soak_figures import Sample, sample, theil_sen, warm_up_s
+from bars.soak_figures import Sample, resident_mb, sample, trend, warm_up_s
 from bars.veth import VethPair, veth_pair
 from nsstream.errors import ReplayError
 from nsstream.replay import PacketRate, ReplayClient, Status
@@ -40,6 +40,7 @@ VERSIONS = {"netflow5": 5, "netflow9": 9, "ipfix": 10}
 READY_S = 120.0
 SETTLE_S = 20.0  # within which a server lets go of what clients held that are gone
 END_S = 120.0
+LOOK_S = 0.1  # between looks at memory, of which a second's least counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Found:
     clients: dict[str, int] = field(default_factory=dict)
     polite_clients_unanswered: int = 0
     growth_mb_an_hour: float = 0.0
+    growth_between: tuple[float, float] = (0.0, 0.0)  # with 95 %, see `soak_figures.Trend`
+    risen_mb: float = 0.0
     resident_mb: tuple[float, float] = (0.0, 0.0)  # at the end of the warm-up, and of the run
     descriptors: tuple[int, int] = (0, 0)  # before the clients came, and after they had gone
     threads: tuple[int, int] = (0, 0)
@@ -164,8 +167,9 @@ def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[byte
             if status.state != "running":
                 break
             end.look(elapsed_s / lane.seconds)
-            found.samples.append(sample(server.pid, elapsed_s))
-            time.sleep(max(began_s + len(found.samples) - time.monotonic(), 0.0))
+            now = sample(server.pid, elapsed_s)
+            least_mb = _least_until(began_s + len(found.samples) + 1, server.pid, now.resident_mb)
+            found.samples.append(replace(now, resident_mb=least_mb))
         chaos.end()
         after = _settled(server.pid, before)
         status = client.status()
@@ -232,6 +236,14 @@ def _wait_for(client: ReplayClient, is_so: Any) -> Status:
     return status
 
 
+def _least_until(until_s: float, pid: int, least_mb: float) -> float:
+    """The least memory that the process has until then, looked at some times."""
+    while (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, LOOK_S))
+        least_mb = min(least_mb, resident_mb(pid))
+    return least_mb
+
+
 def _settled(pid: int, before: Sample) -> Sample:
     """When the server has let go of all that its clients held; or what it has when it should have."""
     deadline_s = time.monotonic() + SETTLE_S
@@ -244,8 +256,8 @@ def _settled(pid: int, before: Sample) -> Sample:
 
 def _grow(found: Found, seconds: float) -> None:
     warm = [one for one in found.samples if one.at_s >= warm_up_s(seconds)]
-    hours = [one.at_s / 3600 for one in warm]
-    found.growth_mb_an_hour = theil_sen(hours, [one.resident_mb for one in warm])
+    went = trend([one.at_s for one in warm], [one.resident_mb for one in warm])
+    found.growth_mb_an_hour, found.growth_between, found.risen_mb = went.slope, (went.low, went.high), went.risen_mb
     if len(warm) > 1:
         found.processor_share = (warm[-1].cpu_s - warm[0].cpu_s) / (warm[-1].at_s - warm[0].at_s)
         found.resident_mb = (warm[0].resident_mb, warm[-1].resident_mb)

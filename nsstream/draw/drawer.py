@@ -2,7 +2,7 @@
 
 A conversation that the previous chunk left open may go on: one that this chunk's model tags *continues from before*
 takes the five-tuple of an open one with the same service. No five-tuple that could be chosen freely is used twice, as
-long as it is remembered: the last `MOST_REMEMBERED` are.
+long as it is remembered (`five_tuples`).
 
 Several lines of chunks may be drawn side by side (the parts of a mix): each carries its own open conversations on, and
 all keep off each other's five-tuples.
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from nsstream.draw.choose import CANDIDATES, draw_chosen
 from nsstream.draw.doppelganger import draw_doppelganger
+from nsstream.draw.five_tuples import UsedFiveTuples, hashes_instead, hashes_of
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints
 from nsstream.encode.encoding import sort_by_start
@@ -35,7 +36,7 @@ from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
 PAIRS_TRIED: Final = 12
-MOST_REMEMBERED: Final = 1 << 17  # five-tuples that are not used again
+TRIES: Final = 64  # of another port
 
 Key = tuple[bytes, bytes, int, int, int]
 Select = Callable[[Endpoints], NDArray[np.bool_]]  # which of n conversations are wanted: (n,)
@@ -58,7 +59,7 @@ class Drawer:
         self._models_kept, self._candidates = models_kept, candidates
         self._models: OrderedDict[Path, Model] = OrderedDict()
         self._open: dict[int, dict[tuple[int, int, int, int], list[Key]]] = {}
-        self._used: dict[Key, None] = {}
+        self._used = UsedFiveTuples()
 
     def draw(
         self, checkpoint: Path, *, line: int = 0, turn: int | None = None, select: Select | None = None
@@ -139,21 +140,21 @@ class Drawer:
 
     def _distinct(self, ends: Endpoints) -> Endpoints:
         """Move what may move until no five-tuple stands twice."""
-        port = ends.initiator_port.copy()
         ends = self._ask_otherwise(ends)
-        is_tcp = ends.protocol_identifier == TCP
-        for i in range(len(port)):
-            key = _key(ends, i, int(port[i]))
-            if key in self._used and not ends.continues_from_before[i] and (ends.has_free_port[i] or is_tcp[i]):
-                for _ in range(64):
-                    block = int(port[i]) // BLOCK_PORTS if ends.has_free_port[i] else int(self._rng.integers(48, 60))
-                    key = _key(ends, i, max(1, block * BLOCK_PORTS + int(self._rng.integers(BLOCK_PORTS))))
-                    if key not in self._used:
-                        break
-                port[i] = key[3]
-            self._used[key] = None
-        for old in list(self._used)[: max(0, len(self._used) - MOST_REMEMBERED)]:
-            del self._used[old]
+        port, used = ends.initiator_port.copy(), self._used
+        may_move = (ends.continues_from_before == 0) & (ends.has_free_port | (ends.protocol_identifier == TCP))
+        hashes = hashes_of(ends)
+        i = used.add_until(hashes, may_move, 0)
+        while i < len(port):
+            for _ in range(TRIES):
+                block = int(port[i]) // BLOCK_PORTS if ends.has_free_port[i] else int(self._rng.integers(48, 60))
+                port[i] = max(1, block * BLOCK_PORTS + int(self._rng.integers(BLOCK_PORTS)))
+                row = np.array([i])
+                moved = int(hashes_instead(ends, i, row, port[row].astype(np.int64), row)[0])
+                if moved not in used:
+                    break
+            used.add(moved)
+            i = used.add_until(hashes, may_move, i + 1)
         return replace(ends, initiator_port=port)
 
     def _ask_otherwise(self, ends: Endpoints) -> Endpoints:
@@ -162,16 +163,21 @@ class Drawer:
         Both are of other conversations of the same initiator and port: who scans asks everybody, and nobody twice.
         """
         responder, port = ends.responder_address.copy(), ends.responder_port.copy()
-        asked: dict[tuple[bytes, int, int], list[int]] = defaultdict(list)
-        keys = [_key(ends, i, int(ends.initiator_port[i])) for i in range(len(port))]
+        keys = hashes_of(ends).tolist()
+        askers = hashes_of(
+            replace(ends, responder_address=np.zeros_like(responder), responder_port=np.zeros_like(port))
+        ).tolist()
+        asked: dict[int, list[int]] = defaultdict(list)
+        for i, asker in enumerate(askers):
+            asked[asker].append(i)
+        is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
+        seen: set[int] = set()
         for i, key in enumerate(keys):
-            asked[key[0], key[2], key[3]].append(i)
-        seen: set[Key] = set()
-        for i, key in enumerate(keys):
-            if key in seen and not ends.has_free_port[i] and not ends.continues_from_before[i]:
-                others = asked[key[0], key[2], key[3]]
-                for host, service in self._rng.choice(others, (PAIRS_TRIED, 2)).tolist():
-                    other = key[0], keys[host][1], key[2], key[3], keys[service][4]
+            if is_fixed[i] and key in seen:
+                hosts, services = self._rng.choice(asked[askers[i]], (PAIRS_TRIED, 2)).T
+                ports = np.full(PAIRS_TRIED, ends.initiator_port[i], np.int64)
+                others = hashes_instead(ends, i, hosts, ports, services).tolist()
+                for host, service, other in zip(hosts, services, others, strict=True):
                     if other not in seen and other not in self._used:
                         key = other
                         responder[i], port[i] = ends.responder_address[host], ends.responder_port[service]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,7 @@ from nsstream.replay.messages import (
     fit_sentence,
 )
 from nsstream.replay.player import CannotError, Player, Progress
+from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.registry import make_sink
 from nsstream.replay.safety import SendingRules
 from nsstream.replay.scenario import ModelSpec, ModelsSpec, Scenario, StreamSpec, check_agreement
@@ -85,6 +87,7 @@ class Conductor:
         feed: the subscribers of packets.
         model_directories: whose models are listed.
         rules: where runs may send, and how fast.
+        memory: the process's, told of runs; None: it is left as it is.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Conductor:
         feed: PacketFeed,
         model_directories: Sequence[Path] = (),
         rules: SendingRules | None = None,
+        memory: ProcessMemory | None = None,
     ) -> None:
         self._open_stream = open_stream
         self._clock = clock
@@ -102,6 +106,7 @@ class Conductor:
         self._feed = feed
         self._rules = rules or SendingRules()
         self._model_directories = model_directories
+        self._memory = memory
         self._player: Player | None = None
         self._chunk_count: int | None = 0
         self._reply_sequence = 0
@@ -134,6 +139,8 @@ class Conductor:
         """Take in what became of the run and of its controller; whether that changed the state."""
         before = self.session
         player = self._player
+        if player is not None and self._memory is not None:
+            self._memory.look(has_written=player.progress.packets_written > 0 or player.outcome is not None)
         if player is not None and player.outcome is not None and before.is_busy:
             self.session = before.after_outcome(player.outcome)
             _log.info("run ended outcome=%s run=%d", player.outcome, before.run)
@@ -205,6 +212,8 @@ class Conductor:
             return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:
             return Refusal.of(command.id, "sink", str(err))
+        if self._memory is not None:
+            self._memory.begin(f"{stream.kind} {command.sink['kind']}")
         player.start()
         self._player = player
         self._loss = None
@@ -215,8 +224,12 @@ class Conductor:
     def _make_player(self, command: Start) -> Player:
         framing = Framing.of(command.stream, command.mtu, command.payload, command.oversize, command.testbed)
 
+        stopped = threading.Event()
+        made: list[weakref.ref[Player]] = []  # weak, so that a run is in no cycle, and is gone when it is let go of
+
         def origin() -> tuple[int, str]:
-            return player.progress.chunk, player.progress.model_id or ""
+            player = made[0]()
+            return (0, "") if player is None else (player.progress.chunk, player.progress.model_id or "")
 
         player = Player(
             lambda: self._open_stream(
@@ -225,7 +238,7 @@ class Conductor:
                 loop=command.loop,
                 seed=command.seed,
                 framing=framing,
-                stopped=player.stopped,
+                stopped=stopped,
             ),
             lambda is_stopped: make_sink(
                 command.sink, SinkContext(is_stopped, self._clock, self._feed, origin, self._rules)
@@ -233,7 +246,9 @@ class Conductor:
             command.rate,
             self._clock,
             self._on_change,
+            stopped,
         )
+        made.append(weakref.ref(player))
         return player
 
     def _subscribe(self, command: Subscribe) -> Subscription | Refusal:

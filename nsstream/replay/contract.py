@@ -23,7 +23,7 @@ from nsstream.assemble.frames import Frames
 from nsstream.capture.contract import expect, held
 from nsstream.errors import InputError, OutputError
 from nsstream.replay.registry import check_sink, make_sink
-from nsstream.replay.sink import Sink, SinkContext, check_counters
+from nsstream.replay.sink import Sink, SinkContext, Ticks, check_counters
 
 STOP_S: Final = 5.0  # within which a sink must see a stop: generous, since a test's machine may be busy
 
@@ -93,6 +93,23 @@ def gives_the_same_however_it_is_cut(case: SinkCase, directory: Path) -> None:
         place.mkdir()
         came = _play(case, place, size)
         expect(came == case.expected, f"{size} at a time: {case.expected!r:.500} expected, got {came!r:.500}")
+
+
+def gives_the_same_when_told_the_time(case: SinkCase, directory: Path) -> None:
+    """Ticks between frames make no difference to what comes out, and the counters add up behind each."""
+    given = 0
+
+    def tick(sink: Sink, frames: Frames) -> None:
+        nonlocal given
+        given += len(frames)
+        if isinstance(sink, Ticks):
+            sink.tick(int(frames.observation_time_ns[-1]))
+            if given < len(case.frames):
+                sink.tick(int(case.frames.observation_time_ns[given]) - 1)
+            _check(sink, given)
+
+    came = _play(case, directory, 1, tick)
+    expect(came == case.expected, f"with ticks {case.expected!r:.500} expected, got {came!r:.500}")
 
 
 def accounts_for_every_frame(case: SinkCase, directory: Path) -> None:
@@ -207,6 +224,7 @@ RULES: Final = (
     is_inert_until_open,
     gives_what_was_written,
     gives_the_same_however_it_is_cut,
+    gives_the_same_when_told_the_time,
     accounts_for_every_frame,
     may_be_aborted_in_the_middle,
     leaves_nothing_open,

@@ -27,6 +27,7 @@ from nsstream.replay.keys import AllowedClients, ServerKeys
 from nsstream.replay.messages import MAX_MESSAGE_BYTES, AnyReply, Refusal, State
 from nsstream.replay.packet_server import OPTIONS as PACKET_OPTIONS
 from nsstream.replay.packet_server import PacketServer
+from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.safety import SendingRules
 from nsstream.replay.sockets import bind
 
@@ -68,6 +69,7 @@ class ControlServer:
         model_directories: whose models are listed.
         is_orphaned: asked every TICK_MS; True ends the server.
         rules: where runs may send, and how fast.
+        memory: see `Conductor`.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ControlServer:
         model_directories: Sequence[Path] = (),
         is_orphaned: Callable[[], bool] = lambda: False,
         rules: SendingRules | None = None,
+        memory: ProcessMemory | None = None,
     ) -> None:
         self._endpoint = check_endpoint(endpoint, has_keys=keys is not None, is_server=True)
         self._clock = clock
@@ -90,7 +93,7 @@ class ControlServer:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._feed = PacketFeed(clock)
-        self._conductor = Conductor(open_stream, clock, self._wake, self._feed, model_directories, rules)
+        self._conductor = Conductor(open_stream, clock, self._wake, self._feed, model_directories, rules, memory)
         self._zap: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
         self._status: zmq.Socket[bytes] | None = None

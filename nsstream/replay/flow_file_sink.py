@@ -146,6 +146,15 @@ class _FlowFileSink:
         """Meter frames, and write the flows that ended."""
         self.write_flows(self._meter.push(frames))
 
+    def tick(self, twin_now_ns: int) -> None:
+        """Write the flows whose timeout has passed; end a file once all that may come ended after its interval."""
+        self.write_flows(self._meter.advance_to(twin_now_ns))
+        if self._spec.rotate_s is not None and self._file is not None:
+            end_ns = (self._interval + 1) * self._spec.rotate_s * _SECOND_NS
+            if twin_now_ns - round(self._spec.idle_timeout_s * _SECOND_NS) >= end_ns:
+                self._now_ns = max(self._now_ns, end_ns)
+                self._end()
+
     def write_flows(self, table: FlowTable) -> None:
         """Write flows that were metered elsewhere."""
         if not len(table):

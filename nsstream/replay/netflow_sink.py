@@ -125,6 +125,11 @@ class NetflowSink:
             self._begin(int(frames.observation_time_ns[0]))
             self._export(self._meter.push(frames), int(frames.observation_time_ns[-1]))
 
+    def tick(self, twin_now_ns: int) -> None:
+        """Export the flows whose timeout has passed, and those that have waited for their datagram for long."""
+        if self._exporter is not None:
+            self._export(self._meter.advance_to(twin_now_ns), twin_now_ns)
+
     def write_flows(self, table: FlowTable) -> None:
         """Export flows that were metered elsewhere."""
         if len(table):

@@ -50,6 +50,7 @@ class Pacer:
         self._anchor_ns = 0
         self._is_paused = False
         self._next: float | None = None  # position of the next frame, None: not known yet
+        self._next_time_ns = 0  # and its time, as far as it is known
         self._origin_ns = 0  # about the frames' times, so that positions are small enough for a float
         self._has_origin = False
         self._last_due_ns: int | None = None  # of the newest frame handed out, as is what follows
@@ -75,6 +76,24 @@ class Pacer:
             if self._anchor is None or self._next is None or self._is_paused or self._speed is None:
                 return 0.0
             return max(self._clock.monotonic_ns() - float(self._due_ns(self._next)), 0.0) * 1e-9
+
+    @property
+    def twin_now_ns(self) -> int | None:
+        """The twin's time while a frame is waited for: between the last one's and that of the next, by the clock.
+
+        None where nothing is waited for, or where that is not known: paused, before the first frame, behind a seek.
+        """
+        with self._lock:
+            if self._anchor is None or self._next is None or self._speed is None or self._is_paused:
+                return None
+            if self._last_due_ns is None:
+                return None
+            waits_ns = float(self._due_ns(self._next)) - self._last_due_ns
+            waited_ns = min(self._clock.monotonic_ns() - self._last_due_ns, waits_ns)
+            if waited_ns <= 0:
+                return self._last_time_ns
+            left_ns = round((self._next_time_ns - self._last_time_ns) * (1 - waited_ns / waits_ns))
+            return max(self._next_time_ns - max(left_ns, 1), self._last_time_ns)
 
     def set_rate(self, rate: Rate) -> None:
         """Go on at another rate, from now on."""
@@ -136,7 +155,7 @@ class Pacer:
             self._hand_out(times_ns, offset, len(times_ns), now_ns)
             return 0.0, np.zeros(len(times_ns), np.int64)
         positions = self._positions(times_ns, offset)
-        self._next = float(positions[0])
+        self._next, self._next_time_ns = float(positions[0]), int(times_ns[0])
         self._set_anchor(self._next, now_ns)
         wait_ns = self._due_ns(self._next) - ahead_ns / 2 - now_ns
         if wait_ns > 0:
@@ -147,7 +166,7 @@ class Pacer:
         due_ns = deadlines[:count].astype(np.int64)
         self._hand_out(times_ns, offset, count, int(due_ns[-1]))
         if count < len(positions):
-            self._next = float(positions[count])
+            self._next, self._next_time_ns = float(positions[count]), int(times_ns[count])
         return 0.0, due_ns
 
     def _positions(self, times_ns: NDArray[np.int64], offset: NDArray[np.int64]) -> NDArray[np.float64]:

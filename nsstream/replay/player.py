@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,11 +27,12 @@ from nsstream.errors import InputError, NsstreamError
 from nsstream.replay.pacer import Pacer
 from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
-from nsstream.replay.sink import PacesItself, Sink
+from nsstream.replay.sink import PacesItself, Sink, Ticks
 from nsstream.replay.stream import FrameBlock, FrameStream
 
 DRAWN_AHEAD_CHUNKS: Final = 2
 TICK_S: Final = 0.02  # how soon a thread that waits for the other sees a stop
+SINK_TICK_S: Final = 0.25  # how often a sink that ticks is told the time while no frame is due
 AHEAD_NS: Final = 20_000_000  # how early frames go to a sink that paces itself
 SKIPPED: Final = "replay_skipped_by_seek"
 
@@ -103,6 +105,7 @@ class Player:
         rate: how fast to begin with.
         clock: paces, and times the run.
         on_end: called from the playing thread when `outcome` is set.
+        stopped: set once the run is to end, so that a stream that waits can end its waiting; its own if None.
     """
 
     def __init__(
@@ -112,15 +115,18 @@ class Player:
         rate: Rate,
         clock: Clock,
         on_end: Callable[[], None],
+        stopped: threading.Event | None = None,
     ) -> None:
-        self._stop = threading.Event()
+        self._stop = stopped or threading.Event()
         self._changed = threading.Event()  # wakes the pacer's wait
         self._open_stream = open_stream
         self._sink = make_sink(self._stop.is_set)
+        self._ticks = self._sink if isinstance(self._sink, Ticks) else None
         self._counting = threading.Lock()  # held while the next two change
         self._counted: Mapping[str, int] = {}
         self._is_sink_at_work = False
-        self._pacer = Pacer(rate, clock, self._wait)
+        wait = weakref.WeakMethod(self._wait)  # a player is in no cycle, and is gone when it is let go of
+        self._pacer = Pacer(rate, clock, lambda seconds: (method := wait()) is None or method(seconds))
         self._clock = clock
         self._on_end = on_end
         self._started_ns = 0
@@ -129,6 +135,7 @@ class Player:
         self._stamp = _Stamp(0, 0)  # what is asked for now; what is drawn has that of its time
         self._stamping = threading.Lock()  # held while `_stamp` and `_asked` do not agree
         self._written_seek = 0  # the seek whose frames are being written
+        self._busy_ns = 0  # when the sink was given something
         self._blocks: queue.Queue[tuple[_Stamp, FrameBlock | BaseException | None]] = queue.Queue(DRAWN_AHEAD_CHUNKS)
         self._drawn_packet_count = 0
         self._skipped_by_drawing = 0  # each thread has a count of its own, so that none is lost
@@ -227,11 +234,6 @@ class Player:
             return self._counted if self._is_sink_at_work else dict(self._sink.counters)
 
     @property
-    def stopped(self) -> threading.Event:
-        """Set once the run is to end, so that a stream that waits can end its waiting."""
-        return self._stop
-
-    @property
     def stream_counters(self) -> Mapping[str, int]:
         """How the stream keeps up; nothing before it is open, or where it does not say."""
         counters = getattr(self._stream, "counters", None)
@@ -255,9 +257,21 @@ class Player:
 
     def _wait(self, seconds: float) -> bool:
         """Wait for so long, or until something has changed; whether the frames in hand are not to be written."""
-        self._changed.wait(seconds)
+        self._changed.wait(seconds if self._ticks is None else min(seconds, SINK_TICK_S))
         self._changed.clear()
-        return self._stop.is_set() or self._stamp.seek != self._written_seek
+        is_over = self._stop.is_set() or self._stamp.seek != self._written_seek
+        if self._ticks is not None and not is_over:
+            self._tick(self._ticks)
+        return is_over
+
+    def _tick(self, sink: Ticks) -> None:
+        """Tell the sink the twin's time, unless it had something to do of late."""
+        now_ns, twin_now_ns = self._clock.monotonic_ns(), self._pacer.twin_now_ns
+        if twin_now_ns is None or now_ns - self._busy_ns < SINK_TICK_S * 1e9:
+            return
+        with self._at_work():
+            sink.tick(twin_now_ns)
+        self._busy_ns = now_ns
 
     def _draw(self) -> None:
         """Fill the queue; what goes wrong is handed on to the playing thread."""
@@ -388,6 +402,7 @@ class Player:
                 else:
                     sink.write(burst)
             at += len(burst)
+            self._busy_ns = self._clock.monotonic_ns()
             done = self.progress
             self.progress = replace(
                 done,

@@ -24,6 +24,7 @@ from nsstream.errors import NsstreamError
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import load_server_keys
+from nsstream.replay.process_memory import ProcessMemory, keep_one_heap
 from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.stream import open_stream as open_real_stream
 
@@ -31,10 +32,14 @@ from nsstream.replay.stream import open_stream as open_real_stream
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_real_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options, rules = _parse(arguments)
+    keep_one_heap()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
     if open_stream is open_real_stream:
         import nsstream.draw  # noqa: F401  # torch's loading holds the interpreter: no command is to wait behind it
+    memory = ProcessMemory(SystemClock())
+    memory.begin("the server itself")
+    memory.settle()
     try:
         with closing(
             ControlServer(
@@ -45,6 +50,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
                 model_directories=[path.absolute() for path in options.models],
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
                 rules=rules,
+                memory=memory,
             )
         ) as server:
             endpoint = server.bind()

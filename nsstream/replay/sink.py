@@ -11,7 +11,8 @@ Rules for a sink:
   ``x`` is the sum of those. Other threads read it between calls (`Player.counters`). ``frames`` is what `write` was
   given, and has parts that say what became of them: ``frames_written``, ``frames_failed``, ``frames_undone``.
 - A sink that can say before it is opened that its output is not possible has `check`, which `registry.make_sink` calls.
-  One that paces itself has `write_due`; one that takes flows as well has `write_flows`.
+  One that paces itself has `write_due`; one that takes flows as well has `write_flows`; one whose output depends on
+  time that passes without a frame has `tick`.
 
 A sink of one's own is a class of ``(spec, context)`` with the class attribute `spec_type`, registered as an entry point
 of the group ``nsstream.replay`` (see `registry`); `contract` holds it to these rules.
@@ -121,6 +122,18 @@ class TakesFlows(Protocol):
 
     def write_flows(self, table: FlowTable) -> None:
         """Add flows to the output; raises OutputError."""
+        ...
+
+
+@runtime_checkable
+class Ticks(Protocol):
+    """What a sink is, too, whose output depends on time that passes without a frame."""
+
+    def tick(self, twin_now_ns: int) -> None:
+        """Do what is due: no frame before this time of the twin will come; raises OutputError.
+
+        Called between `open` and `close`, some times a second while frames are waited for.
+        """
         ...
 
 

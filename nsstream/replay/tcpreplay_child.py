@@ -128,7 +128,10 @@ class TcpreplayChild:
             self._ends.append(handed + base)
             self._note_taken()
         if broken is not None:
-            raise ChildDiedError(self._obituary()) from broken
+            try:
+                raise ChildDiedError(self._obituary()) from broken
+            finally:
+                broken = None  # its traceback leads to this frame, which would hold the records in a cycle
 
     def wait_for_end(self) -> None:
         """Let it see the end of its input, and wait for its own; raises ChildDiedError and StoppedError."""

@@ -159,6 +159,7 @@ class DrawnAhead:
             self._packet_count = self._octet_count = 0
             self._changed.notify_all()
         self._thread.join()
+        self._error = None  # whose traceback leads back here: a stream that failed is in no cycle, either
 
     def _is_answerable(self) -> bool:
         is_settled = self._wish_seek is None and self._wish_loop is None

@@ -13,36 +13,31 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.assemble.chance import mix
+from nsstream.trace.recent_set import RecentSet, add, find, has, new_table
 
 SLOTS: Final = 1 << 20
 CAPACITY: Final = SLOTS // 2
 FIRST_PORT: Final = 32_768  # what Linux gives by default (ip_local_port_range); no service of ours lives there
 PORTS: Final = 28_232
 TRIES: Final = 64
-_MASK = np.uint64(SLOTS - 1)
 _NONE = np.uint64(0)
-_PASS, _USED, _BEYOND = 0, 1, 2  # what `counts` counts
+_PASS, _BEYOND = 0, 1  # what `counts` counts
 
 
 class FlowMemory(NamedTuple):
-    """The tables; `counts` are flows of this pass, five-tuples in `used`, and flows beyond the capacity."""
+    """The tables; `counts` are flows of this pass, and flows beyond the capacity."""
 
     flows: NDArray[np.uint64]  # (SLOTS,) of this pass
     ports: NDArray[np.uint16]  # (SLOTS,) the new port of each
-    used: NDArray[np.uint64]  # (SLOTS,) five-tuples
-    used_before: NDArray[np.uint64]  # (SLOTS,) those before them
-    counts: NDArray[np.int64]  # (3,)
+    used: RecentSet  # five-tuples
+    counts: NDArray[np.int64]  # (2,)
 
 
 def new_memory() -> FlowMemory:
     """Nothing is remembered."""
     # Not np.zeros, whose pages come to be as they are written: what a stream takes it takes at once.
     return FlowMemory(
-        np.full(SLOTS, 0, np.uint64),
-        np.full(SLOTS, 0, np.uint16),
-        np.full(SLOTS, 0, np.uint64),
-        np.full(SLOTS, 0, np.uint64),
-        np.zeros(3, np.int64),
+        new_table(SLOTS), np.full(SLOTS, 0, np.uint16), RecentSet.with_capacity(CAPACITY), np.zeros(2, np.int64)
     )
 
 
@@ -63,15 +58,15 @@ def five_tuple(pair: np.uint64, port: int) -> np.uint64:
 def note(memory: FlowMemory, pair: np.uint64, port: int) -> None:
     """Remember a five-tuple."""
     value = five_tuple(pair, port)
-    if not _is_used(memory, value):
-        _use(memory, value)
+    if not has(memory.used, value):
+        add(memory.used, value)
 
 
 @njit(cache=True, nogil=True)
 def port_of(memory: FlowMemory, pair: np.uint64, port: int, turn: int) -> int:
     """The port of this pass in place of an ephemeral port as recorded; the same for all frames of a flow."""
     flow = five_tuple(pair, port)
-    slot = _find(memory.flows, flow)
+    slot = find(memory.flows, flow)
     if memory.flows[slot] == flow:
         return int(memory.ports[slot])
     is_remembered = memory.counts[_PASS] < CAPACITY
@@ -79,41 +74,13 @@ def port_of(memory: FlowMemory, pair: np.uint64, port: int, turn: int) -> int:
     for k in range(TRIES):
         salt = mix(np.uint64(turn) << np.uint64(8) | np.uint64(k))
         new = FIRST_PORT + int(np.int64(mix(flow ^ salt) % np.uint64(PORTS)))
-        if not is_remembered or not _is_used(memory, five_tuple(pair, new)):
+        if not is_remembered or not has(memory.used, five_tuple(pair, new)):
             break
     if is_remembered:
         memory.flows[slot] = flow
         memory.ports[slot] = new
         memory.counts[_PASS] += 1
-        _use(memory, five_tuple(pair, new))
+        add(memory.used, five_tuple(pair, new))
     else:
         memory.counts[_BEYOND] += 1
     return new
-
-
-@njit(cache=True, nogil=True)
-def _find(table: NDArray[np.uint64], value: np.uint64) -> np.uint64:
-    """The slot that holds a value, or the free one where it belongs."""
-    slot = value & _MASK
-    while table[slot] != _NONE and table[slot] != value:
-        slot = (slot + np.uint64(1)) & _MASK
-    return slot
-
-
-@njit(cache=True, nogil=True)
-def _is_used(memory: FlowMemory, value: np.uint64) -> bool:
-    if memory.used[_find(memory.used, value)] == value:
-        return True
-    return bool(memory.used_before[_find(memory.used_before, value)] == value)
-
-
-@njit(cache=True, nogil=True)
-def _use(memory: FlowMemory, value: np.uint64) -> None:
-    if memory.counts[_USED] >= CAPACITY:
-        memory.used_before[:] = memory.used
-        memory.used[:] = _NONE
-        memory.counts[_USED] = 0
-    slot = _find(memory.used, value)
-    if memory.used[slot] != value:
-        memory.used[slot] = value
-        memory.counts[_USED] += 1

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 
-from bars.soak_figures import theil_sen
+from bars.soak_figures import sen_interval, theil_sen, trend
 from bars.soak_lane import Found
 from bars.verdict import has_passed
 from replay_soak import judge
@@ -38,6 +38,42 @@ def test_of_one_point_there_is_no_slope():
     assert np.isnan(theil_sen([1.0], [2.0]))
 
 
+def test_a_slopes_interval_holds_it_in_95_of_100_runs():
+    rng, x = np.random.default_rng(1), np.arange(50.0)
+    held = 0
+    for _ in range(400):
+        low, high = sen_interval(x, 0.5 * x + rng.normal(0, 3, 50))
+        held += low <= 0.5 <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def seconds_of(minutes, growth_mb_an_hour, noise_mb):
+    """Memory once a second: a sawtooth of a buffer, clients that come and go, and growth."""
+    rng, at = np.random.default_rng(int(growth_mb_an_hour)), np.arange(minutes * 60.0)
+    clients = np.repeat(rng.exponential(noise_mb, len(at) // 5 + 1), 5)[: len(at)]
+    return at, 500.0 + noise_mb * (at % 7) / 7 + clients + growth_mb_an_hour * at / 3600
+
+
+@pytest.mark.parametrize("growth", [0.0, 3.0, 20.0])
+def test_25_minutes_tell_a_megabyte_an_hour_from_noise_of_two(growth):
+    went = trend(*seconds_of(25, growth, 2.0))
+    assert went.low <= growth <= went.high
+    assert (went.high - went.low) / 2 < 1.0
+    assert went.slope == pytest.approx(growth, abs=1.0)
+
+
+def test_two_minutes_do_not_tell_it_and_say_so():
+    went = trend(*seconds_of(2, 0.0, 2.0))
+    assert went.high - went.low > 2.0
+
+
+def test_a_step_is_told_though_it_is_no_slope():
+    at = np.arange(1500.0)
+    went = trend(at, np.where(at < 1000, 500.0, 504.0) + at % 2)
+    assert went.risen_mb == 4.0
+    assert trend([1.0], [2.0]).slope != trend([1.0], [2.0]).slope
+
+
 def test_a_soak_in_which_all_is_well_passes():
     stopped = found(name="model", state="stopped", packets_per_s=900.0)
     assert has_passed(judge([found(), stopped], RATE))
@@ -53,6 +89,8 @@ def test_a_soak_in_which_all_is_well_passes():
         {"packets_per_s": RATE / 2},
         {"growth_mb_an_hour": 1.5},
         {"growth_mb_an_hour": float("nan")},
+        {"growth_between": (-2.0, 2.0)},
+        {"growth_between": (float("nan"), float("nan"))},
         {"descriptors": (20, 21)},
         {"threads": (9, 10)},
         {"agreement": {"frames_written": (4, 5)}},

@@ -1,6 +1,8 @@
 """Drawer: chunk after chunk, the same for the same seed, with open conversations carried over."""
 
 import dataclasses
+import gc
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -186,3 +188,29 @@ def test_no_client_speaks_from_a_port_that_a_dissector_claims(checkpoints):
     ends = decode_endpoints(attributes, model.codec, np.random.default_rng(1))
     assert 2572 in ends.initiator_port.tolist()
     assert 2571 not in ends.initiator_port.tolist()
+
+
+def test_a_drawer_does_not_grow_with_what_it_drew(checkpoints):
+    drawer = Drawer(seed=1)
+
+    def draw_chunks(turns):
+        count = sum(len(drawer.draw(checkpoints[0], turn=turn)) for turn in turns)
+        drawer._open.clear()  # as much as the last chunk left open, and no more
+        gc.collect()
+        return count, sys.getallocatedblocks()
+
+    _, before = draw_chunks(range(3))  # what stays is loaded
+    count, after = draw_chunks(range(3, 9))
+    assert count > 500
+    assert after - before < count  # a five-tuple that is kept as objects is five of them
+
+
+def test_no_two_chunks_of_a_loop_repeat_a_flow_that_could_be_another(checkpoints):
+    drawer, used = Drawer(seed=3), Counter()
+    for turn in range(6):
+        table = drawer.draw(checkpoints[0], turn=turn)
+        keys = keys_of(table)
+        is_new = (table.continues_from_before == 0) & (table.protocol_identifier == TCP) & (table.is_fragment == 0)
+        used.update(keys[i] for i in np.flatnonzero(is_new))
+    assert len(used) > 50
+    assert max(used.values()) == 1

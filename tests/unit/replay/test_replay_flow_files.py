@@ -67,6 +67,21 @@ def test_a_file_holds_what_ended_in_its_interval(tmp_path, size):
     }
 
 
+def test_a_file_is_there_once_nothing_of_its_interval_can_come(tmp_path):
+    sink = sink_to(tmp_path, rotate_s=60)
+    sink.open()
+    sink.write_flows(flows_ending_at(0))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("nfcapd.")]
+    sink.tick(START_NS + 54 * 10**9)  # the minute ends behind 40 s, and a flow goes on for 15 s at most
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("nfcapd.")]
+    sink.tick(START_NS + 55 * 10**9)
+    assert {path.name: packets_in(path) for path in tmp_path.iterdir()} == {"nfcapd.202311142213": [1]}
+    sink.write_flows(flows_ending_at(30, 60))  # the first is too late for its file
+    sink.close()
+    check_counters(sink.counters)
+    assert packets_in(tmp_path / "nfcapd.202311142214") == [1, 2]
+
+
 def test_names_have_seconds_where_the_interval_is_no_whole_minute(tmp_path):
     sink = make_sink({"kind": "csv", "path": str(tmp_path), "rotate_s": 10}, SinkContext())
     sink.open()

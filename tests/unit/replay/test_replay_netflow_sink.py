@@ -2,6 +2,8 @@
 
 import socket
 import struct
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ from nsstream.clock import ManualClock
 from nsstream.errors import InputError, OutputError
 from nsstream.replay.frame_meter import FrameMeter
 from nsstream.replay.netflow_sink import NetflowSink, NetflowSinkSpec
+from nsstream.replay.player import Player
 from nsstream.replay.registry import check_sink
 from nsstream.replay.sink import SinkContext, check_counters
+from nsstream.replay.stream import FrameBlock, RecordedStream
 from nsstream.trace import FlowTable
 from nsstream.wire.netflow import ExportDecoder
 
+SECOND = 10**9
+PATIENCE_S = 30.0
 ARP = bytes.fromhex("ffffffffffff 020000000001 0806") + bytes(28)
 
 
@@ -207,3 +213,61 @@ def test_an_ipv6_collector_gets_its_datagrams(frames):
         datagrams, table = received(inlet, sink.counters["datagrams_sent"])
     assert max(map(len, datagrams)) <= 1280 - 48
     assert len(table) == sink.counters["flows_sent"]
+
+
+def test_flows_leave_by_their_timeout_while_no_frame_comes(frames, collector):
+    sink = sink_to(collector.getsockname()[1], active_timeout_s=60.0, idle_timeout_s=15.0)
+    sink.open()
+    sink.tick(0)  # before the first frame there is nothing to do
+    sink.write(frames)
+    last_ns = int(frames.observation_time_ns[-1])
+    sink.tick(last_ns + 15 * SECOND - 1)
+    waiting = sink.counters["flows"]
+    sink.tick(last_ns + 15 * SECOND)
+    counters = sink.counters
+    check_counters(counters)
+    assert counters["flows"] > waiting  # the last frame's own, at least
+    sink.tick(last_ns + 16 * SECOND)
+    counters = sink.counters
+    check_counters(counters)
+    assert counters["flows_sent"] == counters["flows"]
+    assert counters["flows_waiting"] == 0
+    _, table = received(collector, counters["datagrams_sent"])
+    assert len(table) == counters["flows"]
+    assert int(table.packet_delta_count.sum()) == counters["frames_metered"]
+    sink.close()
+    assert sink.counters["flows"] == counters["flows"]
+
+
+def test_a_player_tells_its_sink_the_time_while_no_frame_is_due(frames, collector):
+    one = frames.slice(0, 1)
+    times = one.observation_time_ns[0] + np.array([0, 60 * SECOND])
+    offset = np.array([0, len(one.octets), 2 * len(one.octets)])
+    both = Frames(times, offset, np.tile(one.octets, 2))
+    clock, ended = ManualClock(SECOND), threading.Event()
+    context = SinkContext(clock=clock)
+    player = Player(
+        lambda: RecordedStream([FrameBlock(1, "m", both)]),
+        lambda is_stopped: sink_to(collector.getsockname()[1], context, idle_timeout_s=15.0),
+        1.0,
+        clock,
+        ended.set,
+    )
+    player.start()
+    wait_until(lambda: player.progress.packets_written == 1)
+    clock.advance(15 * SECOND)
+    wait_until(lambda: player.counters["flows"] == 1)
+    clock.advance(SECOND)  # and its datagram is not held for longer
+    _, table = received(collector, 2)  # templates come first
+    assert table.flow_end_ns.tolist() == [times[0] // 1_000_000 * 1_000_000]
+    assert player.progress.packets_written == 1
+    player.stop()
+    assert ended.wait(PATIENCE_S)
+    check_counters(player.counters)
+
+
+def wait_until(is_so):
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)

@@ -230,3 +230,44 @@ def test_a_rate_is_read_from_a_text(text, rate):
 def test_a_text_that_is_no_rate_is_refused(text):
     with pytest.raises(InputError, match="a rate is max"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0, PacketRate(packets_per_s=0.025)])
+def test_the_twins_time_goes_on_while_a_frame_is_waited_for_and_not_beyond_it(rate):
+    clock, twin = ManualClock(), []
+    start_ns, step_ns = 1_700_000_000 * SECOND, 40 * SECOND
+    wait_ns = 10 * SECOND if rate == 4.0 else 40 * SECOND
+
+    def wait(seconds):
+        twin.append((clock.monotonic_ns(), pacer.twin_now_ns))
+        clock.advance(min(round(seconds * 1e9), SECOND))
+        return False
+
+    pacer = Pacer(rate, clock, wait)
+    times = steps(2, step_ns, start_ns)
+    assert pacer.twin_now_ns is None
+    assert len(pacer.due(times, offsets(times))) == 1
+    assert len(pacer.due(times[1:], offsets(times[1:]))) == 1
+    assert len(twin) == wait_ns // SECOND
+    for now_ns, twin_ns in twin:
+        assert abs(twin_ns - start_ns - step_ns * now_ns // wait_ns) <= 2
+        assert start_ns <= twin_ns < times[1]
+
+
+def test_the_twins_time_is_not_known_while_paused_nor_behind_a_seek():
+    clock = ManualClock()
+    pacer = Pacer(1.0, clock, lambda seconds: True)
+    times = steps(2, 40 * SECOND)
+    pacer.due(times, offsets(times))
+    pacer.due(times[1:], offsets(times[1:]))
+    assert pacer.twin_now_ns == times[0]
+    pacer.pause()
+    assert pacer.twin_now_ns is None
+    pacer.resume()
+    assert pacer.twin_now_ns == times[0]
+    clock.advance(15 * SECOND)
+    assert pacer.twin_now_ns == times[0] + 15 * SECOND
+    clock.advance(90 * SECOND)
+    assert pacer.twin_now_ns == times[1] - 1
+    pacer.restart()
+    assert pacer.twin_now_ns is None

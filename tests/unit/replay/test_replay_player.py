@@ -243,7 +243,7 @@ def test_a_stream_that_breaks_and_stops_the_run_as_it_is_closed_fails_the_run():
             return super().read()
 
         def close(self):
-            player.stopped.set()
+            player.stop()
 
     player, ended = make_player(Breaks(2), Kept(), 1.0)
     assert ended.wait(PATIENCE_S)
