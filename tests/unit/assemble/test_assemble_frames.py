@@ -98,6 +98,18 @@ def test_a_dns_query_and_its_answer_share_an_id_at_any_length() -> None:
         assert not assembler.tally
 
 
+def test_a_client_that_asks_on_in_the_next_table_does_not_ask_under_the_same_ids() -> None:
+    assembler = Assembler(np.random.default_rng(1))
+    asked = []
+    for k in range(20):
+        packets = [Packet(1000 * k + i, i % 2, 80) for i in range(6)]
+        frames = assembler.assemble(table_of((DNS_CONVERSATION, packets)))
+        ids = [Ether(frames.frame(i))[DNS].id for i in range(6)]
+        assert ids[0::2] == ids[1::2]
+        asked += ids[0::2]
+    assert len(set(asked)) == 60
+
+
 def test_a_datagram_longer_than_the_mtu_is_cut_and_counted() -> None:
     (frame,), assembler = assembled(DNS_CONVERSATION, Packet(0, 0, 1501))
     assert frame[IP].len == 1500
