@@ -169,15 +169,20 @@ def twin_bars(real: Path, twin: Path) -> list[Bar]:
     new = sorted(set(kinds) - set(real_kinds))
     bars.append(equal("tshark -z expert: new warnings and errors", ", ".join(new[:_MOST_NAMED]) or "none", "none"))
     asked = [port for port, seen in real_names.items() if seen.total() >= FEWEST_PACKETS]
-    spoken = {port: seen.keys() - {"TCP", "UDP"} for port, seen in real_names.items()}
+    spoken = {port: _services(seen) for port, seen in real_names.items()}
     missed = [
         f"{port} ({'/'.join(sorted(spoken[port]))})"
         for port in asked
-        if spoken[port] and not spoken[port] & names[port].keys()
+        if spoken[port] and not spoken[port] & _services(names[port])
     ]
     bars.append(Bar("service ports of the real capture", len(asked)))
     bars.append(equal("of them not recognised in the twin", ", ".join(sorted(missed)[:_MOST_NAMED]) or "none", "none"))
     return bars
+
+
+def _services(seen: Counter[str]) -> set[str]:
+    """The services behind protocol names: those of TLS name its version."""
+    return {re.sub(r"^(TLS|SSL)v.*", "TLS", name) for name in seen.keys() - {"TCP", "UDP"}}
 
 
 def _tshark(command: list[str]) -> subprocess.Popen[str]:

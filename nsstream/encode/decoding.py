@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nsstream.encode.codec import Codec, stack_of
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_SLOTS, RARE_PORT
 
-# Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to a port that it does not know.
+# Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to ports that it does not know.
 _SHUNNED: Final = (1628, 1629, 1745, 2246, 3343, 3455, 4341, 4789, 5031, 9214, 9875, 12220, 19132)
 
 
