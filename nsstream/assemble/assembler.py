@@ -137,6 +137,7 @@ class Assembler:
         rows["version"] = np.where(table.ip_version == 6, 6, 4)
         rows["is_fragment"] = table.is_fragment != 0
         rows["mac"] = link_addresses(rows["address"], rows["version"])
+        rows["mac"][_to_directed_broadcast(table), 1] = 0xFF
         is_group = group_addresses(rows["address"], rows["version"])
         turned = is_group[:, 0] & ~is_group[:, 1]
         for name in ("address", "mac", "port", "ttl", "class_of_service"):
@@ -167,6 +168,14 @@ class Assembler:
         )
         streams["serial"][anywhere] = (mix_all(keys ^ seed)[anywhere, None] >> np.uint64(40)) & _FIRST_NUMBERS
         streams["is_known"] = 1
+
+
+def _to_directed_broadcast(table: ConversationTable) -> NDArray[np.bool_]:
+    """Conversations (n,) of datagrams to an IPv4 address that ends in 255 and never answers (RFC 919)."""
+    answers = np.add.reduceat(table.direction, table.packet_offset[:-1], dtype=np.int64) if len(table) else 0
+    is_udp_4 = (table.protocol_identifier == UDP) & (table.ip_version == 4)
+    found: NDArray[np.bool_] = is_udp_4 & (table.responder_address[:, 15] == 0xFF) & (answers == 0)
+    return found
 
 
 def _numbers_anywhere(conversations: NDArray[np.void], stream_count: int) -> NDArray[np.bool_]:

@@ -89,6 +89,14 @@ def test_groups_have_group_macs(group: str, mac: str) -> None:
     assert assembler.tally["group_source_turned"] == 1
 
 
+def test_a_directed_broadcast_goes_to_everybody_s_mac_and_a_host_that_answers_has_its_own() -> None:
+    fields: dict[str, object] = DNS_CONVERSATION | {"responder_address": "10.3.4.255", "responder_port": 138}
+    (frame,), _ = assembled(fields, Packet(0, 0, 200))
+    assert frame.dst == "ff:ff:ff:ff:ff:ff"
+    (asked, answer), _ = assembled(fields, Packet(0, 0, 200), Packet(1, 1, 200))
+    assert asked.dst == answer.src != "ff:ff:ff:ff:ff:ff"
+
+
 def test_a_dns_query_and_its_answer_share_an_id_at_any_length() -> None:
     for length in range(47, 600, 7):
         (query, answer), assembler = assembled(DNS_CONVERSATION, Packet(0, 0, length), Packet(5, 1, length))
