@@ -112,7 +112,7 @@ _MODBUS: Final = (Message(bytes.fromhex("0000 0000 0000 01 41"), (Patch(0, _ID),
 
 SERVICES: Final = (
     Service((), (53, 5353, 5355), *_DNS_UDP, minimum=19),
-    Service((53,), (), *_DNS_TCP),
+    Service((53,), (), *_DNS_TCP, minimum=21),  # a part of a message alone would be read as a length
     Service((), (123,), _ntp(0x23), _ntp(0x24), minimum=48),
     Service((), (67, 68), _dhcp(1, 1), _dhcp(2, 2), minimum=244),
     Service(
