@@ -7,7 +7,7 @@ import pytest
 from made_tables import Packet, table_of
 from scapy.layers.dns import DNS
 from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror, defragment
-from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrFragment, defragment6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import checksum
 
@@ -226,6 +226,37 @@ def test_fragments_of_a_long_datagram_reassemble(fields: dict[str, object]) -> N
     else:
         assert checksum(body) == 0
     assert not assembler.tally
+
+
+@pytest.mark.parametrize("protocol", [UDP_NUMBER, ICMPV6])
+def test_fragments_of_a_long_ipv6_datagram_reassemble(protocol: int) -> None:
+    fields: dict[str, object] = {
+        "protocol_identifier": protocol, "ip_version": 6, "responder_port": 50_001,
+        "initiator_address": "fd00::1", "responder_address": "fd00::2",
+    }  # fmt: skip
+    control = 128 << 8 if protocol == ICMPV6 else 0
+    later = fields | {"is_fragment": 1, "initiator_port": 0, "responder_port": 0}
+    parts = [Packet(5, 0, 1496, ip_header_length=48), Packet(6, 0, 333, ip_header_length=48)]
+    assembler = Assembler(np.random.default_rng(1))
+    first = Packet(0, 0, 1496, control, ip_header_length=48)
+    frames = assembler.assemble(table_of((fields, [first]), (later, parts)))
+    (whole,) = defragment6([Ether(frames.frame(i))[IPv6] for i in range(len(frames))])
+    body = bytes(whole[IPv6].payload)
+    assert len(body) == 2 * 1448 + 285
+    pseudo = bytes.fromhex("fd00" + 13 * "00" + "01" + "fd00" + 13 * "00" + "02")
+    assert checksum(pseudo + len(body).to_bytes(4, "big") + bytes([0, 0, 0, protocol]) + body) == 0
+    assert not assembler.tally
+
+
+def test_ipv6_without_room_for_a_fragment_header_is_no_first_fragment() -> None:
+    fields: dict[str, object] = DNS_CONVERSATION | {
+        "ip_version": 6, "initiator_address": "fd00::1", "responder_address": "fd00::2",
+    }  # fmt: skip
+    later = (fields | {"is_fragment": 1}, [Packet(5, 0, 500, ip_header_length=48)])
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of((fields, [Packet(0, 0, 1496, ip_header_length=40)]), later))
+    assert Ether(frames.frame(1))[IPv6ExtHdrFragment].offset == 185
+    assert assembler.tally == {"fragment_alone": 1}
 
 
 def test_a_fragment_of_nothing_stays_alone_and_is_counted() -> None:
