@@ -42,7 +42,9 @@ app.command("draw")(part_commands.draw)
 app.command("replay")(replay_commands.replay)
 app.command("bench", context_settings={"allow_interspersed_args": False})(bench_command.bench)
 app.add_typer(part_commands.chunk_app, name="chunk")
-app.add_typer(subscribe_command.send_app, name="send")
+replay_commands.send_app.command("hello")(subscribe_command.hello)
+replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)
+app.add_typer(replay_commands.send_app, name="send")
 app.add_typer(keys_commands.keys_app, name="keys")
 
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from nsstream_daemon.replay_commands import Endpoint, Key, ServerKey, connected, send_app
+from nsstream_daemon.replay_commands import Endpoint, Key, ServerKey, connected
 
 if TYPE_CHECKING:
     from nsstream.replay import PacketBatch, ReplayClient
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Write = Callable[["PacketBatch"], None]
 
 
-@send_app.command("hello")
 def hello(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """Ask a server who it is, and agree on a version of the protocol."""
     with connected(endpoint, key, server_key) as client:
@@ -25,7 +24,6 @@ def hello(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> 
         print(f"{welcome.server}, protocol version {welcome.version}")
 
 
-@send_app.command("subscribe")
 def subscribe(
     output: Annotated[
         Path,
