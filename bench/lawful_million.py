@@ -4,10 +4,10 @@
 
 REAL is the bundled lab capture unless given. The twin is made of the real trace's own conversations, assembled anew
 again and again under other addresses (a keyed map a round), so that what differs is the assembler's work alone; with
---checkpoint, of conversations drawn from models of REAL. Bars: 0 bad checksums, 0 malformed packets and 0 frames with
-a fault; `tcp.completeness` of its conversations, each value's share within 5 points of the real capture's; no kind of
-warning or error of ``tshark -z expert`` that the real capture lacks; and for each service port of the real capture
-what tshark says is spoken there.
+--checkpoint, it is what a replay plays of models of REAL, in the order given, looped. Bars: 0 bad checksums, 0
+malformed packets and 0 frames with a fault; `tcp.completeness` of its conversations, each value's share within 5 points
+of the real capture's; no kind of warning or error of ``tshark -z expert`` that the real capture lacks; and for each
+service port of the real capture what tshark says is spoken there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import re
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -35,6 +35,10 @@ from nsstream.assemble import Assembler, Frames
 from nsstream.capture import read_trace
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError
+from nsstream.replay.framing import Framing
+from nsstream.replay.messages import Payload
+from nsstream.replay.scenario import ModelsSpec, Scenario
+from nsstream.replay.stream import FrameBlock, open_stream
 from nsstream.score import verify_trace
 from nsstream.score.plain import plain_file
 from nsstream.trace import ConversationTable
@@ -66,36 +70,38 @@ def rounds_of(table: ConversationTable) -> Iterator[ConversationTable]:
         )
 
 
-def drawn_from(checkpoints: Sequence[Path]) -> Iterator[ConversationTable]:
-    """Tables drawn from models again and again, one after another in time."""
-    from nsstream.draw import Drawer
-
-    next_ns = 0
-    for seed in count(SEED):
-        for checkpoint in checkpoints:
-            table = Drawer(seed).draw(checkpoint)
-            later_ns = max(next_ns - int(table.observation_time_ns.min()), 0)
-            yield replace(table, observation_time_ns=table.observation_time_ns + later_ns)
-            next_ns = int(table.observation_time_ns.max()) + later_ns + _WIDEST_GAP_NS
+def assembled(
+    tables: Iterator[ConversationTable], payload: Payload, tally: Counter[str]
+) -> Generator[Frames, None, None]:
+    """The frames of each table, and what was repaired and dropped in making them."""
+    for k, table in enumerate(tables):
+        assembler = Assembler(np.random.default_rng([SEED, k]), payload=payload)
+        yield assembler.assemble(table)
+        tally.update(assembler.tally)
 
 
-def write_twin(tables: Iterator[ConversationTable], packet_count: int, payload: str, output: Path) -> Counter[str]:
-    """Assemble tables until there are so many packets; returns the assemblers' repairs and drops."""
-    tally: Counter[str] = Counter()
+def played(checkpoints: Sequence[Path], payload: Payload, tally: Counter[str]) -> Generator[Frames, None, None]:
+    """What a replay plays of these models, again and again: conversations go on from chunk to chunk."""
+    spec = ModelsSpec(models=[str(path.absolute()) for path in checkpoints])
+    with closing(open_stream(spec, Scenario(), SEED, Framing(payload=payload), loop=None)) as stream:
+        while isinstance(block := stream.read(), FrameBlock):
+            tally.clear()
+            tally.update(block.tally)
+            yield block.frames
+
+
+def write_twin(parts: Generator[Frames, None, None], packet_count: int, output: Path) -> None:
+    """Write frames, part after part in time, until there are so many."""
     written, last_ns = 0, -1
-    with output.open("wb") as file:
+    with output.open("wb") as file, closing(parts):
         file.write(pcap_header())
-        for k, table in enumerate(tables):
-            assembler = Assembler(np.random.default_rng([SEED, k]), payload=payload)
-            frames: Frames = assembler.assemble(table)
+        for frames in parts:
             assert frames.observation_time_ns[0] > last_ns
             last_ns = int(frames.observation_time_ns[-1])
             file.write(write_records(frames.observation_time_ns, frames.offset, frames.octets))
-            tally += assembler.tally
             written += len(frames)
             if written >= packet_count:
-                return tally
-    return tally
+                return
 
 
 def completeness(lines: Iterator[list[str]]) -> tuple[dict[int, float], dict[str, Counter[str]]]:
@@ -163,15 +169,20 @@ def twin_bars(real: Path, twin: Path) -> list[Bar]:
     new = sorted(set(kinds) - set(real_kinds))
     bars.append(equal("tshark -z expert: new warnings and errors", ", ".join(new[:_MOST_NAMED]) or "none", "none"))
     asked = [port for port, seen in real_names.items() if seen.total() >= FEWEST_PACKETS]
-    spoken = {port: seen.keys() - {"TCP", "UDP"} for port, seen in real_names.items()}
+    spoken = {port: _services(seen) for port, seen in real_names.items()}
     missed = [
         f"{port} ({'/'.join(sorted(spoken[port]))})"
         for port in asked
-        if spoken[port] and not spoken[port] & names[port].keys()
+        if spoken[port] and not spoken[port] & _services(names[port])
     ]
     bars.append(Bar("service ports of the real capture", len(asked)))
     bars.append(equal("of them not recognised in the twin", ", ".join(sorted(missed)[:_MOST_NAMED]) or "none", "none"))
     return bars
+
+
+def _services(seen: Counter[str]) -> set[str]:
+    """The services behind protocol names: those of TLS name its version."""
+    return {re.sub(r"^(TLS|SSL)v.*", "TLS", name) for name in seen.keys() - {"TCP", "UDP"}}
 
 
 def _tshark(command: list[str]) -> subprocess.Popen[str]:
@@ -183,7 +194,7 @@ def _tshark(command: list[str]) -> subprocess.Popen[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("real", type=Path, nargs="?", help="the real trace; the lab capture unless given")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", help="draw the twin from these models of the real trace")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", help="play the twin from these models of the real trace")
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--payload", default="template", choices=["template", "zero", "random"])
     parser.add_argument("--keep", type=Path, help="leave the twin here")
@@ -193,11 +204,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         real = given.real or stack.enter_context(lab_capture())
         twin = given.keep or folder / "twin.pcap"
+        tally: Counter[str] = Counter()
         if given.checkpoint:
-            tables = drawn_from(given.checkpoint)
+            parts = played(given.checkpoint, given.payload, tally)
         else:
-            tables = rounds_of(group_conversations(read_trace(real)[0])[0])
-        tally = write_twin(tables, given.packets, given.payload, twin)
+            parts = assembled(rounds_of(group_conversations(read_trace(real)[0])[0]), given.payload, tally)
+        write_twin(parts, given.packets, twin)
         bars = twin_bars(real, twin)
     show(f"a twin of {real.name}, payload {given.payload}", bars, beside="real capture")
     print("repairs and drops:", dict(tally))

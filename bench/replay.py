@@ -1,9 +1,13 @@
-"""Measure how replay sends: its timing, its throughput, and how soon it stops; tcpreplay in the same run.
+"""Measure replay: how it sends, tcpreplay in the same run; and all other bars, by the benchmarks that they have.
 
     python bench/replay.py [timing] [throughput] [stop] [--seconds S] [--rounds N] [--trace PCAP] [--json OUT]
+    python bench/replay.py assemble draw lawful exports control      # each as it stands, with its peers
+    python bench/replay.py fuzz soak                                 # a million messages; half an hour
+    python bench/replay.py all
 
-All over veth pairs in namespaces made for it; nothing leaves the machine. Needs root, iproute2 and tcpreplay. Who else
-uses the processors shows: run it with ``nice -n -5``, alone. Exit status 1 when a bar is missed.
+Timing, throughput and stop, which are run unless others are named, are over veth pairs in namespaces made for it;
+nothing leaves the machine. They need root, iproute2 and tcpreplay. Who else uses the processors shows: run it with
+``nice -n -5``, alone. Exit status 1 when a bar is missed.
 
 timing: a trace of 60 s (the lab capture's minutes laid over each other, or --trace) at its own pace, received by a raw
 socket with the kernel's stamps. Our offsets count from the instants that were asked for, tcpreplay's from its first
@@ -23,6 +27,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bars.replay_parts import PARTS, measure_part
 from bars.replay_stop import measure_stop
 from bars.replay_throughput import measure_throughput
 from bars.replay_timing import measure_timing
@@ -52,24 +57,33 @@ MEASURES: dict[str, tuple[str, str, Callable[[Path, argparse.Namespace], Measure
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(MEASURES)}; all unless told")
+    names = (*MEASURES, *PARTS, "all")
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT", help=f"of {', '.join(names)}; {', '.join(MEASURES)} unless told"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the trace that is made")
     parser.add_argument("--trace", type=Path, help="an Ethernet pcap, not compressed, instead of the made trace")
     parser.add_argument("--rounds", type=int, default=5, help="of the throughput and of the stops")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
-    if unknown := set(given.what) - set(MEASURES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    if unknown := set(given.what) - set(names):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    wanted = [*MEASURES, *PARTS] if "all" in given.what else given.what or [*MEASURES]
     figures: dict[str, object] = {}
     everything: list[Bar] = []
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        for name in given.what or MEASURES:
+        for name in [name for name in wanted if name in MEASURES]:
             title, beside, measure = MEASURES[name]
             bars, told = measure(Path(directory), given)
             show(title, bars, beside=beside)
             everything += bars
             figures[name] = as_dict(bars) | {"figures": told}
+    others = [bar for name in wanted if name in PARTS for bar in measure_part(name)]
+    if others:
+        show("Bars that other benchmarks measured", others)
+        everything += others
+        figures["others"] = as_dict(others)
     return finish(figures, given.json, passed=has_passed(everything))
 
 

@@ -16,7 +16,15 @@ import typer
 
 from nsstream import __version__
 from nsstream.errors import NsstreamError
-from nsstream_daemon import bench_command, ingest_command, keys_commands, part_commands, replay_commands, twin_commands
+from nsstream_daemon import (
+    bench_command,
+    ingest_command,
+    keys_commands,
+    part_commands,
+    replay_commands,
+    subscribe_command,
+    twin_commands,
+)
 
 app = typer.Typer(
     name="nsstream",
@@ -34,6 +42,8 @@ app.command("draw")(part_commands.draw)
 app.command("replay")(replay_commands.replay)
 app.command("bench", context_settings={"allow_interspersed_args": False})(bench_command.bench)
 app.add_typer(part_commands.chunk_app, name="chunk")
+replay_commands.send_app.command("hello")(subscribe_command.hello)
+replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)
 app.add_typer(replay_commands.send_app, name="send")
 app.add_typer(keys_commands.keys_app, name="keys")
 

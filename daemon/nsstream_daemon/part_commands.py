@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from nsstream_daemon.twin_commands import Budget, Cores, ModelName, Seed, Steps, address_key
+from nsstream_daemon.twin_commands import Budget, Cores, Ipv4Range, Ipv6Range, ModelName, Seed, Steps, address_key
 
 if TYPE_CHECKING:
     from nsstream.chunk import ChunkStore
@@ -122,6 +122,8 @@ def train(
     steps: Steps = None,
     model: ModelName = "autoregressive",
     seed: Seed = None,
+    ipv4_range: Ipv4Range = "10.0.0.0/8",
+    ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
 ) -> None:
     """Train a model on one chunk (budget: 2m, unless --steps is given).
@@ -152,6 +154,7 @@ def train(
             listen=view,
             clock=SystemClock(),
             model=model,
+            ranges=(ipv4_range, ipv6_range),
         )
     Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
 

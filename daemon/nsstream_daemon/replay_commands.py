@@ -120,7 +120,7 @@ def start(
         if sink is not None
         else {"kind": "pcap", "path": Path(output or "").absolute(), "overwrite": force}
     )
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         accepted = client.start(
             [path.absolute() for path in models or []] if stream is None else _json(stream, "--stream"),
             to,
@@ -155,21 +155,21 @@ def rate(
     """Go on at another rate."""
     from nsstream.replay.rate import parse_rate
 
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.set_rate(parse_rate(rate)).state)
 
 
 @send_app.command("pause")
 def pause(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """Hold the run."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.pause().state)
 
 
 @send_app.command("resume")
 def resume(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """Let the run go on."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.resume().state)
 
 
@@ -183,7 +183,7 @@ def seek(
     """Go on at another time of the twin."""
     from nsstream.errors import InputError
 
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         if to.endswith("s"):
             start_ns = client.status().twin_start_ns
             if start_ns is None:
@@ -202,7 +202,7 @@ def loop(
     server_key: ServerKey = None,
 ) -> None:
     """Change how often the stream is played."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.set_loop(_loop(times)).state)
 
 
@@ -214,7 +214,7 @@ def status(
     server_key: ServerKey = None,
 ) -> None:
     """Print how the newest run goes, as JSON."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         if not follow:
             print(client.status().model_dump_json(indent=2))
             return
@@ -225,7 +225,7 @@ def status(
 @send_app.command("models")
 def models(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """List the models that the server offers."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         first, total = 0, 1
         while first < total:
             page = client.models(first)
@@ -239,19 +239,20 @@ def models(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) ->
 @send_app.command("stop")
 def stop(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """End the run; what it wrote is undone."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.stop().state)
 
 
 @send_app.command("shutdown")
 def shutdown(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
     """End the server, and its run with it."""
-    with _client(endpoint, key, server_key) as client:
+    with connected(endpoint, key, server_key) as client:
         print(client.shutdown().state)
 
 
 @contextmanager
-def _client(endpoint: str, key: Path | None, server_key: Path | None) -> Iterator[ReplayClient]:
+def connected(endpoint: str, key: Path | None, server_key: Path | None) -> Iterator[ReplayClient]:
+    """A client of the server at an endpoint, with the keys in these files, both or none."""
     from nsstream.errors import InputError
     from nsstream.replay import ReplayClient
     from nsstream.replay.keys import load_client_keys

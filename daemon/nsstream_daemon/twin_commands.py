@@ -36,6 +36,8 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, help="Training steps of the seed model, in place of a budget: the run is then reproducible."),
 ]
+Ipv4Range = Annotated[str, typer.Option(help="Where IPv4 hosts of the twin are: a network of /16 or shorter.")]
+Ipv6Range = Annotated[str, typer.Option(help="Where IPv6 hosts of the twin are: a network of /48 or shorter.")]
 ModelName = Annotated[
     str, typer.Option("--model", help="autoregressive, or doppelganger: NetShare's architecture, a baseline.")
 ]
@@ -55,6 +57,8 @@ def twin(
     seed: Seed = None,
     state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
     mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    ipv4_range: Ipv4Range = "10.0.0.0/8",
+    ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
     workers: Workers = 2,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier twin and its state.")] = False,
@@ -77,7 +81,7 @@ def twin(
         output=output,
         state=state or _beside(output, ".state"),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        address_map=AddressMap(address_key(seed)),
+        address_map=AddressMap(address_key(seed), ipv4_range, ipv6_range),
         model=model,
         budget_s=None if steps is not None else parse_duration_s(budget or "5m"),
         steps=steps,

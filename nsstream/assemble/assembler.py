@@ -34,6 +34,7 @@ LEAST_MTU: Final = 576  # RFC 791: every host takes datagrams of this length
 MOST_MTU: Final = 65_535
 _TFTP: Final = 69
 _TFTP_CLIENT: Final = 2069  # unassigned by IANA
+_FIRST_NUMBERS: Final = np.uint64(0x3FFF)  # so that a message number has room to rise
 _MOST_MOVES: Final = 256  # rounds of moving ports; a five-tuple that is still shared then is left out
 
 
@@ -88,7 +89,7 @@ class Assembler:
         keys, order = _share_streams(conversations, start_ns, end_ns, counts)
         unique, conversations["stream"] = np.unique(keys, return_inverse=True)
         streams = self._memory.recall(unique)
-        self._begin(streams, unique)
+        self._begin(streams, unique, _numbers_anywhere(conversations, len(unique)))
         conversations["flow_label"] = mix_all(keys ^ self._salt) & np.uint64(0xFFFFF)
         conversations["identifier"] = mix_all(keys ^ self._salt) >> np.uint64(48)
         longest = int(table.packet_count.max(initial=0))
@@ -136,6 +137,7 @@ class Assembler:
         rows["version"] = np.where(table.ip_version == 6, 6, 4)
         rows["is_fragment"] = table.is_fragment != 0
         rows["mac"] = link_addresses(rows["address"], rows["version"])
+        rows["mac"][_to_directed_broadcast(table), 1] = 0xFF
         is_group = group_addresses(rows["address"], rows["version"])
         turned = is_group[:, 0] & ~is_group[:, 1]
         for name in ("address", "mac", "port", "ttl", "class_of_service"):
@@ -155,8 +157,8 @@ class Assembler:
     def _count(self, counts: NDArray[np.int64]) -> None:
         self.tally.update({repair.name.lower(): int(counts[repair]) for repair in Repair if counts[repair]})
 
-    def _begin(self, streams: NDArray[np.void], keys: NDArray[np.uint64]) -> None:
-        """Set up the streams that are not known, and a generator for each."""
+    def _begin(self, streams: NDArray[np.void], keys: NDArray[np.uint64], anywhere: NDArray[np.bool_]) -> None:
+        """Set up the streams that are not known, and a generator for each; those `anywhere` do not number from 1."""
         fresh = streams["is_known"] == 0
         seed = np.uint64(self._rng.integers(1 << 63))
         streams["random"] = mix_all(keys ^ seed)
@@ -164,7 +166,27 @@ class Assembler:
         streams["ip_id"][fresh] = (mix_all(keys ^ ~seed)[fresh, None] >> np.array([0, 16], np.uint64)) & np.uint64(
             0xFFFF
         )
+        streams["serial"][anywhere] = (mix_all(keys ^ seed)[anywhere, None] >> np.uint64(40)) & _FIRST_NUMBERS
         streams["is_known"] = 1
+
+
+def _to_directed_broadcast(table: ConversationTable) -> NDArray[np.bool_]:
+    """Conversations (n,) of datagrams to an IPv4 address that ends in 255 and never answers (RFC 919)."""
+    answers = np.add.reduceat(table.direction, table.packet_offset[:-1], dtype=np.int64) if len(table) else 0
+    is_udp_4 = (table.protocol_identifier == UDP) & (table.ip_version == 4)
+    found: NDArray[np.bool_] = is_udp_4 & (table.responder_address[:, 15] == 0xFF) & (answers == 0)
+    return found
+
+
+def _numbers_anywhere(conversations: NDArray[np.void], stream_count: int) -> NDArray[np.bool_]:
+    """Which streams number their messages from anywhere on, (streams,): UDP, but for TFTP's blocks.
+
+    What is known of them is not kept; one that goes on in the next table must not ask under the same numbers again.
+    """
+    is_udp = (conversations["protocol"] == UDP) & (conversations["port"] != _TFTP).all(axis=1)
+    out = np.zeros(stream_count, bool)
+    out[conversations["stream"][is_udp]] = True
+    return out
 
 
 def _as_numbers(rows: NDArray[np.void]) -> None:

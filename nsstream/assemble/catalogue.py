@@ -112,7 +112,7 @@ _MODBUS: Final = (Message(bytes.fromhex("0000 0000 0000 01 41"), (Patch(0, _ID),
 
 SERVICES: Final = (
     Service((), (53, 5353, 5355), *_DNS_UDP, minimum=19),
-    Service((53,), (), *_DNS_TCP),
+    Service((53,), (), *_DNS_TCP, minimum=21),  # a part of a message alone would be read as a length
     Service((), (123,), _ntp(0x23), _ntp(0x24), minimum=48),
     Service((), (67, 68), _dhcp(1, 1), _dhcp(2, 2), minimum=244),
     Service(
@@ -187,11 +187,15 @@ SERVICES: Final = (
     Service((), (), *_raw("3b02 0000"), protocols=(51,), minimum=16),  # AH before nothing
     Service((), (), *_raw("2000 0000", Patch(2, _SUM)), protocols=(103,), minimum=8),  # PIM hello
     Service((), (), *_raw("2101 6401 0001 0000", Patch(6, _SUM)), protocols=(112,), minimum=20),  # VRRP
+    # Password changes (RFC 3244): an AP-REQ and a KRB-PRIV of empty sequences.
+    Service((), (464,), *_raw("0000 0001 0004 6e02 3000 7502 3000", Patch(0, _L16)), minimum=14),
     Service((), (513,), *_raw("0101"), minimum=60, step=24),  # who
     Service((), (520,), *_raw("0202 0000"), minimum=24, step=20),  # RIP
     Service((), (521,), *_raw("0201 0000"), minimum=24, step=20),  # RIPng
     Service((639,), (), *_raw("09 0000", Patch(1, _L16)), minimum=3),  # MSDP
     Service((862,), (), *_raw(""), minimum=164),  # TWAMP control
+    Service((1723,), (), *_raw("0000 0001 1a2b3c4d 0005 0000", Patch(0, _L16)), minimum=16),  # PPTP: echo request
+    Service((2321, 2322), (), *_raw("8001 0000 0000 0000017b", Patch(4, _L16)), minimum=12),  # TPM 2.0
     Service((), (1153,), *_raw("60"), minimum=2),  # C12.22
     Service((), (2313,), *_raw("0100"), minimum=8, step=3),  # IAPP
     Service((), (2945,), *_raw("3082 0000", Patch(2, _L16, 4)), minimum=6),  # H.248 in BER
@@ -204,8 +208,12 @@ SERVICES: Final = (
         (3863,), (3863,), *_raw("0f00 0000 ffff 0000", Patch(2, _L16), Patch(6, _L16, 4)), minimum=8, step=4
     ),  # ASAP
     Service((8085,), (), *_raw("0000 7f7f7f7f", Patch(0, _L16, 2), fill=0x7F), minimum=6),  # World of Warcraft
+    Service((), (4991,), *_raw("0000 0001"), minimum=4),  # VRT: a header alone
     Service((), (8805,), *_raw("20ff 0000 00000000", Patch(2, _L16, 4)), minimum=8, step=4),  # PFCP
     Service((), (9899,), *_raw(_SCTP_HEARTBEAT, Patch(14, _L16, 12), Patch(18, _L16, 16)), minimum=20, step=4),
+    Service(
+        (9300,), (), *_raw("4553 0000 0000 0000000000000001 01 00070f63", Patch(4, _L16, 6)), minimum=19
+    ),  # Elasticsearch
     Service((13400,), (13400,), *_raw("02fd f000 0000 0000", Patch(6, _L16, 8)), minimum=8),  # DoIP
     Service((), (23272,), *_raw(""), minimum=7, step=2),  # A21
     Service((), (25826,), *_raw("7fff 0000", Patch(2, _L16)), minimum=4),  # collectd

@@ -1,9 +1,10 @@
-"""Fragments: which datagram each later IPv4 fragment belongs to, so that both reassemble (RFC 791 section 3.2).
+"""Fragments: which datagram each later fragment belongs to, so that both reassemble (RFC 791 3.2, RFC 8200 4.5).
 
-A fragment belongs to the last long UDP or ICMP datagram before it between the same hosts that could be a first
-fragment: one whose body is a multiple of 8 octets. That gets the flag "more fragments", lengths and a checksum over the
-whole, of which the later part is zeros; the fragments get its identification and the offsets that follow. A fragment
-without such a datagram stays alone, as does all of IPv6, and is counted: receivers never complete it.
+A fragment belongs to the last long UDP, ICMP or ICMPv6 datagram before it between the same hosts that could be a first
+fragment: one whose body is a multiple of 8 octets and, over IPv6, whose headers have room for a fragment header. That
+gets the flag "more fragments", lengths and a checksum over the whole, of which the later part is zeros; the fragments
+get its identification and the offsets that follow. A fragment without such a datagram stays alone, and is counted:
+receivers never complete it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from nsstream.assemble.icmp import is_error
 from nsstream.assemble.octets import signed
 from nsstream.assemble.quotes import number_keys, pair_keys
 from nsstream.assemble.records import Repair
-from nsstream.trace.fields import ICMP, UDP
+from nsstream.trace.fields import ICMP, ICMPV6, UDP
 
+FRAGMENT_HEADER_BYTES: Final = 8  # of IPv6
+_ECHO_REQUEST_6: Final = 128
+_ECHO_REPLY_6: Final = 129
 _MORE: Final = 0x2000  # "more fragments" in the field `fragment`, which is as it stands in the header
 _LEAST_FIRST: Final = 576  # octets: no link fragments shorter datagrams
 _MOST_OCTETS: Final = 65_515
@@ -72,6 +76,8 @@ def _join(
             continue
         before.fragment |= _MORE
         packet.fragment = offset
+        if packets[head].ip_id == 0:  # over IPv6 only fragments have one
+            packets[head].ip_id = packet.ip_id
         packet.ip_id = packets[head].ip_id
         packets[head].tail += size
         last_of_key[key] = row
@@ -79,8 +85,12 @@ def _join(
 
 @njit(cache=True, nogil=True)
 def _may_be_first(packet: Any, conversation: Any) -> bool:
-    if conversation.version != 4 or packet.total_length < _LEAST_FIRST or (packet.total_length - packet.ip_header) & 7:
+    if packet.total_length < _LEAST_FIRST or (packet.total_length - packet.ip_header) & 7:
+        return False
+    if conversation.version == 6 and packet.ip_header < 40 + FRAGMENT_HEADER_BYTES:
         return False
     if conversation.protocol == ICMP:
         return not is_error(signed(packet.control) >> 8)
+    if conversation.protocol == ICMPV6:
+        return signed(packet.control) >> 8 in (_ECHO_REQUEST_6, _ECHO_REPLY_6)
     return bool(conversation.protocol == UDP)

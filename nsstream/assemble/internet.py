@@ -20,6 +20,7 @@ ETHERNET_BYTES: Final = 14
 _TAG_BYTES: Final = 4
 _IGMP: Final = 2
 _NO_OPERATION: Final = 1  # IPv4 option
+_MORE: Final = 0x2000  # in the field `fragment`
 _FRAGMENT_OFFSET: Final = 185  # of a later fragment, in units of 8 octets: the second one at an MTU of 1500
 _HOP_BY_HOP: Final = 0
 _FRAGMENT: Final = 44
@@ -93,18 +94,22 @@ def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
         put_u64(octets, end, conversation.word[np.uintp(direction), 0])
         put_u64(octets, end + 8, conversation.word[np.uintp(direction), 1])
         end += 16
-    last = _FRAGMENT if conversation.is_fragment else conversation.protocol
-    options = header - 40 - (8 if conversation.is_fragment else 0)
+    is_part = conversation.is_fragment != 0 or packet.fragment != 0
+    last = _FRAGMENT if is_part else conversation.protocol
+    options = header - 40 - (8 if is_part else 0)
     octets[at + 6] = _HOP_BY_HOP if options else last
     if options:
         octets[end] = last
         octets[end + 1] = options // 8 - 1
         _pad(octets, end + 2, options - 2, conversation.protocol == ICMPV6)
         end += options
-    if conversation.is_fragment:
+    if is_part:
         octets[end] = conversation.protocol
         octets[end + 1] = 0
-        put_u16(octets, end + 2, _FRAGMENT_OFFSET << 3)
+        offset = signed(packet.fragment) & 0x1FFF
+        if conversation.is_fragment and offset == 0:
+            offset = _FRAGMENT_OFFSET
+        put_u16(octets, end + 2, offset << 3 | (1 if packet.fragment & _MORE else 0))
         put_u32(octets, end + 4, packet.ip_id)
         end += 8
     return end

@@ -2,23 +2,27 @@
 
 Sampling importance resampling (Rubin 1988): with candidates from the generator and the critic's logit as the log of the
 density ratio measured / drawn, choosing a candidate with probability proportional to the ratio brings the drawn
-distribution closer to the measured one, wherever the critic sees a difference. Elephants are drawn once.
+distribution closer to the measured one, wherever the critic sees a difference; `even_out` adds that connections are as
+complete as the chunk's. Elephants are drawn once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.draw.even_out import shown_by, weights
 from nsstream.encode.codec import Codec
 from nsstream.model.checkpoint import Model
 from nsstream.model.conversations import Conversations
 from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import DrawnPackets, draw_packets
-from nsstream.model.trees import choose_by_lot
+from nsstream.model.trees import FIRMEST, choose_by_lot
+from nsstream.trace.completeness import COMPLETENESS
 from nsstream.trace.conversations import TcpEvent
 
 CANDIDATES: Final = 16
@@ -54,11 +58,33 @@ def draw_chosen(
         drawn.append(draw_packets(model.packets, model.codec, *given, rng, events=left))
         shown.append(_events_of(drawn[-1], model.codec))
     logits = np.stack([model.trees(portrait_of_drawn(d, given[0], model.codec)) for d in drawn], axis=1)
-    chosen = choose_by_lot(logits, rng)
+    scores = logits.clip(-FIRMEST, FIRMEST)
+    scores += _evened_out(scores, drawn, packets, counts > ELEPHANT, model.codec)
+    chosen = choose_by_lot(scores, rng)
     _keep_within(chosen, np.stack(shown, axis=1), left, rng)
     which = np.repeat(chosen, given[3])
     best = {f.name: np.choose(which, [getattr(d, f.name) for d in drawn]) for f in fields(DrawnPackets)[1:]}
     return packets.put(small, DrawnPackets(drawn[0].packet_offset, **best))
+
+
+def _evened_out(
+    scores: NDArray[np.float64],
+    drawn: Sequence[DrawnPackets],
+    packets: DrawnPackets,
+    is_elephant: NDArray[np.bool_],
+    codec: Codec,
+) -> NDArray[np.float64]:
+    """What is added to the scores (n, candidates), so that TCP conversations are as complete as the chunk's."""
+    wanted = np.array(codec.endings.completeness, np.int64)
+    if not wanted.any():
+        return np.zeros_like(scores)
+    shown = np.stack([shown_by(d, codec) for d in drawn], axis=1)
+    is_tcp = shown[:, 0] > 0
+    of_elephants = np.bincount(shown_by(packets, codec)[is_elephant], minlength=COMPLETENESS)
+    told = weights(scores[is_tcp], shown[is_tcp], np.maximum(wanted - of_elephants, 0))
+    told[0] = 0.0
+    out: NDArray[np.float64] = told[shown]
+    return out
 
 
 def _events_of(packets: DrawnPackets, codec: Codec) -> NDArray[np.int64]:

@@ -6,8 +6,11 @@ What it promises
   last 16 after the map too (Crypto-PAn's construction, Xu et al. 2002, with BLAKE2b as the keyed function), and the
   first 16 bits choose a subnet of the range by keyed hash. IPv6 unicast goes into `ipv6_range` by /64, the interface
   identifier by keyed hash; link-local addresses stay link-local.
-- Multicast, broadcast, unspecified and loopback addresses are public constants and stay, but for the host bits of
-  solicited-node multicast (RFC 4291 2.7.1), which are replaced.
+- Roles stay in IPv4: a last octet of 0, 1, 254 or 255 stays, so that a directed broadcast of a /24 is one after the map
+  too, and a gateway stands where gateways do. For that nothing is flipped below a prefix of the last octet that is all
+  zeros or all ones; so its first two bits always stay.
+- Multicast, limited broadcast, unspecified and loopback addresses are public constants and stay, but for the host bits
+  of solicited-node multicast (RFC 4291 2.7.1), which are replaced.
 
 It is applied before a model sees a host, so no checkpoint holds a real unicast address.
 """
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from nsstream.errors import InputError
 
 _Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
+_OCTET_BITS = 8
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 _SOLICITED_NODE = bytes.fromhex("ff02" + "00" * 9 + "01ff")
 
@@ -95,11 +99,18 @@ class AddressMap:
         low, value = 0, int.from_bytes(octets[2:], "big")
         for bit in range(15, -1, -1):  # flip each bit by a keyed function of all bits before it
             prefix = octets[:2] + (value >> (bit + 1)).to_bytes(2, "big") + bytes([bit])
-            low |= ((value >> bit & 1) ^ (self._hash(b"bit", prefix, 1)[0] & 1)) << bit
+            flip = 0 if _is_uniform(value & 0xFF, bit) else self._hash(b"bit", prefix, 1)[0] & 1
+            low |= ((value >> bit & 1) ^ flip) << bit
         return _inside(self._v4, subnet + low.to_bytes(2, "big"))
 
     def _hash(self, purpose: bytes, data: bytes, size: int) -> bytes:
         return hashlib.blake2b(data, key=self.key, person=purpose, digest_size=size).digest()
+
+
+def _is_uniform(octet: int, bit: int) -> bool:
+    """Whether what stands above a bit of the last octet is all zeros or all ones; False for bits above the octet."""
+    above = octet >> (bit + 1)
+    return bit < _OCTET_BITS and above in (0, (1 << (_OCTET_BITS - 1 - bit)) - 1)
 
 
 def _network(text: str, kind: type[_Network], longest: int) -> _Network:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nsstream.encode.codec import Codec, stack_of
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_SLOTS, RARE_PORT
 
-# Ephemeral ports that no payload of ours suits: tshark reads what a client sends from there as an R3 lock's messages.
-_SHUNNED: Final = (2571,)
+# Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to ports that it does not know.
+_SHUNNED: Final = (1628, 1629, 1745, 2246, 3343, 3455, 4341, 4789, 5031, 9214, 9875, 12220, 19132)
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
 
     service = codec.service.table()[token("service")]
     high, low = token("responder_port_high") - 1, token("responder_port_low") - 1
-    rare_port = np.maximum(high, 0) << 8 | np.maximum(low, 0)
+    rare_port = np.maximum(np.maximum(high, 0) << 8 | np.maximum(low, 0), 1)  # nobody listens at 0
     has_ports = np.isin(service[:, 0], (6, 17, 132)) & (service[:, 2] == 0)
     responder_port = np.where(service[:, 3] == RARE_PORT, rare_port, service[:, 3])
     initiator = token("initiator_port")
     drawn = np.maximum(initiator - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, len(initiator))
-    drawn += np.isin(drawn, _SHUNNED)
+    for _ in range(2):  # two of them are neighbours
+        drawn += np.isin(drawn, _SHUNNED)
     known = codec.port.table()[np.minimum(initiator, PORT_SLOTS - 1), 0]
     has_free_port = (initiator >= PORT_SLOTS) & has_ports
     initiator_port = np.where(initiator >= PORT_SLOTS, np.maximum(drawn, 1), known)

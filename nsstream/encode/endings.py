@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.trace.completeness import COMPLETENESS, completeness_of, completeness_of_packets
 from nsstream.trace.conversations import ConversationTable, TcpEvent
-from nsstream.trace.fields import ACK, FIN, RST, SYN
+from nsstream.trace.fields import ACK, FIN, RST, SYN, TCP
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Endings:
         after_finish: the same for its first FIN.
         reopens: how many SYNs began another connection on a five-tuple within its conversation.
         events: how many segments were each `TcpEvent`.
+        completeness: how many TCP conversations showed each value of `trace.completeness`; empty: nobody counted.
     """
 
     after_reset: int
     after_finish: int
     reopens: int
     events: tuple[int, ...]
+    completeness: tuple[int, ...] = ()
 
     @classmethod
     def fit(cls, table: ConversationTable) -> Self:
@@ -42,16 +45,30 @@ class Endings:
             after_finish=_packets_after(table, is_tcp & (table.control & FIN > 0)),
             reopens=int(is_fresh_syn.sum()),
             events=tuple(np.bincount(table.tcp_event[is_tcp], minlength=len(TcpEvent)).tolist()),
+            completeness=_completeness(table, is_tcp),
         )
 
     def as_json(self) -> dict[str, Any]:
         """The numbers by name."""
-        return {**asdict(self), "events": list(self.events)}
+        return {**asdict(self), "events": list(self.events), "completeness": list(self.completeness)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`."""
-        return cls(**{**data, "events": tuple(data["events"])})
+        completeness = tuple(data.get("completeness", ()))
+        if completeness and len(completeness) != COMPLETENESS:
+            raise ValueError(f"completeness must have {COMPLETENESS} counts, got {len(completeness)}")
+        return cls(**{**data, "events": tuple(data["events"]), "completeness": completeness})
+
+
+def _completeness(table: ConversationTable, is_tcp: NDArray[np.bool_]) -> tuple[int, ...]:
+    """How many TCP conversations show each value of `trace.completeness`."""
+    headers = table.ip_header_length.astype(np.int64) + table.tcp_header_length
+    has_data = table.ip_total_length.astype(np.int64) > headers
+    of_packets = np.where(is_tcp, completeness_of_packets(table.control.astype(np.int64), is_tcp & has_data), 0)
+    shown = completeness_of(table.packet_offset, of_packets)
+    of_tcp = (table.protocol_identifier == TCP) & (table.is_fragment == 0)
+    return tuple(np.bincount(shown[of_tcp], minlength=COMPLETENESS).tolist())
 
 
 def _packets_after(table: ConversationTable, marked: NDArray[np.bool_]) -> int:

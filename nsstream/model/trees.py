@@ -85,7 +85,7 @@ class Trees:
 
 def choose_by_lot(logits: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     """One of k candidates for each row of logits (n, k), as likely as its density ratio: (n,)."""
-    return np.asarray(np.argmax(logits.clip(-FIRMEST, FIRMEST) + rng.gumbel(size=logits.shape), axis=1), np.int64)
+    return np.asarray(np.argmax(logits + rng.gumbel(size=logits.shape), axis=1), np.int64)
 
 
 @njit(cache=True, nogil=True)

@@ -33,10 +33,12 @@ def train_chunk(
     listen: Listener,
     clock: Clock,
     model: str = DEFAULT_MODEL,
+    ranges: tuple[str, str] = ("10.0.0.0/8", "fd00::/8"),
 ) -> Path:
     """Train a model on a chunk file, from `parent` or from nothing, and return its checkpoint.
 
-    The address key is the one beside the folder of models; `new_key` is written there if there is none.
+    The address key is the one beside the folder of models; `new_key` is written there if there is none. `ranges` are
+    where the hosts of the twin are, of IPv4 and of IPv6; those that follow one another in a twin must have the same.
     """
     held = read_chunk(chunk)
     if not len(held.table):
@@ -60,7 +62,7 @@ def train_chunk(
         steps=steps,
         budget_s=budget_s,
         threads=cores,
-        address_map=AddressMap(_key_beside(models, new_key)),
+        address_map=AddressMap(_key_beside(models, new_key), *ranges),
         model=model,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nsstream.encode.flow_schema import FLOW_SCHEMA_ID
 from nsstream.errors import InputError
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -26,6 +27,7 @@ class CheckpointInfo:
     start_ns: int
     end_ns: int
     packet_count: int = 0  # of the chunk, 0 where the manifest does not say
+    is_of_flows: bool = False  # draws records of flows, not packets
 
 
 def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
@@ -40,6 +42,8 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
                 f"{after.directory}: its chunk starts before that of {before.directory} ends, "
                 "but models are played in the order of their chunks"
             )
+        if after.is_of_flows != before.is_of_flows:
+            raise InputError(f"{after.directory}: models of packets and of flows are not played in one line")
     return checkpoints
 
 
@@ -58,7 +62,8 @@ def read_checkpoint(directory: Path) -> CheckpointInfo:
     packet_count = manifest.get("packets", 0)
     if type(packet_count) is not int or not 0 <= packet_count < 1 << 63:
         raise InputError(f"{path}: packets must be an integer that is not negative, got {packet_count!r:.40}")
-    return CheckpointInfo(directory, name, start_ns, end_ns, packet_count)
+    is_of_flows = manifest.get("schema") == FLOW_SCHEMA_ID
+    return CheckpointInfo(directory, name, start_ns, end_ns, packet_count, is_of_flows)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

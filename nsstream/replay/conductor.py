@@ -56,6 +56,7 @@ from nsstream.replay.scenario import ModelSpec, ModelsSpec, Scenario, StreamSpec
 from nsstream.replay.session import Controller, NotAllowedError, Session
 from nsstream.replay.sink import SinkContext
 from nsstream.replay.stream import FrameStream
+from nsstream.replay.streams.flow_models import check_flows_agree
 
 _log = logging.getLogger(__name__)
 
@@ -199,19 +200,26 @@ class Conductor:
         except ValueError as err:
             return Refusal.of(command.id, "invalid", str(err))
         try:
-            if isinstance(stream, ModelsSpec):
-                read_checkpoints(stream.models)
-            elif isinstance(stream, ModelSpec):
-                read_checkpoints([stream.model])
+            models = stream.models if isinstance(stream, ModelsSpec) else []
+            if isinstance(stream, ModelSpec):
+                models = [stream.model]
+            draws_flows = any(checkpoint.is_of_flows for checkpoint in read_checkpoints(models))
         except InputError as err:
             return Refusal.of(command.id, "model", str(err))
         self._feed.run = self.session.run + 1
         try:
-            player = self._make_player(command)
+            framing = Framing.of(stream, command.mtu, command.payload, command.oversize, command.testbed)
+            if draws_flows:
+                check_flows_agree(command.scenario, framing)
+            player = self._make_player(command, framing)
         except InputError as err:
             return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:
             return Refusal.of(command.id, "sink", str(err))
+        if draws_flows and not player.takes_flows:
+            return Refusal.of(
+                command.id, "sink", f"{command.sink['kind']}: takes frames, and a model of flows draws none"
+            )
         if self._memory is not None:
             self._memory.begin(f"{stream.kind} {command.sink['kind']}")
         player.start()
@@ -221,8 +229,7 @@ class Conductor:
         self._chunk_count = len(stream.models) * (command.loop or 1) if is_counted else None  # type: ignore[union-attr]
         return None
 
-    def _make_player(self, command: Start) -> Player:
-        framing = Framing.of(command.stream, command.mtu, command.payload, command.oversize, command.testbed)
+    def _make_player(self, command: Start, framing: Framing) -> Player:
 
         stopped = threading.Event()
         made: list[weakref.ref[Player]] = []  # weak, so that a run is in no cycle, and is gone when it is let go of

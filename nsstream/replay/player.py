@@ -22,13 +22,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.assemble.frames import Frames
 from nsstream.clock import Clock
-from nsstream.errors import InputError, NsstreamError
+from nsstream.errors import InputError, NsstreamError, OutputError
+from nsstream.replay.flow_rows import FlowRows
 from nsstream.replay.pacer import Pacer
 from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
-from nsstream.replay.sink import PacesItself, Sink, Ticks
-from nsstream.replay.stream import FrameBlock, FrameStream
+from nsstream.replay.sink import PacesItself, Sink, TakesFlows, Ticks
+from nsstream.replay.stream import Block, FrameStream
 
 DRAWN_AHEAD_CHUNKS: Final = 2
 TICK_S: Final = 0.02  # how soon a thread that waits for the other sees a stop
@@ -45,7 +50,7 @@ class Progress:
 
     model_id: str | None = None
     chunk: int = 0
-    packets_written: int = 0
+    packets_written: int = 0  # of flow records, those that they count; octets, too
     octets_written: int = 0
     twin_start_ns: int = 0  # time of the first frame written
     twin_end_ns: int = 0  # time of the last
@@ -136,8 +141,9 @@ class Player:
         self._stamping = threading.Lock()  # held while `_stamp` and `_asked` do not agree
         self._written_seek = 0  # the seek whose frames are being written
         self._busy_ns = 0  # when the sink was given something
-        self._blocks: queue.Queue[tuple[_Stamp, FrameBlock | BaseException | None]] = queue.Queue(DRAWN_AHEAD_CHUNKS)
+        self._blocks: queue.Queue[tuple[_Stamp, Block | BaseException | None]] = queue.Queue(DRAWN_AHEAD_CHUNKS)
         self._drawn_packet_count = 0
+        self._written_count = 0
         self._skipped_by_drawing = 0  # each thread has a count of its own, so that none is lost
         self._skipped_by_playing = 0
         self._drawing = threading.Thread(target=self._draw, name="draw", daemon=True)
@@ -223,6 +229,11 @@ class Player:
         return self._pacer.rate
 
     @property
+    def takes_flows(self) -> bool:
+        """Whether the sink takes records of flows as well."""
+        return isinstance(self._sink, TakesFlows)
+
+    @property
     def late_s(self) -> float:
         """How long the next frame has been due."""
         return self._pacer.late_s if self.outcome is None else 0.0
@@ -241,13 +252,13 @@ class Player:
 
     @property
     def skipped(self) -> int:
-        """Frames that were drawn and then skipped by a seek."""
+        """Frames, or flow records, that were drawn and then skipped by a seek."""
         return self._skipped_by_drawing + self._skipped_by_playing
 
     @property
     def packets_drawn_ahead(self) -> int:
-        """Frames that are made but not written."""
-        read = max(self._drawn_packet_count - self.progress.packets_written - self.skipped, 0)
+        """Frames, or flow records, that are made but not written."""
+        read = max(self._drawn_packet_count - self._written_count - self.skipped, 0)
         return read + self.stream_counters.get("drawn_ahead_packets", 0)
 
     def _get_stream(self) -> FrameStream:
@@ -289,7 +300,7 @@ class Player:
                     self._stop.wait(TICK_S)
                 else:
                     block = stream.read()
-                    self._drawn_packet_count += 0 if block is None else len(block.frames)
+                    self._drawn_packet_count += 0 if block is None else len(block.rows)
                     self._put(stamp, block)
                     has_ended = block is None
         except BaseException as err:
@@ -301,7 +312,7 @@ class Player:
             if close is not None:
                 close()
 
-    def _put(self, stamp: _Stamp, item: FrameBlock | BaseException | None) -> None:
+    def _put(self, stamp: _Stamp, item: Block | BaseException | None) -> None:
         while not self._stop.is_set() and self._is_wanted(stamp, item):
             try:
                 self._blocks.put((stamp, item), timeout=TICK_S)
@@ -309,9 +320,9 @@ class Player:
                 continue
             return
         if item is not None and not isinstance(item, BaseException):
-            self._skipped_by_drawing += len(item.frames)
+            self._skipped_by_drawing += len(item.rows)
 
-    def _is_wanted(self, stamp: _Stamp, item: FrameBlock | BaseException | None) -> bool:
+    def _is_wanted(self, stamp: _Stamp, item: Block | BaseException | None) -> bool:
         """Whether what was drawn when this was asked for is what is asked for now."""
         if item is None:
             return stamp == self._stamp
@@ -365,7 +376,7 @@ class Player:
             with self._counting:
                 self._is_sink_at_work = False
 
-    def _take(self) -> tuple[_Stamp, FrameBlock] | None:
+    def _take(self) -> tuple[_Stamp, Block] | None:
         while not self._stop.is_set():
             try:
                 stamp, item = self._blocks.get(timeout=TICK_S)
@@ -374,40 +385,51 @@ class Player:
             if isinstance(item, BaseException):
                 raise item
             if not self._is_wanted(stamp, item):
-                self._skipped_by_playing += 0 if item is None else len(item.frames)
+                self._skipped_by_playing += 0 if item is None else len(item.rows)
             elif item is None:
                 return None
             else:
                 return stamp, item
         raise _StoppedError
 
-    def _write_block(self, block: FrameBlock, seek: int) -> None:
-        frames, sink = block.frames, self._sink
+    def _write_block(self, block: Block, seek: int) -> None:
+        rows, sink = block.rows, self._sink
         ahead_ns = AHEAD_NS if isinstance(sink, PacesItself) else 0
         if seek != self._written_seek:
             self._pacer.restart()
             self._written_seek = seek
         at = 0
-        while at < len(frames):
-            due_ns = self._pacer.due(frames.observation_time_ns[at:], frames.offset[at:], ahead_ns)
+        while at < len(rows):
+            due_ns = self._pacer.due(rows.observation_time_ns[at:], rows.offset[at:], ahead_ns)
             if self._stop.is_set():
                 raise _StoppedError
             if seek != self._stamp.seek:
-                self._skipped_by_playing += len(frames) - at
+                self._skipped_by_playing += len(rows) - at
                 return
-            burst = frames.slice(at, at + len(due_ns))
+            burst = rows.slice(at, at + len(due_ns))
             with self._at_work():
-                if isinstance(sink, PacesItself):
-                    sink.write_due(burst, due_ns)
-                else:
-                    sink.write(burst)
+                _hand_over(sink, burst, due_ns)
             at += len(burst)
             self._busy_ns = self._clock.monotonic_ns()
+            self._written_count += len(burst)
+            packets = burst.packet_count if isinstance(burst, FlowRows) else len(burst)
             done = self.progress
             self.progress = replace(
                 done,
-                packets_written=done.packets_written + len(burst),
-                octets_written=done.octets_written + len(burst.octets),
+                packets_written=done.packets_written + packets,
+                octets_written=done.octets_written + int(burst.offset[-1]),
                 twin_start_ns=int(burst.observation_time_ns[0]) if done.packets_written == 0 else done.twin_start_ns,
                 twin_end_ns=int(burst.observation_time_ns[-1]),
             )
+
+
+def _hand_over(sink: Sink, burst: Frames | FlowRows, due_ns: NDArray[np.int64]) -> None:
+    """Write what is due, as the sink takes it; raises OutputError."""
+    if isinstance(burst, FlowRows):
+        if not isinstance(sink, TakesFlows):
+            raise OutputError("this sink takes frames, and a model of flows draws none")
+        sink.write_flows(burst.table)
+    elif isinstance(sink, PacesItself):
+        sink.write_due(burst, due_ns)
+    else:
+        sink.write(burst)

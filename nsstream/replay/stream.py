@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nsstream.assemble import Frames
 from nsstream.clock import Clock, SystemClock
+from nsstream.replay.flow_rows import FlowBlock
 
 if TYPE_CHECKING:
     from nsstream.replay.framing import Framing
@@ -38,6 +39,14 @@ class FrameBlock:
     is_attack: NDArray[np.bool_] | None = None  # (m,), which frames are of an attack; None: none is
     seek_count: int = 0  # seeks before this block: a player drops those of a lower count
 
+    @property
+    def rows(self) -> Frames:
+        """The frames, by the name that a block of flow records has as well."""
+        return self.frames
+
+
+Block = FrameBlock | FlowBlock
+
 
 class FrameStream(Protocol):
     """Where a player gets its frames from; read by one thread.
@@ -46,7 +55,7 @@ class FrameStream(Protocol):
     tells by name how it keeps up. Those of `open_stream` have all of them, for any thread.
     """
 
-    def read(self) -> FrameBlock | None:
+    def read(self) -> Block | None:
         """The next block, None at the end; raises NsstreamError. May take seconds."""
         ...
 

@@ -21,7 +21,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from nsstream.errors import TrainError
-from nsstream.model.trees import Trees, choose_by_lot
+from nsstream.model.trees import FIRMEST, Trees, choose_by_lot
 
 STAGES: Final = 120  # trees of a round
 LEAVES: Final = 24
@@ -84,7 +84,7 @@ def fit_in_rounds(
     for at in range(rounds):
         if at and is_over():
             break
-        chosen = choose_by_lot(logits, rng)
+        chosen = choose_by_lot(logits.clip(-FIRMEST, FIRMEST), rng)
         trees = fit_trees(measured, candidates[np.arange(m), chosen], int(rng.integers(1 << 31)), threads)
         logits += trees(candidates.reshape(-1, features)).reshape(m, k)
         total = total.plus(trees)

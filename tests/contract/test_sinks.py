@@ -1,4 +1,7 @@
-"""The published rules of sinks, held to every sink that is registered. A new one adds a case to CASES."""
+"""The published rules of sinks, held to every sink that is registered. A new one adds a case to CASES.
+
+Those whose other end is a device or a client of the server are in `test_sending_sinks`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ import numpy as np
 import pytest
 from made_exports import EXPORTER
 from made_traffic import made_table, octets_of
+from test_sending_sinks import CASES as SENDING
 
 from nsstream.assemble import Assembler
 from nsstream.capture.nfcapd_file import NfcapdFileSource
@@ -229,13 +233,8 @@ CASES = {
 }
 
 
-# Not held to the rules yet: their other end is an interface in a namespace, or clients of the server. What they send is
-# tested in tests/integration/test_replay_{interface,tcpreplay,packets}.py.
-ELSEWHERE = {"interface", "tcpreplay", "subscribers"}
-
-
 def test_every_sink_that_is_registered_has_a_case() -> None:
-    assert sorted({*CASES, *ELSEWHERE}) == sink_kinds()
+    assert sorted({str(case.fields(Path("/none"))["kind"]) for case in SENDING.values()} | set(CASES)) == sink_kinds()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

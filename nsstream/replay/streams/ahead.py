@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from nsstream.clock import Clock
-from nsstream.replay.stream import FrameBlock
+from nsstream.replay.stream import Block
 
 WAIT_S: Final = 0.02  # how soon a stop is seen that somebody else says
 
@@ -26,7 +26,7 @@ WAIT_S: Final = 0.02  # how soon a stop is seen that somebody else says
 class PlainStream(Protocol):
     """A stream of one thread; `check_*` may be called from any."""
 
-    def read(self) -> FrameBlock | None:
+    def read(self) -> Block | None:
         """The next block, None at the end; after `seek` or `set_loop` there may be more."""
         ...
 
@@ -76,7 +76,7 @@ class DrawnAhead:
         self._clock = clock
         self._stopped = stopped
         self._changed = threading.Condition()
-        self._blocks: deque[FrameBlock] = deque()
+        self._blocks: deque[Block] = deque()
         self._packet_count = 0
         self._octet_count = 0
         self._error: BaseException | None = None
@@ -90,7 +90,7 @@ class DrawnAhead:
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
         self._thread.start()
 
-    def read(self) -> FrameBlock | None:
+    def read(self) -> Block | None:
         """The next block, None at the end or once closed; waits where the stream is slow."""
         with self._changed:
             if not self._is_answerable():
@@ -107,8 +107,8 @@ class DrawnAhead:
                     raise self._error
                 return None
             block = self._blocks.popleft()
-            self._packet_count -= len(block.frames)
-            self._octet_count -= len(block.frames.octets)
+            self._packet_count -= len(block.rows)
+            self._octet_count -= int(block.rows.offset[-1])
             self._has_given = True
             self._changed.notify_all()
             return block
@@ -205,17 +205,17 @@ class DrawnAhead:
             if self._wish_seek is seek:
                 self._wish_seek = None
 
-    def _take(self, block: FrameBlock | None) -> None:
+    def _take(self, block: Block | None) -> None:
         if self._wish_seek is not None:
             return
         if block is None:
             self._has_ended = self._wish_loop is None
             return
-        if not len(block.frames):
+        if not len(block.rows):
             return
         self._blocks.append(replace(block, seek_count=self._seek_count))
-        self._packet_count += len(block.frames)
-        self._octet_count += len(block.frames.octets)
+        self._packet_count += len(block.rows)
+        self._octet_count += int(block.rows.offset[-1])
 
     def _is_full(self) -> bool:
         limits = self._limits
@@ -228,5 +228,5 @@ class DrawnAhead:
     def _twin_ns(self) -> int:
         if not self._blocks:
             return 0
-        first, last = self._blocks[0].frames.observation_time_ns, self._blocks[-1].frames.observation_time_ns
+        first, last = self._blocks[0].rows.observation_time_ns, self._blocks[-1].rows.observation_time_ns
         return max(int(last[-1]) - int(first[0]), 0)

@@ -47,6 +47,7 @@ class FollowPlan:
         self._before: CheckpointInfo | None = None
         self._number = 0
         self.origin_ns = self._now.start_ns
+        self.is_of_flows = self._now.is_of_flows
         self._end_ns = self.origin_ns
 
     @property
@@ -111,6 +112,9 @@ class FollowPlan:
         try:
             found = read_checkpoint(promoted)
         except InputError:
+            self._refuse(promoted)
+            return
+        if found.is_of_flows != self.is_of_flows:
             self._refuse(promoted)
             return
         self._before, self._now = self._now, found

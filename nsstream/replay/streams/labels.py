@@ -101,6 +101,7 @@ class LabelledStream(WrappedStream):
         if block is None:
             self._labels.flush()
             return None
+        assert isinstance(block, FrameBlock), "a model of flows has no attack"
         attack = no_frames() if block.is_attack is None else take_frames(block.frames, np.flatnonzero(block.is_attack))
         self._labels.add(block.chunk, block.model_id, attack)
         return block

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from nsstream.replay.flow_rows import FlowBlock
 from nsstream.replay.scenario import Limits
-from nsstream.replay.stream import FrameBlock, OpenedStream
+from nsstream.replay.stream import Block, OpenedStream
 from nsstream.replay.streams.wrapped import WrappedStream
 
 
 class LimitedStream(WrappedStream):
-    """Gives the frames of a stream up to limits.
+    """Gives the frames of a stream, or its flow records, up to limits.
 
-    Packets and octets are counted over the whole stream, `twin_s` from the first frame, or from the first after a seek.
+    Packets (of flows, records) and octets are counted over the whole stream, `twin_s` from the first, or from the first
+    after a seek.
     """
 
     def __init__(self, stream: OpenedStream, limits: Limits) -> None:
@@ -26,7 +28,7 @@ class LimitedStream(WrappedStream):
         self._seek_count = 0
         self._has_ended = False
 
-    def read(self) -> FrameBlock | None:
+    def read(self) -> Block | None:
         """The next block, cut where a limit is reached."""
         if self._has_ended:
             return None
@@ -34,21 +36,24 @@ class LimitedStream(WrappedStream):
         if block is None:
             return None
         count = self._within(block)
-        if count < len(block.frames):
+        if count < len(block.rows):
             self._has_ended = True
             if count == 0:
                 return None
-            is_attack = None if block.is_attack is None else block.is_attack[:count]
-            block = replace(block, frames=block.frames.slice(0, count), is_attack=is_attack)
+            if isinstance(block, FlowBlock):
+                block = replace(block, rows=block.rows.slice(0, count))
+            else:
+                is_attack = None if block.is_attack is None else block.is_attack[:count]
+                block = replace(block, frames=block.frames.slice(0, count), is_attack=is_attack)
         if self._packets_left is not None:
             self._packets_left -= count
         if self._octets_left is not None:
-            self._octets_left -= len(block.frames.octets)
+            self._octets_left -= int(block.rows.offset[-1])
         return block
 
-    def _within(self, block: FrameBlock) -> int:
+    def _within(self, block: Block) -> int:
         """How many of the frames are within the limits."""
-        times, offset = block.frames.observation_time_ns, block.frames.offset
+        times, offset = block.rows.observation_time_ns, block.rows.offset
         if self._first_ns is None or block.seek_count != self._seek_count:
             self._first_ns, self._seek_count = int(times[0]), block.seek_count
         count = len(times)

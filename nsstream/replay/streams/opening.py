@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,7 @@ from nsstream.replay.stream import OpenedStream
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead, PlainStream
 from nsstream.replay.streams.blend import Blend
 from nsstream.replay.streams.drawn import DrawnStream
+from nsstream.replay.streams.flow_models import FlowModelStream, check_flows_agree
 from nsstream.replay.streams.follow import FollowPlan
 from nsstream.replay.streams.labels import LabelledStream, Labels
 from nsstream.replay.streams.limited import LimitedStream
@@ -38,6 +41,7 @@ from nsstream.replay.streams.testbed_stream import TestbedStream
 from nsstream.replay.streams.timeline import Timeline
 
 FOLLOWED_AHEAD: Final = 0.5  # of a chunk: so much time there is to draw the next one
+MOST_FLOWS_AHEAD: Final = 1 << 17  # records of some 300 octets
 _ATTACK_LINE: Final = 1023  # a number that no part of a mix has
 _MOST_MODELS_KEPT: Final = 16
 
@@ -69,7 +73,12 @@ def open_parts(
         if isinstance(plan, FollowPlan):  # so that a new model is not far behind its promotion
             length_ns = plan.length_ns / scenario.time_compression
             limits = AheadLimits(twin_ns=int(length_ns * FOLLOWED_AHEAD))
-        plain = _drawn(spec, plan, scenario, seed, framing, make_drawer or _drawer)
+        if plan.is_of_flows:
+            check_flows_agree(scenario, framing)
+            limits = replace(limits, packets=MOST_FLOWS_AHEAD, octets=1 << 62)  # what flows count is not held
+            plain = FlowModelStream(plan, _timeline(plan, scenario), scenario, seed, _tallies(plan))
+        else:
+            plain = _drawn(spec, plan, scenario, seed, framing, make_drawer or _drawer)
     stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped)
     if framing.testbed is not None:
         stream = TestbedStream(stream, framing.testbed)
@@ -85,7 +94,7 @@ def _plan(spec: DrawnSpec, loop: int | None, clock: Clock, stopped: threading.Ev
         return _endless(read_checkpoint(Path(spec.model)))
     if isinstance(spec, FollowSpec):
         return FollowPlan(Path(spec.directory), spec.wait_s, clock, stopped.wait)
-    return _endless(read_checkpoint(Path(spec.parts[0].model)))
+    return _endless(_of_packets(spec.parts[0].model, "a mix"))
 
 
 def _drawn(
@@ -100,7 +109,7 @@ def _drawn(
     if isinstance(spec, MixSpec):
         total = sum(part.weight for part in spec.parts)
         shares = [part.weight / total for part in spec.parts]
-        plans += [_endless(read_checkpoint(Path(part.model)), plan.origin_ns) for part in spec.parts[1:]]
+        plans += [_endless(_of_packets(part.model, "a mix"), plan.origin_ns) for part in spec.parts[1:]]
     drawer = make_drawer(seed, min(len(plans) + 2, _MOST_MODELS_KEPT))
     selection = Selection.of(scenario)
     lines = [
@@ -110,24 +119,39 @@ def _drawn(
         )
         for number, (share, of_part) in enumerate(zip(shares, plans, strict=True))
     ]  # fmt: skip
-    start_ns = plan.origin_ns if scenario.start_ns is None else scenario.start_ns
     return DrawnStream(
         lines,
         drawer,
-        Timeline(plan.origin_ns, start_ns, scenario.time_compression),
+        _timeline(plan, scenario),
         seed,
         framing,
         None if scenario.attack is None else _blend(scenario.attack, plan.origin_ns, drawer, seed),
-        [plan.tally] if isinstance(plan, FollowPlan) else [],
+        _tallies(plan),
     )
 
 
+def _timeline(plan: Plan, scenario: Scenario) -> Timeline:
+    start_ns = plan.origin_ns if scenario.start_ns is None else scenario.start_ns
+    return Timeline(plan.origin_ns, start_ns, scenario.time_compression)
+
+
+def _tallies(plan: Plan) -> list[Counter[str]]:
+    return [plan.tally] if isinstance(plan, FollowPlan) else []
+
+
 def _blend(attack: Attack, origin_ns: int, drawer: DrawsChunks, seed: int) -> Blend:
-    checkpoint = read_checkpoint(Path(attack.model))
+    checkpoint = _of_packets(attack.model, "an attack")
     if checkpoint.packet_count == 0:
         raise InputError(f"{checkpoint.directory}: its manifest does not say how many packets its chunk has")
     line = Line(_ATTACK_LINE, _endless(checkpoint, origin_ns), drawer, seed)
     return Blend(attack, line, checkpoint.packet_count / (checkpoint.end_ns - checkpoint.start_ns), seed)
+
+
+def _of_packets(model: str, what: str) -> CheckpointInfo:
+    checkpoint = read_checkpoint(Path(model))
+    if checkpoint.is_of_flows:
+        raise InputError(f"{model}: is a model of flows, and {what} is of models of packets")
+    return checkpoint
 
 
 def _endless(checkpoint: CheckpointInfo, origin_ns: int | None = None) -> SequencePlan:

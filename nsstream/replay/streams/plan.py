@@ -30,6 +30,7 @@ class Plan(Protocol):
     """Gives turns in their order; of one thread, but for what checks."""
 
     origin_ns: int  # where turn 0 starts
+    is_of_flows: bool  # its models draw records of flows, not packets
 
     def next(self) -> Turn | None:
         """The next turn; None at the end. May wait; raises NsstreamError."""
@@ -87,6 +88,7 @@ class SequencePlan:
         self._has_passes = has_passes
         self._number = 0
         self.origin_ns = checkpoints[0].start_ns if origin_ns is None else origin_ns
+        self.is_of_flows = checkpoints[0].is_of_flows
 
     def next(self) -> Turn | None:
         """The next turn; None after the last pass."""

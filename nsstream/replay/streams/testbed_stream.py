@@ -28,6 +28,7 @@ class TestbedStream(WrappedStream):
     def read(self) -> FrameBlock | None:
         """The next block of which something is left."""
         while (block := self._stream.read()) is not None:
+            assert isinstance(block, FrameBlock), "a model of flows has no testbed"
             frames, kept = self._testbed.apply_rows(block.frames)
             self._left_out = dict(self._testbed.tally)
             if not len(frames):

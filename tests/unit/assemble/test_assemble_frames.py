@@ -7,7 +7,7 @@ import pytest
 from made_tables import Packet, table_of
 from scapy.layers.dns import DNS
 from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror, defragment
-from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrFragment, defragment6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import checksum
 
@@ -89,6 +89,14 @@ def test_groups_have_group_macs(group: str, mac: str) -> None:
     assert assembler.tally["group_source_turned"] == 1
 
 
+def test_a_directed_broadcast_goes_to_everybody_s_mac_and_a_host_that_answers_has_its_own() -> None:
+    fields: dict[str, object] = DNS_CONVERSATION | {"responder_address": "10.3.4.255", "responder_port": 138}
+    (frame,), _ = assembled(fields, Packet(0, 0, 200))
+    assert frame.dst == "ff:ff:ff:ff:ff:ff"
+    (asked, answer), _ = assembled(fields, Packet(0, 0, 200), Packet(1, 1, 200))
+    assert asked.dst == answer.src != "ff:ff:ff:ff:ff:ff"
+
+
 def test_a_dns_query_and_its_answer_share_an_id_at_any_length() -> None:
     for length in range(47, 600, 7):
         (query, answer), assembler = assembled(DNS_CONVERSATION, Packet(0, 0, length), Packet(5, 1, length))
@@ -96,6 +104,18 @@ def test_a_dns_query_and_its_answer_share_an_id_at_any_length() -> None:
         assert (query[DNS].qr, answer[DNS].qr) == (0, 1)
         assert len(query) == 14 + length
         assert not assembler.tally
+
+
+def test_a_client_that_asks_on_in_the_next_table_does_not_ask_under_the_same_ids() -> None:
+    assembler = Assembler(np.random.default_rng(1))
+    asked = []
+    for k in range(20):
+        packets = [Packet(1000 * k + i, i % 2, 80) for i in range(6)]
+        frames = assembler.assemble(table_of((DNS_CONVERSATION, packets)))
+        ids = [Ether(frames.frame(i))[DNS].id for i in range(6)]
+        assert ids[0::2] == ids[1::2]
+        asked += ids[0::2]
+    assert len(set(asked)) == 60
 
 
 def test_a_datagram_longer_than_the_mtu_is_cut_and_counted() -> None:
@@ -206,6 +226,37 @@ def test_fragments_of_a_long_datagram_reassemble(fields: dict[str, object]) -> N
     else:
         assert checksum(body) == 0
     assert not assembler.tally
+
+
+@pytest.mark.parametrize("protocol", [UDP_NUMBER, ICMPV6])
+def test_fragments_of_a_long_ipv6_datagram_reassemble(protocol: int) -> None:
+    fields: dict[str, object] = {
+        "protocol_identifier": protocol, "ip_version": 6, "responder_port": 50_001,
+        "initiator_address": "fd00::1", "responder_address": "fd00::2",
+    }  # fmt: skip
+    control = 128 << 8 if protocol == ICMPV6 else 0
+    later = fields | {"is_fragment": 1, "initiator_port": 0, "responder_port": 0}
+    parts = [Packet(5, 0, 1496, ip_header_length=48), Packet(6, 0, 333, ip_header_length=48)]
+    assembler = Assembler(np.random.default_rng(1))
+    first = Packet(0, 0, 1496, control, ip_header_length=48)
+    frames = assembler.assemble(table_of((fields, [first]), (later, parts)))
+    (whole,) = defragment6([Ether(frames.frame(i))[IPv6] for i in range(len(frames))])
+    body = bytes(whole[IPv6].payload)
+    assert len(body) == 2 * 1448 + 285
+    pseudo = bytes.fromhex("fd00" + 13 * "00" + "01" + "fd00" + 13 * "00" + "02")
+    assert checksum(pseudo + len(body).to_bytes(4, "big") + bytes([0, 0, 0, protocol]) + body) == 0
+    assert not assembler.tally
+
+
+def test_ipv6_without_room_for_a_fragment_header_is_no_first_fragment() -> None:
+    fields: dict[str, object] = DNS_CONVERSATION | {
+        "ip_version": 6, "initiator_address": "fd00::1", "responder_address": "fd00::2",
+    }  # fmt: skip
+    later = (fields | {"is_fragment": 1}, [Packet(5, 0, 500, ip_header_length=48)])
+    assembler = Assembler(np.random.default_rng(1))
+    frames = assembler.assemble(table_of((fields, [Packet(0, 0, 1496, ip_header_length=40)]), later))
+    assert Ether(frames.frame(1))[IPv6ExtHdrFragment].offset == 185
+    assert assembler.tally == {"fragment_alone": 1}
 
 
 def test_a_fragment_of_nothing_stays_alone_and_is_counted() -> None:

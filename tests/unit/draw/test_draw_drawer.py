@@ -12,7 +12,7 @@ import pytest
 from nsstream.draw import Drawer
 from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import Endpoints, decode_endpoints
-from nsstream.encode.schema import SLICES
+from nsstream.encode.schema import RARE_PORT, SLICES
 from nsstream.errors import StateError
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.trace import PacketBatch
@@ -184,10 +184,10 @@ def test_no_client_speaks_from_a_port_that_a_dissector_claims(checkpoints):
     model = load_checkpoint(checkpoints[0])
     attributes = np.zeros((4000, 11), np.int64)
     service = np.flatnonzero(model.codec.service.table()[:, 0] == TCP)[0]
-    attributes[:, 3], attributes[:, 7] = service, 128 + 2571 // 1024
+    attributes[:, 3], attributes[:, 7] = service, 128 + 1629 // 1024
     ends = decode_endpoints(attributes, model.codec, np.random.default_rng(1))
-    assert 2572 in ends.initiator_port.tolist()
-    assert 2571 not in ends.initiator_port.tolist()
+    assert 1630 in ends.initiator_port.tolist()
+    assert not {1628, 1629, 1745} & set(ends.initiator_port.tolist())
 
 
 def test_a_drawer_does_not_grow_with_what_it_drew(checkpoints):
@@ -214,3 +214,16 @@ def test_no_two_chunks_of_a_loop_repeat_a_flow_that_could_be_another(checkpoints
         used.update(keys[i] for i in np.flatnonzero(is_new))
     assert len(used) > 50
     assert max(used.values()) == 1
+
+
+def test_nobody_is_asked_at_port_0(checkpoints):
+    model = load_checkpoint(checkpoints[0])
+    codec = model.codec
+    slot = int(np.flatnonzero(codec.service.table()[:, 0] == TCP)[0])
+    slots = list(codec.service.slots)
+    slots[slot] = (*slots[slot][:3], RARE_PORT)
+    rare = dataclasses.replace(codec, service=dataclasses.replace(codec.service, slots=tuple(slots)))
+    attributes = np.zeros((10, 11), np.int64)
+    attributes[:, 3] = slot
+    ends = decode_endpoints(attributes, rare, np.random.default_rng(1))
+    assert (ends.responder_port == 1).all()

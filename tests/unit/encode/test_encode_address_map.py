@@ -95,3 +95,19 @@ def test_a_key_of_another_length_is_refused(size):
 def test_a_bad_range_is_refused_by_name(ranges, message):
     with pytest.raises(InputError, match=message):
         AddressMap(KEY, **ranges)
+
+
+@pytest.mark.parametrize("last", [0, 1, 254, 255])
+def test_the_roles_of_a_subnet_s_ends_stay(last):
+    hosts = mapped(*(f"{a}.{b}.{c}.{last}" for a in (10, 172, 192) for b in (0, 16, 168) for c in range(0, 256, 17)))
+    assert {int(host) & 0xFF for host in hosts} == {last}
+    assert len({int(host) >> 8 for host in hosts}) == len(hosts)  # and /24s stay apart
+
+
+def test_a_subnet_s_other_hosts_are_moved_and_stay_apart():
+    hosts = [int(host) & 0xFF for host in mapped(*(f"192.0.2.{last}" for last in range(256)))]
+    assert sorted(hosts) == list(range(256))
+    assert sum(host != last for last, host in enumerate(hosts)) > 64
+    for bits in range(1, 8):  # prefixes of the last octet stay together
+        groups = {last >> (8 - bits): host >> (8 - bits) for last, host in enumerate(hosts)}
+        assert all(groups[last >> (8 - bits)] == host >> (8 - bits) for last, host in enumerate(hosts))

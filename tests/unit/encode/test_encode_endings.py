@@ -1,5 +1,8 @@
 """Endings: how far from its last packet a conversation ends, and whether connections begin anew."""
 
+from dataclasses import replace
+
+import pytest
 from made_traffic import CLIENT, SERVER, back, batch_of, connection, packet, tcp
 
 from nsstream.encode.endings import Endings
@@ -8,7 +11,28 @@ from nsstream.trace.grouping import group_conversations
 
 
 def endings_of(*rows):
+    """All but the counts of completeness, which have a test of their own."""
+    return replace(fit(*rows), completeness=())
+
+
+def fit(*rows):
     return Endings.fit(group_conversations(batch_of(rows))[0])
+
+
+def test_connections_are_counted_by_how_complete_they_are():
+    whole = connection(0, CLIENT, SERVER, 1)
+    closed = [tcp(60, SYN, 9, ends=(("192.0.2.8", 7000), SERVER))]
+    echoes = [packet(t, ("192.0.2.8", 0), ("192.0.2.9", 0), ICMP, icmp_type=0, icmp_code=2) for t in (6, 7)]
+    counts = fit(*whole, *closed, *echoes).completeness
+    assert {value: count for value, count in enumerate(counts) if count} == {1: 1, 31: 1}
+
+
+def test_a_checkpoint_that_does_not_count_them_is_read_and_damaged_counts_are_not():
+    told = Endings(1, 2, 3, (4, 5, 6, 7, 8, 9)).as_json()
+    del told["completeness"]
+    assert Endings.from_json(told).completeness == ()
+    with pytest.raises(ValueError, match="completeness must have 64 counts, got 2"):
+        Endings.from_json({**told, "completeness": [1, 2]})
 
 
 def test_packets_are_counted_from_the_first_end_of_each_conversation():
@@ -41,7 +65,7 @@ def test_where_nothing_ends_the_bounds_are_none():
 
 
 def test_endings_survive_json():
-    endings = Endings(1, 2, 3, (4, 5, 6, 7, 8, 9))
+    endings = Endings(1, 2, 3, (4, 5, 6, 7, 8, 9), tuple(range(64)))
     assert Endings.from_json(endings.as_json()) == endings
 
 

@@ -1,0 +1,93 @@
+"""send subscribe, send hello: a run's packets from a replay server into a capture, and whether a server is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from nsstream_daemon.replay_commands import Endpoint, Key, ServerKey, connected
+
+if TYPE_CHECKING:
+    from nsstream.replay import PacketBatch, ReplayClient
+
+Write = Callable[["PacketBatch"], None]
+
+
+def hello(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+    """Ask a server who it is, and agree on a version of the protocol."""
+    with connected(endpoint, key, server_key) as client:
+        welcome = client.hello()
+        print(f"{welcome.server}, protocol version {welcome.version}")
+
+
+def subscribe(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Capture: .pcap or .pcapng, and .gz, .xz, .zst; - for stdout."),
+    ],
+    endpoint: Endpoint = ...,  # type: ignore[assignment]
+    name: Annotated[str, typer.Option(help="Who we are, in the server's status.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+    key: Key = None,
+    server_key: ServerKey = None,
+) -> None:
+    """Take the packets of the next run into the sink `subscribers`, or of what is left of the present one."""
+    with connected(endpoint, key, server_key) as client:
+        if str(output) == "-":
+            said = _take_run(client, name, _writer(sys.stdout.buffer))
+        else:
+            said = _into_file(client, name, output.absolute(), overwrite=force)
+    print(said, file=sys.stderr)
+
+
+def _into_file(client: ReplayClient, name: str, path: Path, *, overwrite: bool) -> str:
+    from nsstream.assemble.frames import Frames
+    from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
+    from nsstream.replay.sink import SinkContext
+
+    sink = PcapSink(PcapSinkSpec(path=str(path), overwrite=overwrite), SinkContext())
+    sink.check()
+    sink.open()
+    try:
+        said = _take_run(
+            client, name, lambda batch: sink.write(Frames(batch.observation_time_ns, batch.offset, batch.octets))
+        )
+        sink.close()
+    except BaseException:
+        sink.abort()
+        raise
+    return said
+
+
+def _writer(stream: IO[bytes]) -> Write:
+    from nsstream.wire.pcap import pcap_header, write_records
+
+    stream.write(pcap_header())
+    stream.flush()
+
+    def write(batch: PacketBatch) -> None:
+        stream.write(write_records(batch.observation_time_ns, batch.offset, batch.octets))
+        stream.flush()
+
+    return write
+
+
+def _take_run(client: ReplayClient, name: str, write: Write) -> str:
+    """Write the batches up to the end of a run; what came, as a sentence."""
+    from nsstream.errors import ReplayError
+    from nsstream.replay import End, Missed
+
+    packets = missed = 0
+    for item in client.packets(name):
+        if isinstance(item, End):
+            return f"run {item.run} is {item.outcome}: {packets:,} packets, {missed:,} missed"
+        if isinstance(item, Missed):
+            missed += item.packet_count
+        else:
+            write(item)
+            packets += len(item)
+    raise ReplayError(f"{client.endpoint}: the subscription ended before the run")

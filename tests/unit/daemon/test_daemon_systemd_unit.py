@@ -1,0 +1,43 @@
+"""The replay server's unit: systemd takes it, its command exists, and it may hold one capability."""
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from nsstream_daemon.cli import app
+from typer.testing import CliRunner
+
+UNIT = Path(__file__).parents[3] / "systemd/nsstream-replay.service"
+
+
+def service() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text())
+    return parser["Service"]
+
+
+def test_its_options_are_those_of_the_command():
+    _, command, *arguments = service()["ExecStart"].split()
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    options = [argument for argument in arguments if argument.startswith("--")]
+    assert command == "replay"
+    assert options
+    assert all(option in shown for option in options)
+
+
+def test_it_may_hold_cap_net_raw_alone_and_is_nobody_else():
+    unit = service()
+    assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == "CAP_NET_RAW"
+    assert unit["User"] == "nsstream-replay"
+    assert "u nsstream-replay " in UNIT.with_name("nsstream.sysusers.conf").read_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_it(tmp_path: Path):
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/nsstream/.venv/bin/nsstream", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert UNIT.name not in done.stderr, done.stderr
