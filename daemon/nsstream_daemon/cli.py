@@ -16,7 +16,15 @@ import typer
 
 from nsstream import __version__
 from nsstream.errors import NsstreamError
-from nsstream_daemon import bench_command, ingest_command, keys_commands, part_commands, replay_commands, twin_commands
+from nsstream_daemon import (
+    bench_command,
+    ingest_command,
+    keys_commands,
+    part_commands,
+    replay_commands,
+    service_commands,
+    twin_commands,
+)
 
 app = typer.Typer(
     name="nsstream",
@@ -28,6 +36,7 @@ app = typer.Typer(
 app.command("demo")(twin_commands.demo)
 app.command("twin")(twin_commands.twin)
 app.command("ingest")(ingest_command.ingest)
+app.command("validate")(service_commands.validate)
 app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)
