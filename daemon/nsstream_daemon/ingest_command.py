@@ -71,6 +71,7 @@ def ingest(
     from nsstream.pipeline.ingest_plan import IngestPlan
     from nsstream.pipeline.service_config import ChunksConfig, SourceConfig, complaints
 
+    timeouts_s = _timeouts_s(active_timeout, idle_timeout)
     try:
         plan = IngestPlan(
             SourceConfig(
@@ -78,7 +79,8 @@ def ingest(
                 options=_options_of(option or []),
                 live=live,
                 flows=flows,
-                **(_timeouts(active_timeout, idle_timeout) if flows else {}),
+                active_timeout_s=timeouts_s[0],
+                idle_timeout_s=timeouts_s[1],
             ),
             ChunksConfig(
                 length_s=_whole_seconds(chunk),
@@ -116,13 +118,13 @@ def ingest(
         intake.close()
 
 
-def _timeouts(active_timeout: str, idle_timeout: str) -> dict[str, float]:
+def _timeouts_s(active_timeout: str, idle_timeout: str) -> tuple[float, float]:
     from nsstream.errors import InputError
 
     active_s, idle_s = _seconds(active_timeout), _seconds(idle_timeout)
     if not 1 <= idle_s <= active_s:
         raise InputError(f"--idle-timeout must be from 1s to --active-timeout ({active_timeout}), got {idle_timeout}")
-    return {"active_timeout_s": active_s, "idle_timeout_s": idle_s}
+    return active_s, idle_s
 
 
 def parse_octets(text: str, option: str) -> int:

@@ -123,7 +123,7 @@ class ModelRecords:
         )
         return int(self._ledger.rows(query)[0][0])
 
-    def list(self, limit: int = 50) -> list[ModelRecord]:
+    def newest(self, limit: int = 50) -> list[ModelRecord]:
         """The newest models, the newest first."""
         rows = self._ledger.rows("SELECT * FROM model ORDER BY trained_ns DESC, id LIMIT ?", (limit,))
         return [_record(row) for row in rows]

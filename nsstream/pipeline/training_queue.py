@@ -197,7 +197,7 @@ def _is_near(held: sqlite3.Row, chunk: SeenChunk) -> bool:
     """Whether a held chunk may be learned together with another: of one kind, and a length apart at most."""
     length_ns = max(held["end_ns"] - held["start_ns"], chunk.end_ns - chunk.start_ns)
     apart_ns = max(chunk.start_ns - held["end_ns"], held["start_ns"] - chunk.end_ns)
-    return held["kind"] == chunk.kind and apart_ns <= length_ns
+    return bool(held["kind"] == chunk.kind and apart_ns <= length_ns)
 
 
 def _queue(db: sqlite3.Connection, group: list[sqlite3.Row], now_ns: int) -> None:

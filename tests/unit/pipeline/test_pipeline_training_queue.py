@@ -206,7 +206,7 @@ def test_what_did_not_pass_leaves_the_last_good_one(nest: Nest):
     assert not nest.learn(2, "two", complaints=("worse than its parent",))
     assert nest.models.promoted().id == "one"
     assert nest.models.failures_in_a_row() == 1
-    assert nest.models.list()[0].complaints == ("worse than its parent",)
+    assert nest.models.newest()[0].complaints == ("worse than its parent",)
     assert nest.models.seed().id == "one"
     nest.learn(3, "three")
     assert nest.models.failures_in_a_row() == 0
