@@ -230,7 +230,8 @@ class GateConfig(Section):
         default=0.05,
         ge=0,
         le=1,
-        description="The share of the drawing's flows, of six packets or more, that may be of the chunk to the octet.",
+        description="The share of drawn flows, of six packets or more, that may be the chunk's size by size, beyond "
+        "what two halves of the chunk share.",
         json_schema_extra=LIVE,
     )
     drawn_conversations: int = Field(
