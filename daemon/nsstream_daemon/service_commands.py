@@ -23,3 +23,22 @@ def validate(config: ConfigFile) -> None:
     except InputError as err:
         raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
     print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
+
+
+def daemon(config: ConfigFile) -> None:
+    """Run the service in the foreground: capture, chunks, training in the background, promoted models."""
+    import logging
+    import os
+
+    from nsstream.clock import SystemClock
+    from nsstream_daemon.config_file import load_config
+    from nsstream_daemon.log_format import JournalFormatter
+    from nsstream_daemon.sd_notify import Notifier
+    from nsstream_daemon.supervisor import Supervisor, set_log_level
+
+    loaded = load_config(config)
+    handler = logging.StreamHandler()
+    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
+    logging.getLogger().addHandler(handler)
+    set_log_level(loaded)
+    raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())

@@ -101,6 +101,16 @@ class TrainingQueue:
                 _queue(db, held, now_ns)
             _skip_the_oldest(db, most_waiting, now_ns)
 
+    def leave_out(self, chunk_id: str, reason: str) -> None:
+        """Never learn a chunk that cannot be read; seen again, it changes nothing."""
+        with self._ledger.transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO chunk"
+                " (id, digest, start_ns, end_ns, kind, row_count, conversations, seen_ns, fate, reason)"
+                " VALUES (?, '', 0, 0, '', 0, 0, ?, 'skipped', ?)",
+                (chunk_id, self._clock.wall_ns(), reason),
+            )
+
     def claim(self, *, oldest: bool = False, most_waiting: int | None = None) -> Job | None:
         """The newest job that may run now, or the oldest; it is ours from now on. None where there is none."""
         now_ns = self._clock.wall_ns()
