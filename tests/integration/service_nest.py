@@ -62,6 +62,7 @@ class Nest:
             path.mkdir()
         self.spooled = 0
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.tail = ""  # of the configuration
         self.settings: dict[str, dict[str, Any]] = {
             "source": {"input": f"spool:{self.spool}"},
             "chunks": {"length_s": CHUNK_S, "lateness_s": 0},
@@ -76,7 +77,7 @@ class Nest:
         lines = [f'state = "{self.state}"']
         for section, values in self.settings.items():
             lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
-        self.config.write_text("\n".join(lines) + "\n")
+        self.config.write_text("\n".join([*lines, self.tail, ""]))
 
     def put(self, count: int = 1, packets: int = PACKETS_A_CHUNK) -> None:
         """Put captures into the spool; each but the last becomes a chunk."""
