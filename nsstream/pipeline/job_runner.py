@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from threading import Event
 from typing import Any, Final
 
 from nsstream.chunk import ChunkStore
+from nsstream.chunk.interval import id_of
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import StateError
 from nsstream.pipeline.child import Leash, run_job
@@ -71,6 +73,21 @@ class JobRunner:
         said = f"{random_seed} {job.digest}".encode()
         seed = int.from_bytes(hashlib.sha256(said).digest()[:8]) >> 1
         return Material(chunk, self._before(job, store) if kind == "packets" else None, parent, seed)
+
+    def clean(self, job: Job) -> None:
+        """Remove what was made on the way."""
+        shutil.rmtree(self.folder_of(job), ignore_errors=True)
+        if len(job.chunk_ids) > 1:
+            for path in (self.state / "merged").glob(f"{id_of(job.start_ns, job.end_ns)}*"):
+                path.unlink(missing_ok=True)
+
+    def clean_all(self) -> None:
+        """Remove what a process before us left of jobs that are not to be gone on with."""
+        waiting = {row["id"] for row in self.ledger.rows("SELECT id FROM job WHERE state IN ('pending', 'failed')")}
+        for folder in (self.state / "work").glob("job-*"):
+            if folder.name.removeprefix("job-") not in map(str, waiting):
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.state / "merged", ignore_errors=True)
 
     def left_candidate(self, job: Job) -> Path | None:
         """The checkpoint that a process before us trained for the job, whole, and did not settle."""

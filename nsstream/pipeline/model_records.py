@@ -19,6 +19,10 @@ from nsstream.pipeline.training_queue import Job
 
 HOLD: Final = "promotion.hold"  # a setting: the model that an operator promoted
 
+_PROMOTED: Final = (
+    "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model ORDER BY promotion.number DESC LIMIT 1"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
@@ -79,9 +83,8 @@ class ModelRecords:
 
     def promoted(self) -> ModelRecord | None:
         """The model that is promoted."""
-        with self._ledger.transaction() as db:
-            row = _promoted(db)
-        return None if row is None else _record(row)
+        rows = self._ledger.rows(_PROMOTED)
+        return _record(rows[0]) if rows else None
 
     def promote(self, model: str) -> None:
         """Promote a model as an operator does: it holds until `release`; raises StateError where there is none."""
@@ -151,8 +154,7 @@ class ModelRecords:
 
 
 def _promoted(db: sqlite3.Connection) -> sqlite3.Row | None:
-    query = "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model ORDER BY number DESC LIMIT 1"
-    row: sqlite3.Row | None = db.execute(query).fetchone()
+    row: sqlite3.Row | None = db.execute(_PROMOTED).fetchone()
     return row
 
 

@@ -120,6 +120,7 @@ class Scheduler:
         self._counters.taken_back = self.queue.take_back_claims()
         if self._counters.taken_back:
             _log.warning("jobs_taken_back count=%d", self._counters.taken_back)
+        self._runner.clean_all()
         self._follow_ledger()
         if not self._training.enabled:
             return
@@ -270,7 +271,7 @@ class Scheduler:
 
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerConfig) -> None:
         """One job, to its end; what goes wrong is written down, and ends nothing but the job."""
-        folder, name, runner, training = self._runner.folder_of(job), job.chunk_ids[-1], self._runner, self._training
+        name, runner, training = job.chunk_ids[-1], self._runner, self._training
         try:
             began_ns = self._clock.monotonic_ns()
             self._show(lane, "training", chunk=name, is_seed=parent is None, since_ns=began_ns)
@@ -278,7 +279,7 @@ class Scheduler:
             self._insist(lambda: self.queue.run(job))
             candidate = runner.left_candidate(job)
             if candidate is None:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(runner.folder_of(job), ignore_errors=True)
                 candidate = runner.train(job, material, training, worker, lambda line: self._hear(lane, line))
                 trained = candidate.name
                 self._insist(lambda: self.queue.trained(job, trained))
@@ -294,25 +295,26 @@ class Scheduler:
             self._insist(lambda: self.queue.give_back(job), tries=3)
         except ChildFailedError as err:
             self._counters.failures[err.kind] += 1
-            self._fail(job, name, str(err), folder)
+            self._fail(job, name, str(err))
         except StateError as err:
             if all(self._store.path_of(chunk_id).exists() for chunk_id in job.chunk_ids):
-                self._fail(job, name, str(err), folder)
+                self._fail(job, name, str(err))
             else:
                 _log.warning("job_skipped chunk=%s reason=%s", name, EXPIRED)
                 self._insist(lambda: self.queue.skip(job, EXPIRED))
+                runner.clean(job)
         except NsstreamError as err:
-            self._fail(job, name, str(err), folder)
+            self._fail(job, name, str(err))
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            runner.clean(job)
 
-    def _fail(self, job: Job, name: str, reason: str, folder: Path) -> None:
+    def _fail(self, job: Job, name: str, reason: str) -> None:
         training = self._training
         told: list[str] = []
         self._insist(
             lambda: told.append(self.queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))
         )
-        shutil.rmtree(folder, ignore_errors=True)
+        self._runner.clean(job)
         _log.warning("job_%s chunk=%s attempt=%d reason=%s", told[0], name, job.attempts + 1, reason)
 
     def _settle(self, job: Job, candidate: Path, figures: dict[str, Any], training_s: float) -> None:
