@@ -127,11 +127,11 @@ def test_a_checkpoint_that_was_trained_before_a_kill_is_not_trained_again(nest: 
 @pytest.mark.parametrize(
     ("how", "kind", "settings"),
     [
-        ("stuck", "stuck", {"silence_s": 1}),
+        ("stuck", "stuck", {"silence_s": 12, "attempts": 9}),
         ("leak", "memory", {"memory_octets": 256 << 20}),
         ("crash", "died", {}),
         ("error", "error", {}),
-        ("slow", "time", {"time_limit_s": 1}),
+        ("slow", "time", {"time_limit_s": 12, "attempts": 9}),
     ],
 )
 def test_a_worker_that_fails_is_killed_counted_and_tried_again(
@@ -414,6 +414,22 @@ def test_a_source_that_cannot_be_used_is_seen(tmp_path: Path):
         assert nest.stop() == 1
     finally:
         nest.close()
+
+
+def test_a_ledger_that_somebody_locks_stops_training_for_as_long_and_nothing_else(nest: Nest):
+    nest.put(2)
+    nest.start()
+    wait_until(lambda: nest.done() == 1)
+    other = sqlite3.connect(nest.state / "ledger.sqlite", isolation_level=None, timeout=30)
+    other.execute("BEGIN IMMEDIATE")
+    nest.put(2)
+    wait_until(lambda: len(nest.stored()) == 3)
+    wait_until(lambda: "database is locked" in nest.log.read_text())
+    other.execute("COMMIT")
+    other.close()
+    wait_until(lambda: nest.done() == 3)
+    assert nest.ask("status")["healthy"]
+    assert nest.stop() == 0
 
 
 def test_a_damaged_chunk_is_left_out_by_name(nest: Nest):
