@@ -22,6 +22,9 @@ def validate(config: ConfigFile) -> None:
         IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
     except InputError as err:
         raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
+    seed_model = loaded.training.seed_model
+    if seed_model is not None and not (seed_model / "manifest.json").is_file():
+        raise InputError(f"{config}: training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
     print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
 
 

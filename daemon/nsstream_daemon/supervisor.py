@@ -30,7 +30,8 @@ from nsstream.pipeline.by_hand import key_beside
 from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.job_runner import JUDGE
 from nsstream.pipeline.ledger import FILE, Ledger
-from nsstream.pipeline.scheduler import Scheduler, model_as_dict
+from nsstream.pipeline.promoter import model_as_dict
+from nsstream.pipeline.scheduler import Scheduler
 from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.pipeline.training import WORKER
 from nsstream_daemon.capture_part import CapturePart

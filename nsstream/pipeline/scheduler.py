@@ -13,7 +13,6 @@ costs none; (4) while there is no seed, one place alone trains.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import threading
@@ -26,17 +25,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
-from nsstream.chunk import ChunkStore, whole_file
+from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import NsstreamError, OutputError, StateError
-from nsstream.model.promotion import promote, read_promoted
 from nsstream.pipeline.child import CancelledError, ChildFailedError
 from nsstream.pipeline.chunk_watch import ChunkWatch
-from nsstream.pipeline.gate import complaints_about
-from nsstream.pipeline.job_runner import JUDGE, JobRunner, manifest_of
+from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
+from nsstream.pipeline.promoter import Promoter, model_as_dict
 from nsstream.pipeline.service_config import GateConfig, TrainingConfig, WorkerConfig
 from nsstream.pipeline.training import WORKER
 from nsstream.pipeline.training_queue import EXPIRED, Job, TrainingQueue
@@ -102,7 +100,7 @@ class Scheduler:
         self._state, self._ledger, self._clock = state, ledger, clock
         self._training, self._gate, self._on_death = training, gate, on_death
         self.queue, self.models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
-        self._models_folder = state / "models"
+        self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge)
         self._lock = threading.Lock()
@@ -115,13 +113,13 @@ class Scheduler:
         """Take up what a process before left, and begin; raises StateError or OutputError where the state refuses."""
         self._store = ChunkStore(self._state / "chunks")
         self._watch = ChunkWatch(self._store, self.queue, self._stop.is_set)
-        for folder in (self._models_folder, self._state / "work"):
+        for folder in (self._promoter.folder, self._state / "work"):
             folder.mkdir(exist_ok=True)
         self._counters.taken_back = self.queue.take_back_claims()
         if self._counters.taken_back:
             _log.warning("jobs_taken_back count=%d", self._counters.taken_back)
         self._runner.clean_all()
-        self._follow_ledger()
+        self._promoter.follow_ledger()
         if not self._training.enabled:
             return
         self._threads.append(self._thread("chunks", self._see_chunks))
@@ -167,7 +165,7 @@ class Scheduler:
             self.models.release()
         else:
             self.models.promote(model)
-        self._follow_ledger()
+        self._promoter.follow_ledger()
         return self.models.promoted()
 
     def is_drained(self) -> bool:
@@ -264,10 +262,10 @@ class Scheduler:
             return None
         promoted, seed = self.models.promoted(), self.models.seed()
         if training.start_from == "newest" and promoted is not None:
-            return self._models_folder / promoted.id
+            return self._promoter.folder / promoted.id
         if training.seed_model is not None:
             return training.seed_model
-        return None if seed is None else self._models_folder / seed.id
+        return None if seed is None else self._promoter.folder / seed.id
 
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerConfig) -> None:
         """One job, to its end; what goes wrong is written down, and ends nothing but the job."""
@@ -290,7 +288,11 @@ class Scheduler:
                 candidate, material, self._gate.drawn_conversations, training, worker,
                 lambda line: self._hear(lane, line),
             )  # fmt: skip
-            self._settle(job, candidate, figures, training_s)
+            promoter = self._promoter
+            verdict = promoter.place(candidate, figures, self._gate)
+            self._insist(partial(promoter.settle, job, verdict, training_s))
+            promoter.follow_ledger()
+            self._insist(partial(promoter.remove_surplus, training.keep_models))
         except CancelledError:
             self._insist(lambda: self.queue.give_back(job), tries=3)
         except ChildFailedError as err:
@@ -316,53 +318,6 @@ class Scheduler:
         )
         self._runner.clean(job)
         _log.warning("job_%s chunk=%s attempt=%d reason=%s", told[0], name, job.attempts + 1, reason)
-
-    def _settle(self, job: Job, candidate: Path, figures: dict[str, Any], training_s: float) -> None:
-        """Let a candidate through the gate or not, give it its place, and write all of it down."""
-        manifest = manifest_of(candidate)
-        complaints = complaints_about(figures, self._gate)
-        with whole_file(candidate / "manifest.json") as file:
-            gate = {"passed": not complaints, "complaints": list(complaints), "figures": figures}
-            file.write(json.dumps(manifest | {"gate": gate}, indent=1).encode())
-        place = self._models_folder / candidate.name
-        if candidate != place:
-            try:
-                candidate.rename(place)
-            except OSError as err:
-                raise OutputError(f"cannot put the model {place} in its place: {err.strerror}") from err
-        told: list[bool] = []
-        self._insist(
-            lambda: told.append(
-                self.models.settle(
-                    job,
-                    candidate.name,
-                    parent=manifest.get("parent"),
-                    training_s=training_s,
-                    complaints=complaints,
-                    figures=figures,
-                )
-            )
-        )
-        state = "promoted" if told[0] else "kept" if not complaints else "refused"
-        _log.info(
-            "model_%s id=%s chunk=%s loss=%.3f ratio=%s drift=%s training_s=%.1f complaints=%s",
-            state, candidate.name, job.chunk_ids[-1], figures["loss"], _short(figures["ratio"]),
-            _short(figures["drift"]), training_s, "; ".join(complaints) or "none",
-        )  # fmt: skip
-        self._follow_ledger()
-        self._remove_surplus()
-
-    def _follow_ledger(self) -> None:
-        """Let the mark be what the ledger says."""
-        promoted = self.models.promoted()
-        if promoted is not None and read_promoted(self._models_folder) != self._models_folder / promoted.id:
-            promote(self._models_folder, promoted.id)
-
-    def _remove_surplus(self) -> None:
-        for model in self.models.surplus(self._training.keep_models):
-            self._insist(partial(self.models.forget_files, model))
-            shutil.rmtree(self._models_folder / model, ignore_errors=True)
-            _log.info("model_removed id=%s", model)
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
@@ -406,16 +361,3 @@ class Scheduler:
                 self._on_death(name, err)
 
         return threading.Thread(target=guarded, name=name, daemon=True)
-
-
-def model_as_dict(model: ModelRecord) -> dict[str, Any]:
-    """A model as plain values."""
-    return {
-        "id": model.id, "parent": model.parent, "start_ns": model.start_ns, "end_ns": model.end_ns,
-        "trained_ns": model.trained_ns, "training_s": model.training_s, "passed": model.passed,
-        "complaints": list(model.complaints), "figures": model.figures, "is_stored": model.is_stored,
-    }  # fmt: skip
-
-
-def _short(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"

@@ -195,8 +195,11 @@ class TrainingQueue:
         return not self._ledger.rows("SELECT 1 FROM job WHERE state IN ('pending', 'failed', 'claimed', 'running')")
 
     def _set(self, job_id: int, assignment: str, values: Sequence[object]) -> None:
+        """Change a job that is ours; one that is settled already stays as it is."""
         with self._ledger.transaction() as db:
-            db.execute(f"UPDATE job SET {assignment} WHERE id = ?", (*values, job_id))
+            db.execute(
+                f"UPDATE job SET {assignment} WHERE id = ? AND state IN ('claimed', 'running')", (*values, job_id)
+            )
 
 
 def _held(db: sqlite3.Connection) -> list[sqlite3.Row]:

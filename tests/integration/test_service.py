@@ -400,6 +400,22 @@ def test_health_and_readiness(started: Nest):
     assert page(started, "/nonsense")[0] == 404
 
 
+def test_a_live_source_that_fails_is_tried_again_and_seen(tmp_path: Path):
+    nest = Nest(tmp_path, source={"input": "live:nosuch0"})
+    try:
+        nest.start()
+        wait_until(lambda: nest.ask("status")["capture"]["restarts"] >= 1)
+        status = nest.ask("status")
+        assert status["capture"]["state"] in ("waiting", "running")
+        assert "nosuch0" in status["capture"]["error"]
+        assert status["healthy"]
+        assert not status["ready"]
+        assert "source_restarts" in nest.log.read_text()
+        assert nest.stop() == 0
+    finally:
+        nest.close()
+
+
 def test_a_source_that_cannot_be_used_is_seen(tmp_path: Path):
     nest = Nest(tmp_path, source={"input": str(tmp_path / "x.pcap"), "at_end": "stay"})
     try:

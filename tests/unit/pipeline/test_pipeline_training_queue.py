@@ -186,6 +186,16 @@ def test_a_job_given_back_did_not_fail(nest: Nest):
     assert nest.claim().attempts == 0
 
 
+def test_a_job_that_is_settled_can_neither_fail_nor_be_given_back(nest: Nest):
+    nest.see(chunk(1))
+    job = nest.claim()
+    nest.settle(job, "m")
+    nest.fail(job)
+    nest.queue.give_back(job)
+    assert nest.queue.counts()["done"] == 1
+    assert nest.queue.claim() is None
+
+
 def test_an_expired_chunk_is_skipped_by_name(nest: Nest):
     nest.see(chunk(1))
     nest.queue.skip(nest.claim(), "expired")
