@@ -14,24 +14,24 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
 from nsstream.pipeline.service_config import (
-    ChunksConfig,
-    ControlConfig,
-    GateConfig,
+    ChunksSection,
+    ControlSection,
+    GateSection,
     Section,
     ServiceConfig,
-    SourceConfig,
-    TrainingConfig,
-    WorkerConfig,
+    SourceSection,
+    TrainingSection,
+    WorkerSection,
 )
 
 SECTIONS: Final[tuple[tuple[str, type[Section]], ...]] = (
     ("", ServiceConfig),
-    ("[source]", SourceConfig),
-    ("[chunks]", ChunksConfig),
-    ("[training]", TrainingConfig),
-    ("[[training.workers]]", WorkerConfig),
-    ("[gate]", GateConfig),
-    ("[control]", ControlConfig),
+    ("[source]", SourceSection),
+    ("[chunks]", ChunksSection),
+    ("[training]", TrainingSection),
+    ("[[training.workers]]", WorkerSection),
+    ("[gate]", GateSection),
+    ("[control]", ControlSection),
 )
 HEAD: Final = """# Configuration
 
@@ -92,7 +92,7 @@ def _kind(annotation: Any) -> tuple[str, list[str]]:
     if origin is Literal:
         return ", ".join(f"`{json.dumps(arg)}`" for arg in args), []
     if origin is tuple:
-        of = "tables" if args[0] is WorkerConfig else f"{_kind(args[0])[0]}s"
+        of = "tables" if args[0] is WorkerSection else f"{_kind(args[0])[0]}s"
         return f"list of {of}", []
     if origin is dict:
         return "table of texts, numbers, true and false", []
@@ -120,7 +120,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "none"
-    if value == (WorkerConfig(),):
+    if value == (WorkerSection(),):
         return "one, with its defaults"
     if isinstance(value, bool | str | tuple | dict):
         return f"`{json.dumps(value)}`"

@@ -69,12 +69,12 @@ def ingest(
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError, OutputError
     from nsstream.pipeline.ingest_plan import IngestPlan
-    from nsstream.pipeline.service_config import ChunksConfig, SourceConfig, complaints
+    from nsstream.pipeline.service_config import ChunksSection, SourceSection, complaints
 
     timeouts_s = _timeouts_s(active_timeout, idle_timeout)
     try:
         plan = IngestPlan(
-            SourceConfig(
+            SourceSection(
                 input=source,
                 options=_options_of(option or []),
                 live=live,
@@ -82,7 +82,7 @@ def ingest(
                 active_timeout_s=timeouts_s[0],
                 idle_timeout_s=timeouts_s[1],
             ),
-            ChunksConfig(
+            ChunksSection(
                 length_s=_whole_seconds(chunk),
                 lateness_s=None if lateness is None else _seconds(lateness),
                 future_s=_seconds(future),

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nsstream.pipeline.service_config import ServiceConfig
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The TOML file; docs/configuration.md has its keys.")]
 
 
 def validate(config: ConfigFile) -> None:
-    """Check a configuration file: its keys, their values, and that the source it names is known."""
+    """Check a configuration file: its keys, their values, and that what it names is on this machine."""
+    loaded = _load(config)
+    print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
+
+
+def daemon(config: ConfigFile) -> None:
+    """Run the service in the foreground: capture, chunks, training in the background, promoted models."""
+    import logging
+    import os
+
+    from nsstream.clock import SystemClock
+    from nsstream_daemon.log_format import JournalFormatter
+    from nsstream_daemon.sd_notify import Notifier
+    from nsstream_daemon.supervisor import Supervisor, set_log_level
+
+    loaded = _load(config)
+    handler = logging.StreamHandler()
+    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
+    logging.getLogger().addHandler(handler)
+    set_log_level(loaded)
+    raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
+
+
+def _load(config: Path) -> ServiceConfig:
+    """The configuration, if this machine has what it names: source, processors, seed model."""
+    import os
+
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
     from nsstream.pipeline.ingest_plan import IngestPlan
@@ -22,26 +51,12 @@ def validate(config: ConfigFile) -> None:
         IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
     except InputError as err:
         raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
+    there = os.sched_getaffinity(0)
+    for at, worker in enumerate(loaded.training.workers):
+        if missing := sorted(set(worker.cores) - there):
+            has = ", ".join(map(str, sorted(there)))
+            raise InputError(f"{config}: training.workers[{at}].cores: {missing[0]} is not there; there are {has}")
     seed_model = loaded.training.seed_model
     if seed_model is not None and not (seed_model / "manifest.json").is_file():
         raise InputError(f"{config}: training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
-    print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
-
-
-def daemon(config: ConfigFile) -> None:
-    """Run the service in the foreground: capture, chunks, training in the background, promoted models."""
-    import logging
-    import os
-
-    from nsstream.clock import SystemClock
-    from nsstream_daemon.config_file import load_config
-    from nsstream_daemon.log_format import JournalFormatter
-    from nsstream_daemon.sd_notify import Notifier
-    from nsstream_daemon.supervisor import Supervisor, set_log_level
-
-    loaded = load_config(config)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
-    logging.getLogger().addHandler(handler)
-    set_log_level(loaded)
-    raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
+    return loaded

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nsstream.pipeline.service_config import GateConfig
+from nsstream.pipeline.service_config import GateSection
 
 
-def complaints_about(figures: Mapping[str, Any], config: GateConfig) -> tuple[str, ...]:
+def complaints_about(figures: Mapping[str, Any], config: GateSection) -> tuple[str, ...]:
     """Why a candidate is not to be promoted, a phrase each; empty if it may be. Figures are the judge's."""
     said: list[str] = []
     loss, ratio = figures["loss"], figures["ratio"]

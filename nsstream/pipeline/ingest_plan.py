@@ -19,7 +19,7 @@ from nsstream.clock import Clock
 from nsstream.pipeline.channel import WhenFull
 from nsstream.pipeline.ingest_loop import AnySource, IngestLoop, IngestStatus
 from nsstream.pipeline.intake import Intake, IntakeConfig
-from nsstream.pipeline.service_config import ChunksConfig, SourceConfig
+from nsstream.pipeline.service_config import ChunksSection, SourceSection
 from nsstream.trace.metering import FlowMeter
 
 QUEUE_ROWS: Final = 1 << 16
@@ -30,8 +30,8 @@ LIVE_QUEUE_ROWS: Final = 1 << 18  # what the disk is too slow for is lost
 class IngestPlan:
     """How a source becomes chunks."""
 
-    source: SourceConfig
-    chunks: ChunksConfig
+    source: SourceSection
+    chunks: ChunksSection
 
     @property
     def place(self) -> Path | None:

@@ -23,7 +23,7 @@ from nsstream.errors import StateError
 from nsstream.pipeline.child import Leash, run_job
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
-from nsstream.pipeline.service_config import TrainingConfig, WorkerConfig
+from nsstream.pipeline.service_config import TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER, TrainJob
 from nsstream.pipeline.training_queue import Job
 
@@ -95,7 +95,9 @@ class JobRunner:
         places += [path for path in self.folder_of(job).glob("*") if not path.name.startswith(".")]
         return next((path for path in places if (path / "manifest.json").is_file()), None)
 
-    def train(self, job: Job, material: Material, training: TrainingConfig, place: WorkerConfig, heard: Heard) -> Path:
+    def train(
+        self, job: Job, material: Material, training: TrainingSection, place: WorkerSection, heard: Heard
+    ) -> Path:
         """Train a checkpoint; raises ChildFailedError, and CancelledError."""
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
@@ -122,8 +124,8 @@ class JobRunner:
         candidate: Path,
         material: Material,
         drawn_conversations: int,
-        training: TrainingConfig,
-        place: WorkerConfig,
+        training: TrainingSection,
+        place: WorkerSection,
         heard: Heard,
     ) -> dict[str, Any]:
         """What a judge measures of a candidate; raises as `train`, and StateError where its parent is gone."""
@@ -170,8 +172,8 @@ class JobRunner:
         command: Sequence[str],
         told: Mapping[str, object],
         heard: Heard,
-        training: TrainingConfig,
-        place: WorkerConfig,
+        training: TrainingSection,
+        place: WorkerSection,
         limit_s: float | None,
     ) -> dict[str, Any]:
         environment = {"CUDA_VISIBLE_DEVICES": place.gpu or ""}

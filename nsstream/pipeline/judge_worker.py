@@ -15,7 +15,6 @@ import traceback
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nsstream.assemble import Assembler
@@ -50,7 +49,6 @@ def main() -> int:
 
 def judge(job: EvaluateJob) -> dict[str, Any]:
     """The figures of one checkpoint; raises as `evaluate` does."""
-    torch.set_num_threads(job.threads)
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
         return evaluate_flows(job) | NOTHING_DRAWN
     figures = evaluate(job)

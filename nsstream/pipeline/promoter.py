@@ -19,7 +19,7 @@ from nsstream.model.promotion import promote, read_promoted
 from nsstream.pipeline.gate import complaints_about
 from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
-from nsstream.pipeline.service_config import GateConfig
+from nsstream.pipeline.service_config import GateSection
 from nsstream.pipeline.training_queue import Job
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Promoter:
         self.folder = folder
         self._records = records
 
-    def place(self, candidate: Path, figures: dict[str, Any], gate: GateConfig) -> Verdict:
+    def place(self, candidate: Path, figures: dict[str, Any], gate: GateSection) -> Verdict:
         """Let a candidate through the gate or not, say so in its manifest, and give it its place.
 
         Raises OutputError where the disk refuses, StateError where it is no checkpoint.

@@ -35,7 +35,7 @@ from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
 from nsstream.pipeline.promoter import Promoter, model_as_dict
-from nsstream.pipeline.service_config import GateConfig, TrainingConfig, WorkerConfig
+from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER
 from nsstream.pipeline.training_queue import EXPIRED, Job, TrainingQueue
 
@@ -88,8 +88,8 @@ class Scheduler:
         self,
         state: Path,
         ledger: Ledger,
-        training: TrainingConfig,
-        gate: GateConfig,
+        training: TrainingSection,
+        gate: GateSection,
         address_map: AddressMap,
         clock: Clock,
         *,
@@ -140,7 +140,7 @@ class Scheduler:
         with self._wake:
             self._wake.notify_all()
 
-    def reconfigure(self, training: TrainingConfig, gate: GateConfig) -> None:
+    def reconfigure(self, training: TrainingSection, gate: GateSection) -> None:
         """Go by other settings from the next job on; only live ones may differ."""
         self._training, self._gate = training, gate
         self.wake()
@@ -224,7 +224,7 @@ class Scheduler:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def _work(self, lane: LaneStatus, worker: WorkerConfig) -> None:
+    def _work(self, lane: LaneStatus, worker: WorkerSection) -> None:
         while not self._stop.is_set():
             try:
                 claimed = None if self.is_paused else self._claim()
@@ -267,7 +267,7 @@ class Scheduler:
             return training.seed_model
         return None if seed is None else self._promoter.folder / seed.id
 
-    def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerConfig) -> None:
+    def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerSection) -> None:
         """One job, to its end; what goes wrong is written down, and ends nothing but the job."""
         name, runner, training = job.chunk_ids[-1], self._runner, self._training
         try:

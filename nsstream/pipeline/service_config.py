@@ -62,7 +62,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class SourceConfig(Section):
+class SourceSection(Section):
     """Where packets or flow records come from."""
 
     input: str = Field(
@@ -84,13 +84,13 @@ class SourceConfig(Section):
     idle_timeout_s: Duration = Field(default=15.0, ge=1, description="Of flows: how long a flow may be silent.")
 
     @model_validator(mode="after")
-    def _timeouts_agree(self) -> SourceConfig:
+    def _timeouts_agree(self) -> SourceSection:
         if self.idle_timeout_s > self.active_timeout_s:
             raise ValueError("idle_timeout_s must not be more than active_timeout_s")
         return self
 
 
-class ChunksConfig(Section):
+class ChunksSection(Section):
     """How rows become chunks, and how long those are kept."""
 
     length_s: Annotated[Duration, Field(ge=1, le=MOST_LENGTH_S), AfterValidator(_whole)] = Field(
@@ -124,7 +124,7 @@ class ChunksConfig(Section):
     )
 
 
-class WorkerConfig(Section):
+class WorkerSection(Section):
     """One place where a training may run: a job at a time, on these processors or on this GPU."""
 
     cores: tuple[Core, ...] = Field(
@@ -137,7 +137,7 @@ class WorkerConfig(Section):
     )
 
 
-class TrainingConfig(Section):
+class TrainingSection(Section):
     """What is learned, by whom, and within which bounds."""
 
     enabled: bool = Field(default=True, description="Whether chunks are learned at all.")
@@ -209,12 +209,12 @@ class TrainingConfig(Section):
     )
     ipv4_range: str = Field(default="10.0.0.0/8", description="Where IPv4 addresses are mapped to.")
     ipv6_range: str = Field(default="fd00::/8", description="Where IPv6 addresses are mapped to.")
-    workers: Annotated[tuple[WorkerConfig, ...], Field(min_length=1, max_length=64)] = Field(
-        default=(WorkerConfig(),), description="Places where trainings run side by side; see `[[training.workers]]`."
+    workers: Annotated[tuple[WorkerSection, ...], Field(min_length=1, max_length=64)] = Field(
+        default=(WorkerSection(),), description="Places where trainings run side by side; see `[[training.workers]]`."
     )
 
 
-class GateConfig(Section):
+class GateSection(Section):
     """Which candidates are promoted. All held-out figures are of conversations that the candidate did not learn."""
 
     worst_ratio: float = Field(
@@ -245,7 +245,7 @@ class GateConfig(Section):
     )
 
 
-class ControlConfig(Section):
+class ControlSection(Section):
     """How the daemon is asked and seen."""
 
     socket: Path | None = Field(
@@ -269,11 +269,11 @@ class ServiceConfig(Section):
     """The whole file."""
 
     state: Path = Field(description="The state directory: chunks, models, the ledger; one daemon each.")
-    source: SourceConfig
-    chunks: ChunksConfig = ChunksConfig()
-    training: TrainingConfig = TrainingConfig()
-    gate: GateConfig = GateConfig()
-    control: ControlConfig = ControlConfig()
+    source: SourceSection
+    chunks: ChunksSection = ChunksSection()
+    training: TrainingSection = TrainingSection()
+    gate: GateSection = GateSection()
+    control: ControlSection = ControlSection()
 
     @property
     def socket(self) -> Path:
@@ -315,5 +315,5 @@ def _section_at(path: tuple[int | str, ...]) -> type[BaseModel]:
     section: type[BaseModel] = ServiceConfig
     for part in path:
         if isinstance(part, str):
-            section = WorkerConfig if part == "workers" else section.model_fields[part].annotation  # type: ignore[assignment]
+            section = WorkerSection if part == "workers" else section.model_fields[part].annotation  # type: ignore[assignment]
     return section

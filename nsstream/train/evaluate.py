@@ -86,6 +86,7 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
 
     Raises StateError where a checkpoint or a chunk cannot be read, TrainError where the chunk is too small.
     """
+    torch.set_num_threads(job.threads)
     chunk_id, table, _, _ = load_conversations(job.chunk, job.before, job.address_map)
     if len(table) < LEAST_CONVERSATIONS:
         raise TrainError(f"chunk {chunk_id} has {len(table)} conversations, too few to judge by")

@@ -27,6 +27,7 @@ RUN: Final = 64
 
 def evaluate_flows(job: EvaluateJob) -> dict[str, Any]:
     """The figures of a checkpoint of flows; raises as `evaluate` does."""
+    torch.set_num_threads(job.threads)
     chunk = ChunkStore(job.chunk.parent).read(job.chunk)
     settings = job.address_map
     addresses = AddressMap(bytes.fromhex(settings.key_hex), settings.ipv4_range, settings.ipv6_range)

@@ -59,6 +59,31 @@ def test_chunks_become_promoted_models(nest: Nest):
     assert not list((nest.state / "work").iterdir())
 
 
+def test_descriptors_threads_and_children_do_not_grow_with_the_jobs(nest: Nest):
+    def held() -> tuple[int, int, int]:
+        assert nest.daemon is not None
+        place = Path(f"/proc/{nest.daemon.pid}")
+        tasks = list((place / "task").iterdir())
+        children = [name for task in tasks for name in (task / "children").read_text().split()]
+        return len(list((place / "fd").iterdir())), len(tasks), len(children)
+
+    def settled(done: int) -> tuple[int, int, int]:
+        def at_rest() -> bool:
+            return nest.done() == done and nest.ask("status")["training"]["workers"][0]["state"] == "idle"
+
+        wait_until(at_rest)
+        first = held()
+        wait_until(lambda: held() == first)
+        return first
+
+    nest.put(3)
+    nest.start()
+    before = settled(2)
+    nest.put(5)
+    assert settled(7) == before
+    assert before[2] == 0
+
+
 def test_a_candidate_that_is_worse_than_its_parent_is_not_promoted(nest: Nest):
     nest.put(2)
     nest.start()

@@ -10,7 +10,7 @@ from nsstream_daemon.config_file import load_config
 from nsstream_daemon.config_page import SECTIONS, page
 
 from nsstream.errors import InputError
-from nsstream.pipeline.service_config import ServiceConfig, SourceConfig
+from nsstream.pipeline.service_config import ServiceConfig, SourceSection
 
 ROOT = Path(__file__).parents[3]
 LEAST = 'state = "/tmp/state"\n[source]\ninput = "trace.pcap"\n'
@@ -30,7 +30,7 @@ def complaint(tmp_path: Path, text: str) -> str:
 
 def test_what_has_a_default_may_be_left_out(tmp_path: Path):
     loaded = load(tmp_path, LEAST)
-    assert loaded == ServiceConfig(state=Path("/tmp/state"), source=SourceConfig(input="trace.pcap"))
+    assert loaded == ServiceConfig(state=Path("/tmp/state"), source=SourceSection(input="trace.pcap"))
     assert loaded.socket == Path("/tmp/state/control.sock")
 
 
@@ -124,3 +124,9 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     unknown = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert unknown.returncode == 1
     assert "source.input = 'nonsense:0': nonsense:0: there is no source 'nonsense'" in unknown.stderr
+    path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[[training.workers]]\ncores = [4000]\n')
+    beyond = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "training.workers[0].cores: 4000 is not there; there are " in beyond.stderr
+    path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_model = "/nowhere"\n')
+    seedless = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "training.seed_model = '/nowhere': is no directory of a checkpoint" in seedless.stderr

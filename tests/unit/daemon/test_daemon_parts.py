@@ -17,7 +17,7 @@ from nsstream_daemon.status_screen import chunks_table, duration, models_table, 
 from rich.console import Console
 
 from nsstream.errors import OutputError, StateError
-from nsstream.pipeline.service_config import ChunksConfig, ServiceConfig, SourceConfig, TrainingConfig
+from nsstream.pipeline.service_config import ChunksSection, ServiceConfig, SourceSection, TrainingSection
 
 
 def heard_from(tmp_path: Path, say: Any, **environ: str) -> list[str]:
@@ -86,15 +86,15 @@ def test_a_state_is_locked_for_one_and_free_again(tmp_path: Path):
         StateLock(tmp_path / "file")
 
 
-CONFIG = ServiceConfig(state=Path("/s"), source=SourceConfig(input="x"))
+CONFIG = ServiceConfig(state=Path("/s"), source=SourceSection(input="x"))
 
 
 def test_what_is_live_may_change_and_the_rest_is_named():
     later = ServiceConfig(
         state=Path("/s"),
-        source=SourceConfig(input="y"),
-        chunks=ChunksConfig(keep_octets=5, length_s=9.0),
-        training=TrainingConfig(attempts=7),
+        source=SourceSection(input="y"),
+        chunks=ChunksSection(keep_octets=5, length_s=9.0),
+        training=TrainingSection(attempts=7),
     )
     assert changes_of(CONFIG, later) == {
         "source.input": "y", "chunks.length_s": 9.0, "chunks.keep_octets": 5, "training.attempts": 7
