@@ -15,7 +15,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The TOML file;
 
 def validate(config: ConfigFile) -> None:
     """Check a configuration file: its keys, their values, and that what it names is on this machine."""
-    loaded = _load(config)
+    loaded = _load(config, has_sockets=False)
     print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
 
 
@@ -29,7 +29,7 @@ def daemon(config: ConfigFile) -> None:
     from nsstream_daemon.sd_notify import Notifier
     from nsstream_daemon.supervisor import Supervisor, set_log_level
 
-    loaded = _load(config)
+    loaded = _load(config, has_sockets=True)
     handler = logging.StreamHandler()
     handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
     logging.getLogger().addHandler(handler)
@@ -37,8 +37,11 @@ def daemon(config: ConfigFile) -> None:
     raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
 
 
-def _load(config: Path) -> ServiceConfig:
-    """The configuration, if this machine has what it names: source, processors, seed model."""
+def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
+    """The configuration, if this machine has what it names: source, processors, seed model.
+
+    A socket that the service manager passes in (``netflow:@``) is there for the service alone (`has_sockets`).
+    """
     import os
 
     from nsstream.clock import SystemClock
@@ -47,8 +50,10 @@ def _load(config: Path) -> ServiceConfig:
     from nsstream_daemon.config_file import load_config
 
     loaded = load_config(config)
+    is_passed = loaded.source.input.partition(":")[2].startswith("@")
     try:
-        IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
+        if has_sockets or not is_passed:
+            IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
     except InputError as err:
         raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
     there = os.sched_getaffinity(0)

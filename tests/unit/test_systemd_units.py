@@ -25,10 +25,11 @@ def placed(unit: str, folder: Path) -> Path:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, "nsstreamd.socket"])
 def test_systemd_verifies_a_unit_without_a_word(unit: str, tmp_path: Path):
+    needed = {unit} if unit in UNITS else {unit, "nsstreamd.service"}
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(placed(unit, tmp_path))],
+        ["systemd-analyze", "verify", "--man=no", *(str(placed(each, tmp_path)) for each in sorted(needed))],
         capture_output=True, text=True, timeout=60, env=os.environ | {"SYSTEMD_LOG_LEVEL": "info"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
