@@ -18,10 +18,12 @@ from nsstream import __version__
 from nsstream.errors import NsstreamError
 from nsstream_daemon import (
     bench_command,
+    ctl_commands,
     ingest_command,
     keys_commands,
     part_commands,
     replay_commands,
+    service_commands,
     subscribe_command,
     twin_commands,
 )
@@ -36,6 +38,8 @@ app = typer.Typer(
 app.command("demo")(twin_commands.demo)
 app.command("twin")(twin_commands.twin)
 app.command("ingest")(ingest_command.ingest)
+app.command("daemon")(service_commands.daemon)
+app.command("validate")(service_commands.validate)
 app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)
@@ -44,6 +48,7 @@ app.command("bench", context_settings={"allow_interspersed_args": False})(bench_
 app.add_typer(part_commands.chunk_app, name="chunk")
 replay_commands.send_app.command("hello")(subscribe_command.hello)
 replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)
+app.add_typer(ctl_commands.ctl_app, name="ctl")
 app.add_typer(replay_commands.send_app, name="send")
 app.add_typer(keys_commands.keys_app, name="keys")
 

@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nsstream.pipeline.ingest_loop import IngestStatus
-    from nsstream.trace.metering import FlowMeter
 
 PLAIN_INTERVAL_S: Final = 10.0
-QUEUE_ROWS: Final = 1 << 16
-LIVE_QUEUE_ROWS: Final = 1 << 18  # what the disk is too slow for is lost
-_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def ingest(
@@ -67,54 +63,45 @@ def ingest(
     ] = None,
 ) -> None:
     """Ingest a source into chunks; Ctrl-C ends it cleanly."""
+    from pydantic import ValidationError
     from rich.console import Console
 
-    from nsstream.capture import MeteredSource, open_source
-    from nsstream.capture.source import UNORDERED_S, lateness_s_of
-    from nsstream.chunk import ChunkLimits
-    from nsstream.chunk.retention import Retention
     from nsstream.clock import SystemClock
-    from nsstream.errors import OutputError
-    from nsstream.pipeline.channel import WhenFull
-    from nsstream.pipeline.ingest_loop import IngestLoop
-    from nsstream.pipeline.intake import Intake, IntakeConfig
+    from nsstream.errors import InputError, OutputError
+    from nsstream.pipeline.ingest_plan import IngestPlan
+    from nsstream.pipeline.service_config import ChunksSection, SourceSection, complaints
 
-    open_octets = parse_octets(max_memory, "--max-memory")
-    place = _place_of(source)
-    is_live = place is None if live is None else live
+    timeouts_s = _timeouts_s(active_timeout, idle_timeout)
+    try:
+        plan = IngestPlan(
+            SourceSection(
+                input=source,
+                options=_options_of(option or []),
+                live=live,
+                flows=flows,
+                active_timeout_s=timeouts_s[0],
+                idle_timeout_s=timeouts_s[1],
+            ),
+            ChunksSection(
+                length_s=_whole_seconds(chunk),
+                lateness_s=None if lateness is None else _seconds(lateness),
+                future_s=_seconds(future),
+                max_rows=max_rows,
+                max_memory_octets=parse_octets(max_memory, "--max-memory"),
+                apart_rows=apart_rows,
+                queue_rows=queue_rows,
+                keep_for_s=None if keep_for is None else _seconds(keep_for),
+                keep_octets=None if keep_size is None else parse_octets(keep_size, "--keep-size"),
+            ),
+        )
+    except ValidationError as err:
+        raise InputError("; ".join(complaints(err))) from err
     clock = SystemClock()
-    opened = open_source(source, **_options_of(option or []))
-    if flows:
-        opened = MeteredSource(opened, _meter(active_timeout, idle_timeout), clock=clock)
-    waits_s = lateness_s_of(opened) if lateness is None else _seconds(lateness)
-    config = IntakeConfig(
-        length_s=_whole_seconds(chunk),
-        allowed_lateness_s=waits_s,
-        allowed_future_s=None if waits_s >= UNORDERED_S else _seconds(future),
-        limits=ChunkLimits(
-            max_rows, open_octets, max(max_rows, 3 * max_rows // 2), open_octets, apart_rows, open_octets // 32
-        ),
-        is_live=is_live,
-        retention=Retention(
-            None if keep_for is None else round(_seconds(keep_for) * 1e9),
-            None if keep_size is None else parse_octets(keep_size, "--keep-size"),
-        ),
-    )
-    identity = _identity_of(source, place)
-    if flows:  # with other timeouts, other records: there is nothing to go on from
-        identity += f" metered {_seconds(active_timeout):g} {_seconds(idle_timeout):g}"
-    intake = Intake(state, identity, config, clock=clock)
+    opened = plan.new_source(clock)
+    intake = plan.new_intake(state, opened, clock)
     try:
         with _View(Console(stderr=True)) as view:
-            loop = IngestLoop(
-                opened,
-                intake,
-                when_full=WhenFull.DROP_NEWEST if is_live else WhenFull.BLOCK,
-                capacity_rows=queue_rows or (LIVE_QUEUE_ROWS if is_live else QUEUE_ROWS),
-                clock=clock,
-                skips_known=place is not None and place.is_file(),
-                listen=view,
-            )
+            loop = plan.new_loop(opened, intake, clock, view)
             with _signals(loop.stop):
                 tally = loop.run()
         if tally.behind is not None:
@@ -131,24 +118,24 @@ def ingest(
         intake.close()
 
 
-def _meter(active_timeout: str, idle_timeout: str) -> FlowMeter:
+def _timeouts_s(active_timeout: str, idle_timeout: str) -> tuple[float, float]:
     from nsstream.errors import InputError
-    from nsstream.trace.metering import FlowMeter
 
     active_s, idle_s = _seconds(active_timeout), _seconds(idle_timeout)
     if not 1 <= idle_s <= active_s:
         raise InputError(f"--idle-timeout must be from 1s to --active-timeout ({active_timeout}), got {idle_timeout}")
-    return FlowMeter(active_timeout_s=active_s, idle_timeout_s=idle_s)
+    return active_s, idle_s
 
 
 def parse_octets(text: str, option: str) -> int:
-    """Octets of a size such as ``512M``, ``1.5G`` or ``1000``; raises InputError otherwise."""
+    """Octets of an option's size; raises InputError that names the option."""
     from nsstream.errors import InputError
+    from nsstream.pipeline import plan
 
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS and text else (text, "")
-    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
-        raise InputError(f"{option} {text!r} is not a size; write it as 512M, 1.5G or 2T")
-    return max(1, round(float(number) * _UNITS[unit]))
+    try:
+        return plan.parse_octets(text)
+    except InputError as err:
+        raise InputError(f"{option} {err}") from err
 
 
 def _seconds(text: str) -> float:
@@ -164,26 +151,6 @@ def _whole_seconds(text: str) -> int:
     if seconds < 1 or seconds != int(seconds):
         raise InputError(f"--chunk must be whole seconds, got {text}")
     return int(seconds)
-
-
-def _place_of(source: str) -> Path | None:
-    """The file, folder or pipe that a source reads, None where it reads none."""
-    if source == "-":
-        return Path("/dev/stdin")
-    for text in (source, source.partition(":")[2]):
-        if text and Path(text).exists():
-            return Path(text)
-    return None
-
-
-def _identity_of(source: str, place: Path | None) -> str:
-    """What makes a source the same after a restart: of a file its inode, of a folder its path, of all else its name."""
-    if place is not None and place.is_dir():
-        return f"{source.partition(':')[0]}:{place.resolve()}"
-    if place is None or not place.is_file():
-        return source
-    status = place.stat()
-    return f"file {status.st_dev}:{status.st_ino}"
 
 
 def _options_of(texts: list[str]) -> dict[str, Any]:

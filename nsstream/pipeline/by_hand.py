@@ -62,7 +62,7 @@ def train_chunk(
         steps=steps,
         budget_s=budget_s,
         threads=cores,
-        address_map=AddressMap(_key_beside(models, new_key), *ranges),
+        address_map=AddressMap(key_beside(models, new_key), *ranges),
         model=model,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
@@ -110,7 +110,8 @@ def draw_flow_models(
     return count
 
 
-def _key_beside(models: Path, new_key: bytes) -> bytes:
+def key_beside(models: Path, new_key: bytes) -> bytes:
+    """The key of the address map beside a folder of models; `new_key` is written there if there is none."""
     path = models.absolute().parent / KEY_FILE
     if not path.exists():
         with whole_file(path, mode=0o600) as file:

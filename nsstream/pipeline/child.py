@@ -1,7 +1,9 @@
-"""Child processes of a run: started, listened to line by line, and ended by process id, whatever happens here.
+"""Child processes of a run: started, listened to line by line, and ended with all of their group, whatever happens.
 
 A child reads one JSON job on its standard input and writes JSON lines on its standard output. It fails by an ``error``
-line, by its exit status, by ending without ``done``, or by silence: a child that says nothing for too long is killed.
+line, by its exit status, by ending without ``done``, by taking too long or too much memory, or by silence: a child that
+says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, and dies with us even
+where we are killed.
 """
 
 from __future__ import annotations
@@ -14,15 +16,51 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from threading import Event
 from typing import IO, Any, Final
+
+from nsstream.capture.tool_guard import ToolGuard
 
 _POLL_S: Final = 0.2
 _GRACE_S: Final = 5.0
 
 
+class Failure(StrEnum):
+    """How a child failed."""
+
+    ERROR = "error"  # it said so
+    DIED = "died"  # it ended without a word, or garbled
+    STUCK = "stuck"  # it said nothing for too long
+    TIME = "time"  # it took too long
+    MEMORY = "memory"  # it took too much
+
+
 class ChildFailedError(Exception):
     """A child did not do its job; the message is a clause that says why."""
+
+    def __init__(self, message: str, kind: Failure = Failure.DIED) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Leash:
+    """What a child may use, and where it runs."""
+
+    cores: tuple[int, ...] = ()  # that it is pinned to; none: any
+    nice: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside ours
+    most_octets: int | None = None  # of resident memory
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The command, behind the tools that set niceness and processors before its first thread is there."""
+        nice = ["nice", "-n", str(self.nice)] if self.nice else []
+        cores = ["taskset", "-c", ",".join(map(str, self.cores))] if self.cores else []
+        return [*nice, *cores, *command]
 
 
 class CancelledError(Exception):
@@ -37,6 +75,7 @@ def run_job(
     cancelled: Event,
     limit_s: float | None,
     silence_s: float,
+    leash: Leash | None = None,
 ) -> dict[str, Any]:
     """Run a child on a job, hand every line but the last to `on_line`, and return the ``done`` line.
 
@@ -47,48 +86,93 @@ def run_job(
         cancelled: once set, the child is killed and CancelledError raised.
         limit_s: the child is killed after this long; None: it may take as long as it keeps talking.
         silence_s: the child is killed after this long without a line.
+        leash: what it may use; then it dies with this process, too.
 
     Raises:
         ChildFailedError: the child failed in one of the ways that the module names.
     """
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, _started(command, leash, errors) as child:
+        _send(child, job)
+        done: dict[str, Any] | None = None
+        most_octets = None if leash is None else leash.most_octets
+        for line in _lines(child, cancelled, limit_s=limit_s, silence_s=silence_s, most_octets=most_octets):
+            message = _parse(line)
+            if message.get("event") == "error":
+                raise ChildFailedError(str(message.get("message")), Failure.ERROR)
+            if message.get("event") == "done":
+                done = message
+            else:
+                on_line(message)
+        status = _wait(child)
+        if status or done is None:
+            raise ChildFailedError(_obituary(status, errors))
+        return done
+
+
+@contextmanager
+def _started(command: Sequence[str], leash: Leash | None, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own, which is gone with its group when the block ends."""
+    try:
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command if leash is None else leash.command(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env=None if leash is None else os.environ | dict(leash.environment),
         )
+    except OSError as err:
+        raise ChildFailedError(f"it could not be started: {err.strerror}") from err
+    guard = None
+    try:
+        if leash is not None:
+            guard = _guard(child)
+        yield child
+    finally:
         try:
-            _send(child, job)
-            done: dict[str, Any] | None = None
-            for line in _lines(child, cancelled, limit_s=limit_s, silence_s=silence_s):
-                message = _parse(line)
-                if message.get("event") == "error":
-                    raise ChildFailedError(str(message.get("message")))
-                if message.get("event") == "done":
-                    done = message
-                else:
-                    on_line(message)
-            status = _wait(child)
-            if status or done is None:
-                raise ChildFailedError(_obituary(status, errors))
-            return done
-        finally:
             end_child(child)
+        finally:
+            if guard is not None:
+                guard.dismiss()
+
+
+def _guard(child: subprocess.Popen[bytes]) -> ToolGuard:
+    """What kills the child's group where we die; before it stands, the child still waits for its job, and ends."""
+    try:
+        return ToolGuard(child.pid)
+    except OSError as err:
+        raise ChildFailedError(f"it could not be guarded: {err.strerror}") from err
 
 
 def end_child(child: subprocess.Popen[bytes]) -> None:
-    """End a child that may still run: ask, wait a little, kill; it is gone when this returns."""
+    """End a child that may still run, and its group: ask, wait a little, kill; all are gone when this returns."""
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             try:
                 pipe.close()
             except OSError:
                 continue  # a broken pipe: what was left unsent has no reader
-    if child.poll() is None:
+    if child.returncode is None:
         child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        _ends_within(child, _GRACE_S)
+        _reap(child)
+
+
+def _ends_within(child: subprocess.Popen[bytes], grace_s: float) -> bool:
+    """Whether a child ends in time; it is not reaped by that, so its number stays its own."""
+    deadline_s = time.monotonic() + grace_s
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _reap(child: subprocess.Popen[bytes]) -> int:
+    """Kill whatever is left of a child's group, and take its status."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
 
 
 def _send(child: subprocess.Popen[bytes], job: Mapping[str, object]) -> None:
@@ -101,7 +185,12 @@ def _send(child: subprocess.Popen[bytes], job: Mapping[str, object]) -> None:
 
 
 def _lines(
-    child: subprocess.Popen[bytes], cancelled: Event, *, limit_s: float | None, silence_s: float
+    child: subprocess.Popen[bytes],
+    cancelled: Event,
+    *,
+    limit_s: float | None,
+    silence_s: float,
+    most_octets: int | None,
 ) -> Iterator[bytes]:
     """The child's lines until it closes its output."""
     assert child.stdout is not None
@@ -114,9 +203,13 @@ def _lines(
                 raise CancelledError
             now_s = time.monotonic()
             if limit_s is not None and now_s - began_s > limit_s:
-                raise ChildFailedError(f"it was still running {limit_s:.0f} s after it started")
+                raise ChildFailedError(f"it was still running {limit_s:.0f} s after it started", Failure.TIME)
             if now_s - heard_s > silence_s:
-                raise ChildFailedError(f"it said nothing for {silence_s:.0f} s")
+                raise ChildFailedError(f"it said nothing for {silence_s:.0f} s", Failure.STUCK)
+            if most_octets is not None and (resident := resident_octets(child.pid)) > most_octets:
+                raise ChildFailedError(
+                    f"it took {resident >> 20} MB of memory, more than {most_octets >> 20} MB", Failure.MEMORY
+                )
             if not selector.select(_POLL_S):
                 continue
             octets = os.read(child.stdout.fileno(), 1 << 16)
@@ -138,10 +231,18 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
+    if not _ends_within(child, _GRACE_S):
+        raise ChildFailedError("it closed its output and did not end")
+    return _reap(child)
+
+
+def resident_octets(pid: int) -> int:
+    """Resident memory of a process; 0 where it is gone."""
     try:
-        return child.wait(_GRACE_S)
-    except subprocess.TimeoutExpired as err:
-        raise ChildFailedError("it closed its output and did not end") from err
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _obituary(status: int, errors: IO[bytes]) -> str:

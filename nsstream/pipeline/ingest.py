@@ -5,6 +5,7 @@ The file is read twice: the survey keeps counts by time only, so memory is bound
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from nsstream.capture import PcapFileSource
-from nsstream.chunk import Chunk, Chunker, ChunkInfo, ChunkStore
+from nsstream.chunk import Chunk, Chunker, ChunkInfo, ChunkStore, Kind
 from nsstream.chunk.interval import SECOND_NS
+from nsstream.chunk.rows import concatenate, time_of
 from nsstream.counters import Tally
+from nsstream.encode.flow_conversations import group_flows
 from nsstream.errors import InputError
 from nsstream.pipeline.plan import BIN_S, merge_small
-from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
 
 
@@ -92,7 +94,7 @@ def make_lessons(
     chunks: list[ChunkInfo], store: ChunkStore, merged: ChunkStore, *, fewest_conversations: int
 ) -> list[Lesson]:
     """The chunks to learn, by start; neighbours too small to learn alone are merged, into the `merged` store."""
-    counts = [_count_conversations(store.read(info.path)) for info in chunks]
+    counts = [count_conversations(store.read(info.path)) for info in chunks]
     gaps_ns = [after.start_ns - before.end_ns for before, after in pairwise(chunks)]
     length_ns = chunks[0].end_ns - chunks[0].start_ns
     groups = merge_small(counts, gaps_ns, fewest=fewest_conversations, widest_gap_ns=length_ns)
@@ -101,25 +103,31 @@ def make_lessons(
         first, last = chunks[group.start], chunks[group.stop - 1]
         path, conversation_count = first.path, counts[group.start]
         if len(group) > 1:
-            chunk = _merge([store.read(chunks[at].path) for at in group])
-            path, conversation_count = merged.write(chunk), _count_conversations(chunk)
+            chunk = merge_chunks([store.read(chunks[at].path) for at in group])
+            path, conversation_count = merged.write(chunk), count_conversations(chunk)
         packet_count = sum(chunks[at].packet_count for at in group)
         lessons.append(Lesson(path, first.start_ns, last.end_ns, packet_count, conversation_count))
     return lessons
 
 
-def _count_conversations(chunk: Chunk) -> int:
+def count_conversations(chunk: Chunk) -> int:
+    """Conversations of a chunk, of packets or of flows."""
+    if chunk.kind is Kind.FLOWS:
+        return len(group_flows(chunk.flows))
     return len(group_conversations(chunk.packets)[0])
 
 
-def _merge(chunks: list[Chunk]) -> Chunk:
-    """One chunk from the start of the first to the end of the last."""
-    start_ns, end_ns = chunks[0].start_ns, chunks[-1].end_ns
-    packets = PacketBatch.concatenate([chunk.packets for chunk in chunks])
+def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks of one kind as one, from the start of the first to the end of the last; rows are put in time order."""
     tally = Tally()
     for chunk in chunks:
         tally.add(chunk.tally)
-    return Chunk.of(start_ns, end_ns, packets, tally, is_partial=chunks[-1].is_partial)
+    rows = concatenate(chunks[0].kind, [chunk.table for chunk in chunks])
+    time_ns = time_of(rows)
+    if (time_ns[1:] < time_ns[:-1]).any():  # parts of one interval, behind a stop in its middle
+        rows = rows.take(np.argsort(time_ns, kind="stable"))
+    start_ns, end_ns = min(chunk.start_ns for chunk in chunks), max(chunk.end_ns for chunk in chunks)
+    return Chunk.of(start_ns, end_ns, rows, tally, is_partial=chunks[-1].is_partial)
 
 
 def _fates(tally: Tally) -> str:

@@ -84,11 +84,18 @@ class IngestLoop:
         self._accounted = _tally_of(self._known)  # of the source's tally, what the intake was told
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
+        self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
 
     def stop(self) -> None:
         """Ask for a clean end: what was read becomes chunks. From any thread, or a signal handler."""
         self._stop.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Close what is open, as partial chunks, and go on; from another thread. Whether it was done in time."""
+        self._flushed.clear()
+        self._flush.set()
+        return self._flushed.wait(timeout_s)
 
     def run(self) -> Tally:
         """Ingest until the source ends or `stop` is called; give the account of all records.
@@ -131,6 +138,10 @@ class IngestLoop:
                 if delivery.is_end:
                     return delivery.error
             self._intake.tick()
+            if self._flush.is_set():
+                self._flush.clear()
+                self._intake.flush()
+                self._flushed.set()
             self._report()
             if self._stop.is_set() and delivery is None:
                 now_ns = self._clock.monotonic_ns()

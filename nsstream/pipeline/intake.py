@@ -78,6 +78,7 @@ class Intake:
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> None:
         self._config = config
+        self._retention = config.retention
         self._source_id = source_id
         self._clock = clock
         self._on_chunk = on_chunk or (lambda chunk: None)
@@ -200,6 +201,10 @@ class Intake:
         self.unprotected_rows = 0
         return True
 
+    def retain(self, retention: Retention) -> None:
+        """Let chunks expire by other bounds from now on; from any thread."""
+        self._retention = retention
+
     def flush(self) -> None:
         """Close every interval, and commit."""
         self._put_away(self._chunker.flush() + self._chunker.close_apart())
@@ -225,7 +230,7 @@ class Intake:
                 self.apart_rows += len(chunk.table)
         self._journal.remove([chunk.id for chunk in chunks])
         self._journal.remove_apart(self._chunker.apart.number)
-        if self._config.retention != Retention():
+        if self._retention != Retention():
             self._expire()
 
     def _prepare(self, chunk: Chunk) -> bool:
@@ -249,9 +254,9 @@ class Intake:
 
     def _expire(self) -> Expiry:
         self._expired_ns = self._clock.monotonic_ns()
-        if self._config.retention == Retention():
+        if self._retention == Retention():
             return Expiry()
-        done = expire(self.store, self._config.retention, self._clock.wall_ns(), apart=self.apart)
+        done = expire(self.store, self._retention, self._clock.wall_ns(), apart=self.apart)
         self.expired_count += len(done.expired)
         for judged in done.expired:
             _log.info("chunk_expired id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)

@@ -118,3 +118,12 @@ def parse_duration_s(text: str) -> float:
     if not number.replace(".", "", 1).isdecimal() or not number.isascii():
         raise InputError(f"{text!r} is not a duration; write it as 60s, 5m, 1.5h or 7d")
     return float(number) * units[unit]
+
+
+def parse_octets(text: str) -> int:
+    """Octets of a size such as ``512M``, ``1.5G`` or ``1000``; raises InputError otherwise."""
+    units = {"k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        raise InputError(f"{text!r} is not a size; write it as 512M, 1.5G or 2T")
+    return max(1, round(float(number) * units.get(unit, 1)))

@@ -22,14 +22,13 @@ import torch
 from nsstream.chunk import ChunkStore
 from nsstream.chunk.rows import Kind
 from nsstream.clock import SystemClock
-from nsstream.encode.address_map import AddressMap
 from nsstream.encode.codec import Codec
-from nsstream.encode.encoding import encode, sort_by_start
+from nsstream.encode.encoding import encode
 from nsstream.errors import NsstreamError, TrainError
 from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
-from nsstream.trace.grouping import group_conversations
+from nsstream.train.chunk_table import load_conversations
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.doppelganger_fit import learn_doppelganger
 from nsstream.train.fit import Fit
@@ -65,7 +64,7 @@ def run(job: TrainJob) -> dict[str, object]:
     torch.manual_seed(job.seed)
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
         return train_flows(job, _report)
-    chunk_id, table, start_ns, end_ns = _load(job)
+    chunk_id, table, start_ns, end_ns = load_conversations(job.chunk, job.before, job.address_map)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
     learn = learn_doppelganger if job.model == "doppelganger" else _learn
@@ -114,24 +113,6 @@ def _learn(
         **fit.facts(),
     }
     return save_checkpoint(job.out, networks, fit.trees, codec, facts)
-
-
-def _load(job: TrainJob) -> tuple[str, ConversationTable, int, int]:
-    """The chunk's id, its conversations by start with mapped addresses, and its interval."""
-    chunk = ChunkStore(job.chunk.parent).read(job.chunk)
-    before = None
-    if job.before:
-        _, before = group_conversations(ChunkStore(job.before.parent).read(job.before).packets)
-    table, _ = group_conversations(chunk.packets, before)
-    settings = job.address_map
-    addresses = AddressMap(bytes.fromhex(settings.key_hex), settings.ipv4_range, settings.ipv6_range)
-    table = sort_by_start(table)
-    table = dataclasses.replace(
-        table,
-        initiator_address=addresses.map(table.initiator_address),
-        responder_address=addresses.map(table.responder_address),
-    )
-    return chunk.id, table, chunk.start_ns, chunk.end_ns
 
 
 def _report(progress: Progress) -> None:

@@ -18,6 +18,7 @@ def _loaded_after(statements: str) -> set[str]:
     "module",
     [
         "nsstream_daemon.cli",
+        "nsstream_daemon.supervisor",
         "nsstream.pipeline",
         "nsstream.replay.client",
         "nsstream.score",

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"]
+COMMANDS = [
+    *("demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"),
+    *("daemon", "validate", "ctl"),
+]
 HEAVY = ["torch", "numba", "scipy", "sklearn", "pyarrow", "zmq"]
 
 
@@ -22,7 +25,8 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     "command",
     [[c] for c in COMMANDS]
-    + [["chunk", "list"], ["chunk", "show"], ["chunk", "export"], ["send", "start"], ["send", "stop"]],
+    + [["chunk", "list"], ["chunk", "show"], ["chunk", "export"], ["send", "start"], ["send", "stop"]]
+    + [["ctl", "status"], ["ctl", "promote"]],
 )
 def test_every_command_has_help(command: list[str]):
     result = nsstream(*command, "--help")

@@ -1,21 +1,37 @@
 """Real child processes that behave and misbehave."""
 
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
 from typing import Any
 
 import pytest
 
-from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
+from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure, Leash, run_job
 
 
-def run(program: str, *, limit_s: float | None = 30, silence_s: float = 30, cancelled: Event | None = None) -> Any:
+def run(
+    program: str,
+    *,
+    limit_s: float | None = 30,
+    silence_s: float = 30,
+    cancelled: Event | None = None,
+    leash: Leash | None = None,
+) -> Any:
     lines: list[dict[str, Any]] = []
     command = [sys.executable, "-c", "import json, os, signal, sys, time\n" + program]
     done = run_job(
-        command, {"n": 3}, lines.append, cancelled=cancelled or Event(), limit_s=limit_s, silence_s=silence_s
+        command,
+        {"n": 3},
+        lines.append,
+        cancelled=cancelled or Event(),
+        limit_s=limit_s,
+        silence_s=silence_s,
+        leash=leash,
     )
     return done, lines
 
@@ -77,3 +93,76 @@ def test_a_cancelled_run_ends_its_child():
         run("time.sleep(600)", cancelled=cancelled)
     timer.join()
     assert time.monotonic() - began_s < 60
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "kind"),
+    [
+        ("time.sleep(600)", {"silence_s": 0.5}, Failure.STUCK),
+        ("while True: print('{}', flush=True); time.sleep(0.05)", {"limit_s": 1}, Failure.TIME),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", {}, Failure.DIED),
+        ('print(json.dumps({"event": "error", "message": "no"})); sys.exit(1)', {}, Failure.ERROR),
+        ("a = b'x' * (200 << 20); time.sleep(600)", {"leash": Leash(most_octets=100 << 20)}, Failure.MEMORY),
+    ],
+)
+def test_a_failure_is_told_by_its_kind(program: str, settings: dict[str, Any], kind: Failure):
+    with pytest.raises(ChildFailedError) as raised:
+        run(program, **settings)
+    assert raised.value.kind is kind
+
+
+def test_a_child_on_a_leash_runs_where_and_as_it_is_told():
+    core = min(os.sched_getaffinity(0))
+    tell = """
+print(json.dumps({"event": "done", "nice": os.nice(0), "cores": sorted(os.sched_getaffinity(0)), "x": os.environ["X"],
+                  "home": "PATH" in os.environ}))
+"""
+    done, _ = run(tell, leash=Leash((core,), (os.nice(0) and 19) or 7, {"X": "gpu-1"}))
+    assert done["cores"] == [core]
+    assert done["nice"] >= 7
+    assert done["x"] == "gpu-1"
+    assert done["home"]
+
+
+def test_a_processor_that_is_not_there_is_a_failure_that_says_so():
+    with pytest.raises(ChildFailedError, match="taskset: failed to set"):
+        run("pass", leash=Leash((4000,)))
+
+
+def test_what_a_child_started_ends_with_it(tmp_path: Path):
+    pid = tmp_path / "pid"
+    start = f"child = subprocess.Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(child.pid)); "
+    with pytest.raises(ChildFailedError, match="said nothing"):
+        run("import subprocess; " + start + "time.sleep(600)", silence_s=1)
+    wait_until(lambda: is_gone(int(pid.read_text())))
+
+
+def test_a_child_on_a_leash_dies_with_its_parent(tmp_path: Path):
+    pid = tmp_path / "pid"
+    worker = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    parent = f"""
+import sys
+from threading import Event
+from nsstream.pipeline.child import Leash, run_job
+run_job([sys.executable, "-c", {worker!r}], {{}}, print, cancelled=Event(), limit_s=None, silence_s=600, leash=Leash())
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    process.kill()
+    process.wait()
+    wait_until(lambda: is_gone(int(pid.read_text())))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)

@@ -5,7 +5,7 @@ import pytest
 
 from nsstream.chunk import ChunkStore
 from nsstream.errors import InputError
-from nsstream.pipeline.ingest import import_trace, make_lessons, survey_trace
+from nsstream.pipeline.ingest import count_conversations, import_trace, make_lessons, merge_chunks, survey_trace
 
 DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
 
@@ -62,3 +62,16 @@ def test_a_folder_is_no_trace(tmp_path: Path):
 def test_a_trace_without_packets_says_so(tmp_path: Path):
     with pytest.raises(InputError, match="holds no IP packet to learn from: it has no frames"):
         survey_trace(write_pcap(tmp_path / "x.pcap", []))
+
+
+def test_parts_of_one_interval_are_merged_in_time_order_with_all_their_counts(tmp_path: Path):
+    chunks = []
+    for part, times in enumerate(([1, 5, 9], [4, 6])):
+        trace = write_pcap(tmp_path / f"{part}.pcap", times)
+        store = ChunkStore(tmp_path / f"{part}")
+        chunks += [store.read(info.id) for info in import_trace(trace, store, length_s=10, disorder_ns=0)]
+    merged = merge_chunks(chunks)
+    assert (merged.packets.observation_time_ns // 10**9).tolist() == [1, 4, 5, 6, 9]
+    assert (merged.start_ns, merged.end_ns) == (0, 10 * 10**9)
+    assert merged.tally.kept == merged.tally.offered == 5
+    assert count_conversations(merged) == 1

@@ -1,0 +1,183 @@
+"""MetricsServer: /metrics for Prometheus, /healthz and /readyz, on 127.0.0.1, one thread.
+
+The figures are those of `status`, asked for at each scrape: nothing is counted twice. Names follow
+``nsstream_<component>_<what>_<unit>[_total]``. /healthz is 200 as long as no component has died and the capture loop
+goes on; /readyz once the source is being read, or has ended well.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from nsstream.errors import OutputError
+from nsstream_daemon.status import Status, snapshot_or_none
+
+_log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 2.0  # of one client, who holds up the others for so long
+_KINDS: Final = ("malformed", "unsupported", "dropped")
+
+
+class MetricsServer:
+    """Serves figures at a port of 127.0.0.1; port 0: not at all."""
+
+    def __init__(self, port: int, status: Status, on_death: Callable[[str, BaseException], None]) -> None:
+        self._port, self._status, self._on_death = port, status, on_death
+        self._server: HTTPServer | None = None
+        self._thread = threading.Thread(target=self._guarded, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Listen; raises OutputError where the port is taken."""
+        if not self._port:
+            return
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_StatusCollector(self._status))
+        status = self._status
+
+        class Handler(BaseHTTPRequestHandler):
+            """Answers one request."""
+
+            timeout = TIMEOUT_S
+
+            def do_GET(self) -> None:
+                """Serve a page."""
+                code, kind, body = _page(self.path, status, registry)
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing: who asks is no news."""
+
+        try:
+            self._server = HTTPServer(("127.0.0.1", self._port), Handler)
+        except OSError as err:
+            raise OutputError(
+                f"cannot serve metrics at 127.0.0.1:{self._port}: {err.strerror}; give another control.metrics_port"
+            ) from err
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+    def _guarded(self) -> None:
+        assert self._server is not None
+        try:
+            self._server.serve_forever(poll_interval=0.2)
+        except BaseException as err:  # the boundary of the thread
+            _log.exception("thread_died name=metrics")
+            self._on_death("metrics", err)
+
+
+def _page(path: str, status: Status, registry: CollectorRegistry) -> tuple[int, str, bytes]:
+    if path == "/metrics":
+        return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
+    if path in ("/healthz", "/readyz"):
+        facts = status.health()
+        is_well = facts["healthy"] if path == "/healthz" else facts["ready"]
+        return (200 if is_well else 503), "application/json", json.dumps(facts).encode() + b"\n"
+    return 404, "text/plain", b"there are /metrics, /healthz and /readyz\n"
+
+
+class _StatusCollector(Collector):
+    """A status as metrics."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        snapshot = snapshot_or_none(self._status)
+        yield GaugeMetricFamily("nsstream_up", "Whether the figures could be had.", value=float(snapshot is not None))
+        if snapshot is not None:
+            yield GaugeMetricFamily("nsstream_healthy", "Whether nothing died.", value=float(snapshot["healthy"]))
+            yield GaugeMetricFamily("nsstream_memory_bytes", "Resident memory.", value=snapshot["memory_octets"])
+            for name, octets in snapshot["disk"].items():
+                told = name.removesuffix("_octets")
+                yield GaugeMetricFamily(f"nsstream_disk_{told}_bytes", f"Of the state: {told}.", value=octets)
+            yield from _of_capture(snapshot["capture"])
+            yield from _of_training(snapshot["training"])
+
+
+def _of_capture(capture: dict[str, Any]) -> Iterator[Metric]:
+    yield from _of_tally("records", capture["tally"])
+    if behind := capture["tally"].get("behind"):
+        yield from _of_tally("packets", behind)
+    for name, what in (("chunks", "Chunks stored."), ("expired", "Chunks expired."), ("restarts", "Source restarts.")):
+        yield CounterMetricFamily(f"nsstream_capture_{name}", what, value=capture[name])
+    for name in ("open_rows", "waiting_rows", "unprotected_rows"):
+        yield GaugeMetricFamily(f"nsstream_capture_{name}", f"{name.replace('_', ' ')} now.", value=capture[name])
+    if capture["lag_s"] is not None:
+        yield GaugeMetricFamily(
+            "nsstream_capture_lag_seconds", "The clock less the latest row's time.", value=capture["lag_s"]
+        )
+    states = GaugeMetricFamily("nsstream_capture_state", "1 for the state it is in.", labels=["state"])
+    for state in ("starting", "running", "waiting", "ended", "failed", "stopped"):
+        states.add_metric([state], float(capture["state"] == state))
+    yield states
+
+
+def _of_tally(what: str, tally: dict[str, Any]) -> Iterator[Metric]:
+    yield CounterMetricFamily(f"nsstream_capture_{what}_offered", "Offered in all.", value=tally["offered"])
+    fates = CounterMetricFamily(
+        f"nsstream_capture_{what}_fate", "What became of them: adds up to what was offered.", labels=["fate", "reason"]
+    )
+    for fate in ("kept", "late", "future", "parked", "sampled_out"):
+        fates.add_metric([fate, ""], tally[fate])
+    for fate in _KINDS:
+        for reason, count in tally[fate].items():
+            fates.add_metric([fate, reason], count)
+    yield fates
+
+
+def _of_training(training: dict[str, Any]) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("nsstream_training_jobs", "Jobs in the ledger.", labels=["state"])
+    for state, count in training["jobs"].items():
+        jobs.add_metric([state], count)
+    yield jobs
+    chunks = GaugeMetricFamily("nsstream_training_chunks", "Chunks in the ledger.", labels=["fate"])
+    for fate, count in training["chunks"].items():
+        chunks.add_metric([fate], count)
+    yield chunks
+    failures = CounterMetricFamily("nsstream_training_failures", "Workers that failed.", labels=["kind"])
+    for kind, count in training["failures"].items():
+        failures.add_metric([str(kind)], count)
+    yield failures
+    yield CounterMetricFamily("nsstream_training_seconds", "Time spent training.", value=training["training_s"])
+    yield GaugeMetricFamily("nsstream_training_paused", "1 if no job is claimed.", value=float(training["paused"]))
+    busy = sum(worker["state"] != "idle" for worker in training["workers"])
+    yield GaugeMetricFamily("nsstream_training_busy_workers", "Workers that train or judge.", value=busy)
+    models = CounterMetricFamily("nsstream_model_count", "Models by the gate's verdict.", labels=["verdict"])
+    for verdict in ("passed", "refused"):
+        models.add_metric([verdict], training["models"][verdict])
+    yield models
+    yield CounterMetricFamily("nsstream_model_promotions", "Promotions.", value=training["models"]["promotions"])
+    if training["promoted"] is not None:
+        yield GaugeMetricFamily(
+            "nsstream_model_promoted_chunk_end_seconds",
+            "End of the chunk that the promoted model learned, since the Unix epoch.",
+            value=training["promoted"]["end_ns"] * 1e-9,
+        )
+    newest = training["newest"]
+    for name in ("loss", "ratio", "drift"):
+        if newest is not None and newest["figures"].get(name) is not None:
+            yield GaugeMetricFamily(
+                f"nsstream_model_{name}", f"{name.capitalize()} of the newest model.", value=newest["figures"][name]
+            )

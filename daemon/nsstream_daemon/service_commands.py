@@ -1,0 +1,67 @@
+"""daemon, validate: the service in the foreground, and a check of its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nsstream.pipeline.service_config import ServiceConfig
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The TOML file; docs/configuration.md has its keys.")]
+
+
+def validate(config: ConfigFile) -> None:
+    """Check a configuration file: its keys, their values, and that what it names is on this machine."""
+    loaded = _load(config, has_sockets=False)
+    print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
+
+
+def daemon(config: ConfigFile) -> None:
+    """Run the service in the foreground: capture, chunks, training in the background, promoted models."""
+    import logging
+    import os
+
+    from nsstream.clock import SystemClock
+    from nsstream_daemon.log_format import JournalFormatter
+    from nsstream_daemon.sd_notify import Notifier
+    from nsstream_daemon.supervisor import Supervisor, set_log_level
+
+    loaded = _load(config, has_sockets=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
+    logging.getLogger().addHandler(handler)
+    set_log_level(loaded)
+    raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
+
+
+def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
+    """The configuration, if this machine has what it names: source, processors, seed model.
+
+    A socket that the service manager passes in (``netflow:@``) is there for the service alone (`has_sockets`).
+    """
+    import os
+
+    from nsstream.clock import SystemClock
+    from nsstream.errors import InputError
+    from nsstream.pipeline.ingest_plan import IngestPlan
+    from nsstream_daemon.config_file import load_config
+
+    loaded = load_config(config)
+    is_passed = loaded.source.input.partition(":")[2].startswith("@")
+    try:
+        if has_sockets or not is_passed:
+            IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
+    except InputError as err:
+        raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
+    there = os.sched_getaffinity(0)
+    for at, worker in enumerate(loaded.training.workers):
+        if missing := sorted(set(worker.cores) - there):
+            has = ", ".join(map(str, sorted(there)))
+            raise InputError(f"{config}: training.workers[{at}].cores: {missing[0]} is not there; there are {has}")
+    seed_model = loaded.training.seed_model
+    if seed_model is not None and not (seed_model / "manifest.json").is_file():
+        raise InputError(f"{config}: training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
+    return loaded

@@ -1,0 +1,42 @@
+"""StateLock: one daemon a state directory; who comes second learns the number of the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Final
+
+from nsstream.errors import OutputError, StateError
+
+FILE: Final = "daemon.lock"
+
+
+class StateLock:
+    """The lock of a state directory, which is made, private to its owner, if it is missing.
+
+    Raises StateError where another daemon holds it, OutputError where the directory cannot be used. The kernel lets go
+    of the lock when the process ends, however it ends; the number in the file is then of no meaning.
+    """
+
+    def __init__(self, state: Path) -> None:
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file: IO[str] = (state / FILE).open("a+", encoding="ascii")
+        except OSError as err:
+            raise OutputError(f"cannot use the state directory {state}: {err.strerror}") from err
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            self._file.seek(0)
+            holder = self._file.read(32).strip() or "a process that is just starting"
+            self._file.close()
+            raise StateError(f"{state} is held by another daemon, pid {holder}; stop it, or use another state") from err
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._file.truncate(0)
+        self._file.close()

@@ -1,0 +1,73 @@
+"""The ledger's schema, as the steps that lead to it: step i takes a ledger from version i to i + 1.
+
+A step that was released is never changed; what is to be different comes as another step. Times end in ``_ns`` and
+count from the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FIRST: Final = """
+CREATE TABLE setting (
+  name TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  digest TEXT NOT NULL UNIQUE,
+  state TEXT NOT NULL CHECK (state IN ('pending', 'claimed', 'running', 'done', 'failed', 'poisoned', 'skipped')),
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  conversations INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  interruptions INTEGER NOT NULL DEFAULT 0,
+  not_before_ns INTEGER NOT NULL DEFAULT 0,
+  created_ns INTEGER NOT NULL,
+  claimed_ns INTEGER,
+  ended_ns INTEGER,
+  candidate TEXT,
+  reason TEXT
+);
+CREATE INDEX job_by_state ON job (state, start_ns);
+
+CREATE TABLE chunk (
+  id TEXT PRIMARY KEY,
+  digest TEXT NOT NULL,
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  row_count INTEGER NOT NULL,
+  conversations INTEGER NOT NULL,
+  seen_ns INTEGER NOT NULL,
+  fate TEXT NOT NULL CHECK (fate IN ('held', 'queued', 'skipped')),
+  reason TEXT,
+  job INTEGER REFERENCES job (id)
+) WITHOUT ROWID;
+CREATE INDEX chunk_by_job ON chunk (job);
+CREATE INDEX chunk_by_fate ON chunk (fate);
+
+CREATE TABLE model (
+  id TEXT PRIMARY KEY,
+  job INTEGER NOT NULL UNIQUE REFERENCES job (id),
+  parent TEXT,
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  trained_ns INTEGER NOT NULL,
+  training_s REAL NOT NULL,
+  passed INTEGER NOT NULL,
+  complaints TEXT NOT NULL,
+  figures TEXT NOT NULL,
+  is_stored INTEGER NOT NULL DEFAULT 1
+) WITHOUT ROWID;
+
+CREATE TABLE promotion (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  model TEXT NOT NULL REFERENCES model (id),
+  time_ns INTEGER NOT NULL,
+  reason TEXT NOT NULL CHECK (reason IN ('gate', 'operator'))
+);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)

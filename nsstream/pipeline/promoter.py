@@ -1,0 +1,100 @@
+"""Promoter: a judged candidate gets its place, its verdict is written down, and the mark follows the ledger.
+
+Order: the manifest says what the gate found; the checkpoint moves to its place; one transaction says all of it; then
+the mark is set. A kill between two of them leaves what the next process goes on with (`scheduler`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsstream.chunk import whole_file
+from nsstream.errors import OutputError
+from nsstream.model.promotion import promote, read_promoted
+from nsstream.pipeline.gate import complaints_about
+from nsstream.pipeline.job_runner import manifest_of
+from nsstream.pipeline.model_records import ModelRecord, ModelRecords
+from nsstream.pipeline.service_config import GateSection
+from nsstream.pipeline.training_queue import Job
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a candidate in its place."""
+
+    model: str
+    parent: str | None
+    complaints: tuple[str, ...]
+    figures: dict[str, Any]
+
+
+class Promoter:
+    """Keeps one folder of models and its mark."""
+
+    def __init__(self, folder: Path, records: ModelRecords) -> None:
+        self.folder = folder
+        self._records = records
+
+    def place(self, candidate: Path, figures: dict[str, Any], gate: GateSection) -> Verdict:
+        """Let a candidate through the gate or not, say so in its manifest, and give it its place.
+
+        Raises OutputError where the disk refuses, StateError where it is no checkpoint.
+        """
+        manifest = manifest_of(candidate)
+        complaints = complaints_about(figures, gate)
+        with whole_file(candidate / "manifest.json") as file:
+            said = {"passed": not complaints, "complaints": list(complaints), "figures": figures}
+            file.write(json.dumps(manifest | {"gate": said}, indent=1).encode())
+        place = self.folder / candidate.name
+        if candidate != place:
+            try:
+                candidate.rename(place)
+            except OSError as err:
+                raise OutputError(f"cannot put the model {place} in its place: {err.strerror}") from err
+        return Verdict(candidate.name, manifest.get("parent"), complaints, figures)
+
+    def settle(self, job: Job, verdict: Verdict, training_s: float) -> None:
+        """Write down what became of a job; raises OutputError where the ledger refuses."""
+        complaints, figures = verdict.complaints, verdict.figures
+        is_promoted = self._records.settle(
+            job, verdict.model, parent=verdict.parent, training_s=training_s, complaints=complaints, figures=figures
+        )
+        state = "promoted" if is_promoted else "kept" if not complaints else "refused"
+        _log.info(
+            "model_%s id=%s chunk=%s loss=%.3f ratio=%s drift=%s training_s=%.1f complaints=%s",
+            state, verdict.model, job.chunk_ids[-1], figures["loss"], _short(figures["ratio"]),
+            _short(figures["drift"]), training_s, "; ".join(complaints) or "none",
+        )  # fmt: skip
+
+    def follow_ledger(self) -> None:
+        """Let the mark be what the ledger says; raises OutputError."""
+        promoted = self._records.promoted()
+        if promoted is not None and read_promoted(self.folder) != self.folder / promoted.id:
+            promote(self.folder, promoted.id)
+
+    def remove_surplus(self, keep: int) -> None:
+        """Remove the oldest models beyond so many, but never the seed, what is promoted, and what was before it."""
+        for model in self._records.surplus(keep):
+            self._records.forget_files(model)
+            shutil.rmtree(self.folder / model, ignore_errors=True)
+            _log.info("model_removed id=%s", model)
+
+
+def model_as_dict(model: ModelRecord) -> dict[str, Any]:
+    """A model as plain values."""
+    return {
+        "id": model.id, "parent": model.parent, "start_ns": model.start_ns, "end_ns": model.end_ns,
+        "trained_ns": model.trained_ns, "training_s": model.training_s, "passed": model.passed,
+        "complaints": list(model.complaints), "figures": model.figures, "is_stored": model.is_stored,
+    }  # fmt: skip
+
+
+def _short(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

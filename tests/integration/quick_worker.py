@@ -1,0 +1,60 @@
+"""A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
+
+QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
+taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from nsstream.chunk import read_chunk
+
+quick, job = Path(os.environ["QUICK"]), json.load(sys.stdin)
+chunk = read_chunk(Path(job["chunk"]))
+
+
+def is_told(how: str) -> bool:
+    try:
+        (quick / how).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def say(step: int) -> None:
+    line = {"event": "progress", "stage": "likelihood", "step": step, "steps": 9, "loss": 1.5, "left_s": 1.0}
+    print(json.dumps(line), flush=True)
+
+
+say(0)
+(quick / "pid").write_text(str(os.getpid()))
+if is_told("stuck"):
+    time.sleep(3600)
+if is_told("leak"):
+    ballast = bytearray(300 << 20)
+    ballast[:: 1 << 12] = bytes([1]) * len(range(0, len(ballast), 1 << 12))
+    time.sleep(3600)
+if is_told("crash"):
+    os.kill(os.getpid(), signal.SIGSEGV)
+if is_told("error"):
+    print(json.dumps({"event": "error", "message": "the loss is nan"}), flush=True)
+    sys.exit(1)
+step = 0
+while (quick / "slow").exists():
+    step += 1
+    say(step)
+    time.sleep(0.05)
+with (quick / "trained").open("a") as file:
+    file.write(chunk.id + "\n")
+parent = json.loads((Path(job["parent"]) / "manifest.json").read_text())["id"] if job["parent"] else None
+name = f"m{chunk.digest[:15]}"
+new = Path(job["out"]) / f".new-{name}"
+new.mkdir(parents=True, exist_ok=True)
+manifest = {"id": name, "parent": parent, "chunk": chunk.id, "start_ns": chunk.start_ns, "end_ns": chunk.end_ns}
+(new / "manifest.json").write_text(json.dumps(manifest))
+new.rename(Path(job["out"]) / name)
+print(json.dumps({"event": "done", "checkpoint": str(Path(job["out"]) / name), "packets": len(chunk.packets)}))
