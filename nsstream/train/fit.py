@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, cast
 
 import numpy as np
@@ -30,6 +32,7 @@ from nsstream.model.critic import Critic
 from nsstream.model.heads import heads_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork, PacketTokens
+from nsstream.model.noise import noise_of
 from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.trees import Trees
@@ -37,7 +40,6 @@ from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, g
 from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
 from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
-from nsstream.train.crew import Crew, Task
 from nsstream.train.learner import Learner
 from nsstream.train.tree_critic import fit_in_rounds
 
@@ -64,7 +66,7 @@ class Fit:
         seed: of all chance.
         clock: for the budget.
         report: called now and then.
-        threads: that learn side by side; torch itself is best held to one.
+        threads: with two, both halves learn at once; torch itself is best held to one.
 
     Raises:
         TrainError: too few conversations.
@@ -88,6 +90,10 @@ class Fit:
         self._portraits, self._packets_read = portraits, 0
         self._clock, self._report, self._threads = clock, report, threads
         self._rng = np.random.default_rng(seed)
+        self._packet_rng, self._attribute_rng = self._rng.spawn(2)  # each half has chance of its own
+        self._packet_noise, self._attribute_noise = (
+            torch.Generator().manual_seed(int(rng.integers(1 << 62))) for rng in (self._packet_rng, self._attribute_rng)
+        )
         self._start_ns = clock.monotonic_ns()
         self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
         self._round = 0
@@ -122,11 +128,7 @@ class Fit:
         """Learn until the steps or the budget are used up, a round at least."""
         reset_corrections(self._networks)
         self._networks.train()
-        with Crew(self._threads, int(self._rng.integers(1 << 31))) as crew:
-            while self._round == 0 or self._likelihood_progress() < 1:
-                if self._attributes.is_done and self._packets.is_done:
-                    break
-                self._likelihood_round(crew)
+        self._learn_likelihood()
         self._attributes.back_to_best()
         self._packets.back_to_best()
         while self._config.has_adversary and self._progress() < 1:
@@ -194,35 +196,52 @@ class Fit:
             },
         }
 
-    def _likelihood_round(self, crew: Crew) -> None:
-        rate = 0.51 + 0.49 * math.cos(math.pi * self._likelihood_progress())
-        tasks: list[Task] = []
-        if not self._packets.is_done:
-            tasks += self._packet_tasks(crew.threads)
-        packet_parts = len(tasks)
-        if not self._attributes.is_done and (self._round % ATTRIBUTES_EVERY == 0 or self._packets.is_done):
-            runs = self._rng.integers(0, len(self._tokens) - self._run + 1, self._config.runs_per_step)
-            tasks.append(self._attributes.task(lambda: self._learned_runs_nll(runs)))
-        done = crew.run(tasks)
-        if len(done) > packet_parts:
-            self._attributes.follow(done[packet_parts:], 1.0)
-        loss = self._packets.follow(done[:packet_parts], rate) if packet_parts else self._packets.best_loss
-        self._tick("likelihood", loss)
+    def _learn_likelihood(self) -> None:
+        """Both halves at once, or in turn where there is one thread; what they learn is the same either way."""
+        packets, attributes = self._packet_steps(), self._attribute_steps()
+        if self._threads == 1:
+            for loss in packets:
+                if self._round % ATTRIBUTES_EVERY == 0:
+                    next(attributes, None)
+                self._tick("likelihood", loss)
+            for _ in attributes:
+                self._tick("likelihood", self._packets.best_loss)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="attributes") as other:
+            side = other.submit(deque[None], attributes, 0)
+            for loss in packets:
+                self._tick("likelihood", loss)
+            while not wait([side], REPORT_EVERY_NS / 1e9).done:
+                self._tell("likelihood", self._packets.best_loss)
+            side.result()
 
-    def _packet_tasks(self, parts: int) -> list[Task]:
-        """A step of the packet network: windows, dealt out to so many tasks, whose losses add up to nats a packet."""
-        chosen = self._choose_windows()
-        total = int((self._windows.end - self._windows.learn_from)[chosen].sum())
-        network = self._packets.network
+    def _packet_steps(self) -> Iterator[float]:
+        """Learn packets, a loss a step, until held-out ones say stop, or enough passes or time are over."""
+        while self._packets.step_count == 0 or (self._likelihood_progress() < 1 and not self._packets.is_done):
+            rate = 0.51 + 0.49 * math.cos(math.pi * self._likelihood_progress())
+            with noise_of(self._packet_noise):
+                loss = self._nll_of(self._packets.network, self._windows, self._choose_windows())
+                told = self._packets.step(loss, rate)
+            yield told
 
-        def part(some: NDArray[np.int64]) -> Callable[[], torch.Tensor]:
-            return lambda: self._sum_nll(network, self._windows, some)[0] / total
+    def _attribute_steps(self) -> Iterator[None]:
+        """Learn attributes, until held-out ones say stop, or a share of the steps or the time is over."""
+        config, learner = self._config, self._attributes
+        most = math.inf if config.steps is None else -(-config.steps * self._likelihood_share // ATTRIBUTES_EVERY)
+        while learner.step_count == 0 or not (learner.is_done or learner.step_count >= most or self._is_time_over()):
+            runs = self._attribute_rng.integers(0, len(self._tokens) - self._run + 1, config.runs_per_step)
+            with noise_of(self._attribute_noise):
+                nll, is_held = self._runs_nll(learner.network, runs)
+                learner.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), 1.0)
+            yield
 
-        return [self._packets.task(part(chosen[i::parts])) for i in range(min(parts, len(chosen)))]
+    @property
+    def _likelihood_share(self) -> float:
+        return self._config.likelihood_share if self._config.has_adversary else 1.0
 
-    def _learned_runs_nll(self, runs: NDArray[np.int64]) -> torch.Tensor:
-        nll, is_held = self._runs_nll(self._attributes.network, runs)
-        return (nll * ~is_held).sum() / (~is_held).sum().clamp(min=1)
+    def _is_time_over(self) -> bool:
+        """Whether the budget's time for likelihood is used up; without one it never is."""
+        return self._config.steps is None and self._progress() >= self._likelihood_share
 
     def _adversary_round(self) -> None:
         config, network = self._config, self._packets.network
@@ -257,22 +276,15 @@ class Fit:
 
     def _choose_windows(self) -> NDArray[np.int64]:
         config = self._config
-        chosen = choose_windows(self._windows, config.windows_per_step, self._rng, config.packets_per_step)
+        chosen = choose_windows(self._windows, config.windows_per_step, self._packet_rng, config.packets_per_step)
         self._packets_read += int((self._windows.end - self._windows.learn_from)[chosen].sum())
         return chosen
 
     def _nll_of(self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Nats a packet."""
-        total, packets = self._sum_nll(network, windows, chosen)
-        return total / packets
-
-    def _sum_nll(
-        self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nats, and of how many packets."""
         batch = packet_batch(self._tokens, windows, chosen, LAYOUT)
         allowed = self._kinds[torch.from_numpy(windows.owner[chosen])]
-        return network.loss(batch, allowed).sum(), batch.counts.sum()
+        return network.loss(batch, allowed).sum() / batch.counts.sum()
 
     def _attribute_loss(self, network: AttributeNetwork) -> float:
         nll, is_held = self._runs_nll(network, self._judged_runs)
@@ -295,11 +307,14 @@ class Fit:
         """How much of the learning by likelihood alone is done: 0..1."""
         learned = (self._windows.end - self._windows.learn_from).sum()
         passes = self._packets_read / max(int(learned), 1)
-        of_time = self._progress() / (self._config.likelihood_share if self._config.has_adversary else 1.0)
+        of_time = self._progress() / self._likelihood_share
         return min(1.0, max(of_time, passes / self._config.epochs))
 
     def _tick(self, stage: str, loss: float) -> None:
         self._round += 1
+        self._tell(stage, loss)
+
+    def _tell(self, stage: str, loss: float) -> None:
         now = self._clock.monotonic_ns()
         if now - self._reported_ns >= REPORT_EVERY_NS:
             self._reported_ns = now

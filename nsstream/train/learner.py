@@ -7,15 +7,13 @@ few steps, the best one is kept, and learning stops when it has not improved for
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nsstream.errors import TrainError
-from nsstream.train.crew import Gradient, Task
 
 CHECK_EVERY: Final = 20  # steps, unless told otherwise
 PATIENCE: Final = 5  # checks without improvement, at least
@@ -49,9 +47,8 @@ class Learner(Generic[Network]):
         self.best_step = self.step_count = 0
         self._check_every = check_every
         self._learning_rate, self._decay, self._held_out = learning_rate, decay, held_out
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+            network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
         )
 
     @property
@@ -60,30 +57,17 @@ class Learner(Generic[Network]):
         waited = self.step_count - self.best_step
         return self._held_out is not None and waited > max(PATIENCE * self._check_every, self.best_step // 2)
 
-    def task(self, loss: Callable[[], Tensor]) -> Task:
-        """A part of a step: the gradient of a loss () of the network."""
-        return Task(loss, self._parameters)
-
     def step(self, loss: Tensor, rate: float) -> float:
-        """Follow a loss () as `follow` does its gradients."""
-        grads = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        return self.follow([Gradient(float(loss.detach()), grads)], rate)
-
-    def follow(self, parts: Sequence[Gradient], rate: float) -> float:
-        """Follow the sum of losses at `rate` (0..1) times the learning rate, and give it.
-
-        Raises TrainError if it is not finite.
-        """
-        value = sum(part.loss for part in parts)
-        if not math.isfinite(value):
+        """Follow a loss () at `rate` (0..1) times the learning rate; raises TrainError if it is not finite."""
+        value = float(loss.detach())
+        if not value == value or abs(value) == float("inf"):
             raise TrainError(f"training diverged: the loss is {value} at step {self.step_count}")
-        for parameter, *grads in zip(self._parameters, *(part.of_parameters for part in parts), strict=True):
-            there = [g for g in grads if g is not None]
-            parameter.grad = torch.stack(there).sum(0) if len(there) > 1 else there[0] if there else None
         warm = min(1.0, (self.step_count + 1) / 20)
         for group in self._optimiser.param_groups:
             group["lr"] = self._learning_rate * rate * warm
-        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self._optimiser.step()
         self.step_count += 1
         decay = min(self._decay, self.step_count / (self.step_count + 9))

@@ -80,7 +80,7 @@ def _learn(
     report: Callable[[Progress], None],
 ) -> Path:
     """Train the default model."""
-    torch.set_num_threads(1)  # `Crew` says why
+    torch.set_num_threads(1)  # more of them inside a recurrence spin more than they work
     networks = new_networks()
     parent = load_checkpoint(job.parent) if job.parent else None
     codec = Codec.fit(table, *interval_ns, parent.codec if parent else None)

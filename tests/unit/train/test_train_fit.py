@@ -20,7 +20,6 @@ from nsstream.model.heads import heads_of
 from nsstream.model.portrait import FEATURES, portrait_of_drawn, portrait_of_measured
 from nsstream.model.sample_packets import draw_packets
 from nsstream.train.config import FitConfig
-from nsstream.train.crew import Crew
 from nsstream.train.fit import LEAST_CONVERSATIONS, Fit
 from nsstream.train.tree_critic import STAGES
 
@@ -96,13 +95,13 @@ def test_trees_are_fitted_to_what_is_drawn(table, codec):
 
 def rates_of(fit):
     """The rates of all steps of the packet network; the fit runs."""
-    follow, rates = fit._packets.follow, []
+    step, rates = fit._packets.step, []
 
-    def told(parts, rate):
+    def told(loss, rate):
         rates.append(rate)
-        return follow(parts, rate)
+        return step(loss, rate)
 
-    fit._packets.follow = told
+    fit._packets.step = told
     fit.run()
     return rates
 
@@ -160,18 +159,17 @@ def test_a_chunk_of_too_few_conversations_is_refused(codec):
         fitted(table, codec)
 
 
-def test_threads_that_share_a_step_follow_the_same_loss(table, codec):
-    """But for noise, which each thread has its own of: the nats of a step's windows are those of its parts."""
-    network, fit = unfitted(table, codec)
-    network.eval()
-    found = []
-    for parts in (1, 3):
-        fit._rng = np.random.default_rng(5)
-        tasks = fit._packet_tasks(parts)
-        assert len(tasks) == parts
-        with Crew(parts, 1) as crew:
-            found.append(sum(gradient.loss for gradient in crew.run(tasks)))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+def test_both_halves_at_once_learn_what_they_learn_in_turn(table, codec):
+    in_turn, at_once = (fitted(table, codec, threads=threads)[0].state_dict() for threads in (1, 2))
+    for key, weight in in_turn.items():
+        torch.testing.assert_close(at_once[key], weight, rtol=0, atol=0)
+
+
+def test_what_goes_wrong_in_the_other_thread_ends_the_fit(table, codec):
+    _, fit = unfitted(table, codec, threads=2)
+    fit._attributes.network.head[0].weight.data[:] = math.nan
+    with pytest.raises(TrainError, match="diverged"):
+        fit.run()
 
 
 def test_a_critic_out_of_time_has_learned_one_round(table, codec):
