@@ -165,7 +165,7 @@ def draw(
         Path, typer.Option("--output", "-o", help="A capture (.pcap, .pcapng) or, of flows, .csv; and .gz, .xz, .zst.")
     ],
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn; none: random.")] = None,
-    mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    mtu: Annotated[int, typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram.")] = 1500,
     form: Annotated[str, typer.Option(help="Of a table of flows: the preset whose columns it has.")] = "plain",
     label: Annotated[str | None, typer.Option(help="Only flows of this label.")] = None,
     protocol: Annotated[int | None, typer.Option(min=0, max=255, help="Only flows of this IP protocol.")] = None,

@@ -87,7 +87,7 @@ def start(
     scenario: Annotated[str | None, typer.Option(help="What is made of the stream, as JSON.")] = None,
     loop: Annotated[str, typer.Option(help="How often the stream is played: a number, or forever.")] = "1",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn.")] = 0,
-    mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    mtu: Annotated[int, typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram.")] = 1500,
     payload: Annotated[Payload, typer.Option(help="What drawn packets carry.")] = "template",
     oversize: Annotated[
         Oversize, typer.Option(help="Whether drawn TCP segments beyond the MTU are cut, or sent as several.")

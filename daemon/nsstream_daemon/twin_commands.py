@@ -56,7 +56,10 @@ def twin(
     model: ModelName = "autoregressive",
     seed: Seed = None,
     state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
-    mtu: Annotated[int, typer.Option(min=576, max=9216, help="Octets of the longest IP datagram.")] = 1500,
+    mtu: Annotated[
+        int | None,
+        typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram; 1500, or more if the trace has it."),
+    ] = None,
     ipv4_range: Ipv4Range = "10.0.0.0/8",
     ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,

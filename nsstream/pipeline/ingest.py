@@ -30,6 +30,7 @@ class Survey:
     packet_count: int
     packets_by_bin: dict[int, int]  # by `BIN_S` seconds of the UTC grid
     disorder_ns: int  # the furthest that a packet lags behind one before it
+    longest: int  # octets of an IP datagram
     tally: Tally
 
 
@@ -51,7 +52,7 @@ def survey_trace(path: Path) -> Survey:
         raise InputError(f"{path} {reason}; give a pcap or pcapng file, plain or as .gz, .xz or .zst")
     source = PcapFileSource(path)
     packets_by_bin: dict[int, int] = {}
-    count, latest_ns, disorder_ns = 0, -1, 0
+    count, latest_ns, disorder_ns, longest = 0, -1, 0, 0
     source.open()
     try:
         while (batch := source.read_batch()) is not None:
@@ -63,11 +64,12 @@ def survey_trace(path: Path) -> Survey:
             for index, n in zip(*np.unique(time_ns // (BIN_S * SECOND_NS), return_counts=True), strict=True):
                 packets_by_bin[int(index)] = packets_by_bin.get(int(index), 0) + int(n)
             count += len(time_ns)
+            longest = max(longest, int(batch.ip_total_length.max()))
     finally:
         source.close()
     if not count:
         raise InputError(f"{path} holds no IP packet to learn from: {_fates(source.tally)}")
-    return Survey(count, packets_by_bin, disorder_ns, source.tally)
+    return Survey(count, packets_by_bin, disorder_ns, longest, source.tally)
 
 
 def import_trace(path: Path, store: ChunkStore, *, length_s: int, disorder_ns: int) -> list[ChunkInfo]:

@@ -29,6 +29,7 @@ from nsstream.score.verify import Verification, verify_trace
 CONFIG_SUFFIX: Final = ".config.json"
 STATE_SUFFIX: Final = ".state"
 REPLAY_START_S: Final = 14.0  # the last calibration, start of the replay server and of the verification
+USUAL_MTU: Final = 1500
 REPLAY_PACKETS_PER_S: Final = 2_000.0  # drawn, assembled, written and verified; 2 cores, measured 2026-11
 
 
@@ -45,7 +46,7 @@ class TwinConfig:
     budget_s: float | None = 300.0  # from start to verified twin
     steps: int | None = None  # of the seed's training, in place of a budget: the run is then reproducible
     chunk_length_s: int | None = None  # None: chosen from the trace
-    mtu: int = 1500
+    mtu: int | None = None  # octets of the longest IP datagram; None: `USUAL_MTU`, or more if the trace has longer ones
     cores: int = 2
     workers: int = 2
     fewest_conversations: int = 50  # smaller chunks are learned together with a neighbour
@@ -124,6 +125,7 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
     report(Progress(Stage.IMPORT, elapsed_s()))
     survey = survey_trace(config.trace)
     length_s = config.chunk_length_s or choose_length_s(survey.packets_by_bin)
+    mtu = config.mtu or max(USUAL_MTU, survey.longest)
     with staging(config.output) as staged, staging(config.state) as state:
         with whole_file(state / KEY_FILE, mode=0o600) as key_file:
             key_file.write(config.address_map.key.hex().encode() + b"\n")
@@ -144,7 +146,7 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             checkpoints,
             twin,
             seed=config.seed,
-            mtu=config.mtu,
+            mtu=mtu,
             report=report,
             elapsed_s=elapsed_s,
             command=config.replay_server,
@@ -155,7 +157,9 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             raise ReplayError(f"a defect of nsstream: the twin is not lawful: {'; '.join(verification.complaints())}")
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count, is_done=True))
         with whole_file(settings) as file:
-            file.write(json.dumps(config.as_dict() | {"chunk_length_s": length_s}, indent=2).encode() + b"\n")
+            file.write(
+                json.dumps(config.as_dict() | {"chunk_length_s": length_s, "mtu": mtu}, indent=2).encode() + b"\n"
+            )
         publish([(state, config.state), (settings, config_path), (twin, config.output)], trash=staged)
     return Twin(
         output=config.output,

@@ -132,7 +132,7 @@ class ReplayClient:
             scenario: what is made of the stream, as `scenario.Scenario`.
             loop: how often the stream is played; None for ever.
             seed: 0 to 2**63 - 1; the same seed gives the same twin.
-            mtu: octets of the longest IP datagram, 576 to 9216.
+            mtu: octets of the longest IP datagram, 576 to 65,535.
             payload: what drawn packets carry.
             oversize: whether drawn TCP segments beyond the MTU are cut, or sent as several.
             testbed: a lab's addresses, VLANs and MACs, as `assemble.testbed.TestbedSpec`; None: the stream's own.

@@ -111,7 +111,7 @@ class Start(Command):
     loop: Loop = 1
     sink: PlainMap  # `kind` names the sink, which knows its other fields: see `registry`
     seed: Annotated[int, Field(ge=0, le=MAX_ID)] = 0
-    mtu: Annotated[int, Field(ge=576, le=9216)] = 1500  # octets of an IP datagram
+    mtu: Annotated[int, Field(ge=576, le=65_535)] = 1500  # octets of an IP datagram
     payload: Payload = "template"  # of what is drawn
     oversize: Oversize = "clamp"  # what becomes of drawn TCP segments beyond the MTU
     testbed: PlainMap | None = None  # a lab's sides, prefixes, VLANs and MACs: see `assemble.testbed`

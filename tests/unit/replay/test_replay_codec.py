@@ -175,7 +175,7 @@ def test_an_unknown_command_is_refused_with_those_that_are_known(kind):
         ({"seed": 2**63}, "seed"),
         ({"seed": 1.0}, "seed"),
         ({"mtu": 575}, "mtu"),
-        ({"mtu": 9217}, "mtu"),
+        ({"mtu": 65_536}, "mtu"),
         ({"payload": "lorem"}, "payload"),
         ({"oversize": "drop"}, "oversize"),
         ({"testbed": "lab"}, "testbed"),
