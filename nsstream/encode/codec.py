@@ -131,6 +131,7 @@ class Codec:
         size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
         service = Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"])
         where = slice_of(first, first_ns, last_ns)
+        ttl = Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"])
         tokens = host.tokens(hosts)
         tokens = np.where(tokens >= 0, tokens, np.where(hosts[:, 0] == 6, RARE_IPV6, RARE_IPV4))
         urns = Urns.fit(
@@ -138,6 +139,8 @@ class Codec:
             initiator=tokens[: len(table)],
             service=service.nearest(services, exact=3),
             responder=tokens[len(table) :],
+            ttl=ttl.nearest(ttl_values(table), exact=0),
+            is_silent=table.responder_ttl == 0,
             length=LENGTH_GRID.tokens(table.packet_count),
             stack=stack_of(services[:, 0], services[:, 1], services[:, 2]),
         )
@@ -155,7 +158,7 @@ class Codec:
             service=service,
             port=port,
             port_blocks=np.bincount(ports[port.tokens(ports) < 0, 0] // BLOCK_PORTS, minlength=PORT_BLOCKS),
-            ttl=Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"]),
+            ttl=ttl,
             marking=Vocabulary.fit(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
             kind=kind,
             size=size,

@@ -2,8 +2,8 @@
 
 A network that feeds on what it said falls into saying one service on and on, gives a scan's single packets to a
 download, and has a host ask peers that it never asked. What the chunk counted of such pairs is drawn without
-replacement (`model.attribute_urns`): who comes when, which service, whom each host talks to, how long each service's
-conversations are.
+replacement (`model.attribute_urns`): who comes when, which service, whom each host talks to, who is answered, how long
+each service's conversations are, answered or not.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.schema import HOST_SLOTS, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.schema import ATTRIBUTES, HOST_SLOTS, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
 
 OFTEN: Final = 8  # conversations of a service that has lengths of its own
 STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of all such of its stack
-NAMES: Final = ("hosts", "services", "peers", "lengths")
+CLASSES: Final = SERVICE_SLOTS + STACKS
+NAMES: Final = ("hosts", "services", "peers", "ttls", "lengths")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
     "services": (MOMENTS, SERVICE_SLOTS),
     "peers": (HOST_SLOTS + 2, HOST_SLOTS + 2),
-    "lengths": (SERVICE_SLOTS + STACKS, len(LENGTH_GRID)),
+    "ttls": (CLASSES, ATTRIBUTES["ttl"]),
+    "lengths": (2 * CLASSES, len(LENGTH_GRID)),
 }
 
 Pairs = NDArray[np.int64]
@@ -37,12 +39,14 @@ class Urns:
         hosts: moment of the chunk, initiator token.
         services: moment of the chunk, service token.
         peers: initiator token, responder token.
-        lengths: service token or SERVICE_SLOTS + stack, token of the number of packets.
+        ttls: class (service token, or SERVICE_SLOTS + stack), TTL token, which says whether anybody answers.
+        lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
     """
 
     hosts: Pairs
     services: Pairs
     peers: Pairs
+    ttls: Pairs
     lengths: Pairs
 
     @classmethod
@@ -57,21 +61,25 @@ class Urns:
         initiator: NDArray[np.int64],
         service: NDArray[np.int64],
         responder: NDArray[np.int64],
+        ttl: NDArray[np.int64],
+        is_silent: NDArray[np.bool_],
         length: NDArray[np.int64],
         stack: NDArray[np.int64],
     ) -> Self:
-        """Count n conversations, each argument (n,): tokens, moments and stacks."""
+        """Count n conversations, each argument (n,): tokens, moments, stacks, and whether the responder is silent."""
+        class_ = _class_of(service, stack)
         return cls(
             hosts=_count(moment, initiator),
             services=_count(moment, service),
             peers=_count(initiator, responder),
-            lengths=_count(_class_of(service, stack), length),
+            ttls=_count(class_, ttl),
+            lengths=_count(2 * class_ + is_silent, length),
         )
 
-    def length_classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What `lengths` is given for each service token (SERVICE_SLOTS,), of these stacks (SERVICE_SLOTS,)."""
+    def classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The class of each service token (SERVICE_SLOTS,), of these stacks (SERVICE_SLOTS,)."""
         own = np.zeros(SERVICE_SLOTS, bool)
-        own[self.lengths[self.lengths[:, 0] < SERVICE_SLOTS, 0]] = True
+        own[self.ttls[self.ttls[:, 0] < SERVICE_SLOTS, 0]] = True
         return np.where(own, np.arange(SERVICE_SLOTS), SERVICE_SLOTS + stack_of_service)
 
     def as_json(self) -> dict[str, Any]:

@@ -18,9 +18,10 @@ _SAID: Final = {
     "hosts": ATTRIBUTE_INDEX["initiator_host"],
     "services": ATTRIBUTE_INDEX["service"],
     "peers": ATTRIBUTE_INDEX["responder_host"],
+    "ttls": ATTRIBUTE_INDEX["ttl"],
     "lengths": ATTRIBUTE_INDEX["packet_count"],
 }
-_HOST, _SERVICE, _PEER, _LENGTH = _SAID.values()
+_HOST, _SERVICE, _PEER, _TTL, _LENGTH = _SAID.values()
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
 _LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
 
@@ -29,28 +30,31 @@ class AttributeUrns(NamedTuple):
     """The urns of one drawing, in the order of `urns.NAMES`.
 
     Attributes:
-        wanted, wanting: four of (givens, t): conversations that say each token which may be drawn, in all and still
+        wanted, wanting: five of (givens, t): conversations that say each token which may be drawn, in all and still
             to come.
-        row_of_service: (SERVICE_SLOTS,) a service's row of lengths.
+        row_of_service: (SERVICE_SLOTS,) a service's row of TTLs, and half of its rows of lengths.
+        is_silent: of each TTL token, whether it says that nobody answers.
     """
 
     wanted: tuple[Matrix, ...]
     wanting: tuple[Matrix, ...]
     row_of_service: NDArray[np.int64]
+    is_silent: NDArray[np.bool_]
 
 
 def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
     """Full urns of a chunk's counts."""
     service = codec.service.table()
-    row_of_service = codec.urns.length_classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
-    classes = np.unique(row_of_service)
+    class_of_service = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
+    classes = np.unique(class_of_service)
     tables = []
     for name in NAMES:
         tokens = frozen.tokens[_SAID[name]]
         given, said, count = getattr(codec.urns, name).T
-        if name == "lengths":
-            givens, at = len(classes), np.minimum(np.searchsorted(classes, given), len(classes) - 1)
-            is_there = classes[at] == given
+        if name in ("ttls", "lengths"):
+            times = 2 if name == "lengths" else 1
+            row = np.minimum(np.searchsorted(classes, given // times), len(classes) - 1)
+            givens, at, is_there = times * len(classes), times * row + given % times, classes[row] == given // times
         else:
             givens, at = MOMENTS if name != "peers" else HOST_SLOTS + 2, given
             is_there = np.ones(len(given), bool)
@@ -59,7 +63,12 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
         table = np.zeros((givens, len(tokens)), np.float32)
         table[at[is_there], column[is_there]] = count[is_there]
         tables.append(table)
-    return AttributeUrns(tuple(tables), tuple(t.copy() for t in tables), np.searchsorted(classes, row_of_service))
+    return AttributeUrns(
+        wanted=tuple(tables),
+        wanting=tuple(t.copy() for t in tables),
+        row_of_service=np.searchsorted(classes, class_of_service),
+        is_silent=codec.ttl.table()[:, -1] == 0,
+    )
 
 
 @njit(cache=True)
@@ -71,8 +80,10 @@ def urn_of(urns: AttributeUrns, a: int, moment: int, said: NDArray[np.int64]) ->
         return 1, moment
     if a == _PEER:
         return 2, said[_HOST]
-    if a == _LENGTH:
+    if a == _TTL:
         return 3, urns.row_of_service[said[_SERVICE]]
+    if a == _LENGTH:
+        return 4, 2 * urns.row_of_service[said[_SERVICE]] + (1 if urns.is_silent[said[_TTL]] else 0)
     return -1, 0
 
 

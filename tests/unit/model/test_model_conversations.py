@@ -63,6 +63,8 @@ def pairs_of(codec, drawn):
         initiator=said["initiator_host"],
         service=said["service"],
         responder=said["responder_host"],
+        ttl=said["ttl"],
+        is_silent=drawn.ends.responder_ttl == 0,
         length=said["packet_count"],
         stack=drawn.ends.stack,
     )
