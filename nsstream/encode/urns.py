@@ -2,8 +2,8 @@
 
 A network that feeds on what it said falls into saying one service on and on, gives a scan's single packets to a
 download, and has a host ask peers that it never asked. What the chunk counted of such pairs is drawn without
-replacement (`model.attribute_urns`): who comes when, which service, whom each host talks to, who is answered, how long
-each service's conversations are, answered or not.
+replacement (`model.attribute_urns`): who starts and who is asked when, for which service, whom each host
+talks to, who is answered, how long each service's conversations are, answered or not, and how long they are when.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from nsstream.encode.schema import ATTRIBUTES, HOST_SLOTS, LENGTH_GRID, MOMENTS,
 OFTEN: Final = 8  # conversations of a service that has lengths of its own
 STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of all such of its stack
 CLASSES: Final = SERVICE_SLOTS + STACKS
-NAMES: Final = ("hosts", "services", "peers", "ttls", "lengths")
+NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "lengths", "volumes")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
     "services": (MOMENTS, SERVICE_SLOTS),
     "peers": (HOST_SLOTS + 2, HOST_SLOTS + 2),
+    "servers": (MOMENTS, HOST_SLOTS + 2),
     "ttls": (CLASSES, ATTRIBUTES["ttl"]),
     "lengths": (2 * CLASSES, len(LENGTH_GRID)),
+    "volumes": (MOMENTS, len(LENGTH_GRID)),
 }
 
 Pairs = NDArray[np.int64]
@@ -39,15 +41,19 @@ class Urns:
         hosts: moment of the chunk, initiator token.
         services: moment of the chunk, service token.
         peers: initiator token, responder token.
+        servers: moment, responder token.
         ttls: class (service token, or SERVICE_SLOTS + stack), TTL token, which says whether anybody answers.
         lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
+        volumes: moment, token of the number of packets.
     """
 
     hosts: Pairs
     services: Pairs
     peers: Pairs
+    servers: Pairs
     ttls: Pairs
     lengths: Pairs
+    volumes: Pairs
 
     @classmethod
     def empty(cls) -> Self:
@@ -72,8 +78,10 @@ class Urns:
             hosts=_count(moment, initiator),
             services=_count(moment, service),
             peers=_count(initiator, responder),
+            servers=_count(moment, responder),
             ttls=_count(class_, ttl),
             lengths=_count(2 * class_ + is_silent, length),
+            volumes=_count(moment, length),
         )
 
     def classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nsstream.encode.bins import value_at
 from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SLICES
 from nsstream.model.attribute_rules import AttributeRules, choose_attribute, is_spelt_out
-from nsstream.model.attribute_urns import AttributeUrns, urn_of, weigh
+from nsstream.model.attribute_urns import SAID, AttributeUrns, row_of, weigh
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix, recur
 from nsstream.model.soften import chance
@@ -216,13 +216,17 @@ def _say(
         tokens, bias = attributes[runs.row[b]], frozen.head_bias[a][runs.moment[i]]
         for j in range(len(weight)):
             weight[j] += bias[j]
-        urn, row = urn_of(runs.urns, a, runs.moment[i], tokens)
-        if urn >= 0:
-            weigh(runs.urns.wanted[urn][row], runs.urns.wanting[urn][row], weight)
+        urns, moment = runs.urns, runs.moment[i]
+        for urn in range(len(SAID)):
+            if SAID[urn] == a:
+                row = row_of(urns, urn, moment, tokens)
+                weigh(urns.wanted[urn][row], urns.wanting[urn][row], weight)
         at = chance(runs.generators, b)
         tokens[a] = choose_attribute(rules, frozen.tokens[a], a, weight, tokens, runs.room_ns[i], at, runs.power)
-        if urn >= 0:
-            runs.urns.wanting[urn][row, np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
+        for urn in range(len(SAID)):
+            if SAID[urn] == a:
+                row = row_of(urns, urn, moment, tokens)
+                urns.wanting[urn][row, np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
 
 
 @njit(cache=True)

@@ -18,10 +18,14 @@ _SAID: Final = {
     "hosts": ATTRIBUTE_INDEX["initiator_host"],
     "services": ATTRIBUTE_INDEX["service"],
     "peers": ATTRIBUTE_INDEX["responder_host"],
+    "servers": ATTRIBUTE_INDEX["responder_host"],
     "ttls": ATTRIBUTE_INDEX["ttl"],
     "lengths": ATTRIBUTE_INDEX["packet_count"],
+    "volumes": ATTRIBUTE_INDEX["packet_count"],
 }
-_HOST, _SERVICE, _PEER, _TTL, _LENGTH = _SAID.values()
+SAID: Final = tuple(_SAID[name] for name in NAMES)  # which attribute each urn is of
+_PEERS, _TTLS, _LENGTHS = (NAMES.index(name) for name in ("peers", "ttls", "lengths"))  # the others go by moment
+_HOST, _SERVICE, _TTL = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service", "ttl"))
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
 _LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
 
@@ -30,7 +34,7 @@ class AttributeUrns(NamedTuple):
     """The urns of one drawing, in the order of `urns.NAMES`.
 
     Attributes:
-        wanted, wanting: five of (givens, t): conversations that say each token which may be drawn, in all and still
+        wanted, wanting: of each urn (givens, t), conversations that say each token which may be drawn, in all and still
             to come.
         row_of_service: (SERVICE_SLOTS,) a service's row of TTLs, and half of its rows of lengths.
         is_silent: of each TTL token, whether it says that nobody answers.
@@ -72,19 +76,15 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
 
 
 @njit(cache=True)
-def urn_of(urns: AttributeUrns, a: int, moment: int, said: NDArray[np.int64]) -> tuple[int, int]:
-    """Which urn attribute a is drawn from after the tokens said (a,), and which of its rows; -1 if it has none."""
-    if a == _HOST:
-        return 0, moment
-    if a == _SERVICE:
-        return 1, moment
-    if a == _PEER:
-        return 2, said[_HOST]
-    if a == _TTL:
-        return 3, urns.row_of_service[said[_SERVICE]]
-    if a == _LENGTH:
-        return 4, 2 * urns.row_of_service[said[_SERVICE]] + (1 if urns.is_silent[said[_TTL]] else 0)
-    return -1, 0
+def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) -> int:
+    """Which row of an urn a token is drawn from, after the tokens said (a,)."""
+    if urn == _PEERS:
+        return int(said[_HOST])
+    if urn == _TTLS:
+        return int(urns.row_of_service[said[_SERVICE]])
+    if urn == _LENGTHS:
+        return int(2 * urns.row_of_service[said[_SERVICE]] + (1 if urns.is_silent[said[_TTL]] else 0))
+    return moment
 
 
 @njit(cache=True)
