@@ -153,7 +153,7 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
             except OSError:
                 continue  # a broken pipe: what was left unsent has no reader
     if child.returncode is None:
-        child.send_signal(signal.SIGTERM)
+        os.kill(child.pid, signal.SIGTERM)  # not `send_signal`, which would reap a child that has just ended
         _ends_within(child, _GRACE_S)
         _reap(child)
 
