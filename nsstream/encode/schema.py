@@ -50,6 +50,6 @@ COUNTDOWNS: Final = 40  # how many packets of the conversation are left, by bin
 POSITIONS: Final = 16  # how many have been, by bin
 TIMES_LEFT: Final = 40  # time to the end of the chunk, by bin
 
-SLICES: Final = 128  # a chunk's start profile: conversations that start in each equal part of it
+SLICES: Final = 512  # a chunk's start profile: conversations that start in each equal part of it
 MOMENTS: Final = 32  # coarser parts, by which a model may tell early from late
 START_FEATURES: Final = 4 + MOMENTS  # numbers that go with each conversation's start, see `tokens.start_features`

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from nsstream.encode.schema import ATTRIBUTES, HOST_SLOTS, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
 
-OFTEN: Final = 8  # conversations of a service that has lengths of its own
+OFTEN: Final = 8  # conversations of a service that has lengths, or of a host that has peers for it, of its own
 STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of all such of its stack
 CLASSES: Final = SERVICE_SLOTS + STACKS
+ASKED: Final = CLASSES + 1  # the last: all classes of which a host has few
 NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "lengths", "volumes")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
     "services": (MOMENTS, SERVICE_SLOTS),
-    "peers": (HOST_SLOTS + 2, HOST_SLOTS + 2),
+    "peers": ((HOST_SLOTS + 2) * ASKED, HOST_SLOTS + 2),
     "servers": (MOMENTS, HOST_SLOTS + 2),
     "ttls": (CLASSES, ATTRIBUTES["ttl"]),
     "lengths": (2 * CLASSES, len(LENGTH_GRID)),
@@ -40,7 +41,7 @@ class Urns:
     Attributes:
         hosts: moment of the chunk, initiator token.
         services: moment of the chunk, service token.
-        peers: initiator token, responder token.
+        peers: ASKED times the initiator token and the class (below) or CLASSES, responder token.
         servers: moment, responder token.
         ttls: class (service token, or SERVICE_SLOTS + stack), TTL token, which says whether anybody answers.
         lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
@@ -77,7 +78,7 @@ class Urns:
         return cls(
             hosts=_count(moment, initiator),
             services=_count(moment, service),
-            peers=_count(initiator, responder),
+            peers=_count(_asked_for(initiator, class_), responder),
             servers=_count(moment, responder),
             ttls=_count(class_, ttl),
             lengths=_count(2 * class_ + is_silent, length),
@@ -114,3 +115,10 @@ def _class_of(service: NDArray[np.int64], stack: NDArray[np.int64]) -> NDArray[n
     """Whose lengths a conversation's is one of: (n,)."""
     often = np.bincount(service, minlength=SERVICE_SLOTS) >= OFTEN
     return np.where(often[service], service, SERVICE_SLOTS + stack)
+
+
+def _asked_for(initiator: NDArray[np.int64], class_: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What `Urns.peers` is given for each conversation: (n,)."""
+    given = initiator * ASKED + class_
+    _, where, times = np.unique(given, return_inverse=True, return_counts=True)
+    return np.where(times[where.ravel()] >= OFTEN, given, initiator * ASKED + CLASSES)

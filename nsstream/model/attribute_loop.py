@@ -220,13 +220,15 @@ def _say(
         for urn in range(len(SAID)):
             if SAID[urn] == a:
                 row = row_of(urns, urn, moment, tokens)
-                weigh(urns.wanted[urn][row], urns.wanting[urn][row], weight)
+                if row >= 0:
+                    weigh(urns, urn, row, weight)
         at = chance(runs.generators, b)
         tokens[a] = choose_attribute(rules, frozen.tokens[a], a, weight, tokens, runs.room_ns[i], at, runs.power)
         for urn in range(len(SAID)):
             if SAID[urn] == a:
                 row = row_of(urns, urn, moment, tokens)
-                urns.wanting[urn][row, np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
+                if row >= 0:
+                    urns.wanting[urn][row, np.searchsorted(frozen.tokens[a], tokens[a])] -= 1
 
 
 @njit(cache=True)

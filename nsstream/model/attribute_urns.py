@@ -9,8 +9,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, SERVICE_SLOTS
-from nsstream.encode.urns import NAMES
+from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.urns import ASKED, CLASSES, NAMES
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix
 
@@ -24,9 +24,11 @@ _SAID: Final = {
     "volumes": ATTRIBUTE_INDEX["packet_count"],
 }
 SAID: Final = tuple(_SAID[name] for name in NAMES)  # which attribute each urn is of
+IS_SOFT: Final = tuple(name in ("servers", "volumes") for name in NAMES)
 _PEERS, _TTLS, _LENGTHS = (NAMES.index(name) for name in ("peers", "ttls", "lengths"))  # the others go by moment
 _HOST, _SERVICE, _TTL = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service", "ttl"))
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
+_SOFTEST = np.float32(-3.0)  # of two urns of an attribute, the second has less of a say
 _LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
 
 
@@ -37,12 +39,16 @@ class AttributeUrns(NamedTuple):
         wanted, wanting: of each urn (givens, t), conversations that say each token which may be drawn, in all and still
             to come.
         row_of_service: (SERVICE_SLOTS,) a service's row of TTLs, and half of its rows of lengths.
+        class_of_service: (SERVICE_SLOTS,) its class.
+        asked: rising, what each row of peers is given.
         is_silent: of each TTL token, whether it says that nobody answers.
     """
 
     wanted: tuple[Matrix, ...]
     wanting: tuple[Matrix, ...]
     row_of_service: NDArray[np.int64]
+    class_of_service: NDArray[np.int64]
+    asked: NDArray[np.int64]
     is_silent: NDArray[np.bool_]
 
 
@@ -50,7 +56,7 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
     """Full urns of a chunk's counts."""
     service = codec.service.table()
     class_of_service = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
-    classes = np.unique(class_of_service)
+    classes, asked = np.unique(class_of_service), np.unique(codec.urns.peers[:, 0])
     tables = []
     for name in NAMES:
         tokens = frozen.tokens[_SAID[name]]
@@ -60,7 +66,7 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
             row = np.minimum(np.searchsorted(classes, given // times), len(classes) - 1)
             givens, at, is_there = times * len(classes), times * row + given % times, classes[row] == given // times
         else:
-            givens, at = MOMENTS if name != "peers" else HOST_SLOTS + 2, given
+            givens, at = (len(asked), np.searchsorted(asked, given)) if name == "peers" else (MOMENTS, given)
             is_there = np.ones(len(given), bool)
         column = np.minimum(np.searchsorted(tokens, said), len(tokens) - 1)
         is_there &= tokens[column] == said
@@ -71,15 +77,22 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
         wanted=tuple(tables),
         wanting=tuple(t.copy() for t in tables),
         row_of_service=np.searchsorted(classes, class_of_service),
+        class_of_service=class_of_service,
+        asked=asked,
         is_silent=codec.ttl.table()[:, -1] == 0,
     )
 
 
 @njit(cache=True)
 def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) -> int:
-    """Which row of an urn a token is drawn from, after the tokens said (a,)."""
+    """Which row of an urn a token is drawn from, after the tokens said (a,); -1 if it has none."""
     if urn == _PEERS:
-        return int(said[_HOST])
+        for class_ in (urns.class_of_service[said[_SERVICE]], CLASSES):
+            given = said[_HOST] * ASKED + class_
+            row = np.searchsorted(urns.asked, given)
+            if row < len(urns.asked) and urns.asked[row] == given:
+                return int(row)
+        return -1
     if urn == _TTLS:
         return int(urns.row_of_service[said[_SERVICE]])
     if urn == _LENGTHS:
@@ -88,11 +101,13 @@ def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) 
 
 
 @njit(cache=True)
-def weigh(wanted: Matrix, wanting: Matrix, logits: Matrix) -> None:
-    """Make tokens (t,) less likely as the counts (t,) of one urn's row are used up."""
+def weigh(urns: AttributeUrns, urn: int, row: int, logits: Matrix) -> None:
+    """Make tokens (t,) less likely as the counts of one urn's row are used up."""
+    wanted, wanting = urns.wanted[urn][row], urns.wanting[urn][row]
+    least = _SOFTEST if IS_SOFT[urn] else -np.float32(np.inf)
     total = _NONE
     for j in range(len(logits)):
         total += max(wanting[j], _NONE)
     if total > _NONE:
         for j in range(len(logits)):
-            logits[j] += np.log((max(wanting[j], _NONE) + _LEFT_OVER) / (wanted[j] + _ONE))
+            logits[j] += max(np.log((max(wanting[j], _NONE) + _LEFT_OVER) / (wanted[j] + _ONE)), least)
