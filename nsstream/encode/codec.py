@@ -62,6 +62,7 @@ class Codec:
         own_clock: (KIND_SLOTS,) packet kinds whose gap is that since their own side's last packet (`own_gap`).
         gap_shapes: what gaps each kind shows, and how they lie inside their bins.
         port_blocks: (PORT_BLOCKS,) initiator ports without a slot, by block.
+        taken_ports: (k,) initiator ports without a slot that the chunk shows; a twin's initiators use others.
         talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
@@ -90,6 +91,7 @@ class Codec:
     length: Bins
     octets: Bins
     port_blocks: NDArray[np.int64]
+    taken_ports: NDArray[np.int64]
     talks_to_itself: bool
     endings: Endings
     rare_prefix: NDArray[np.int64]
@@ -171,6 +173,7 @@ class Codec:
             ),
             length=Bins.fit(LENGTH_GRID, table.packet_count),
             octets=Bins.fit(SIZE_GRID, sizes[size.tokens(sizes) < 0, 0]),
+            taken_ports=np.unique(ports[port.tokens(ports) < 0, 0]),
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
             endings=Endings.fit(table),
             rare_prefix=_prefixes(rare[::step]),
@@ -192,6 +195,7 @@ class Codec:
             "own_clock": np.flatnonzero(self.own_clock).tolist(),
             "gap_shapes": self.gap_shapes.as_json(),
             "port_blocks": self.port_blocks.tolist(),
+            "taken_ports": self.taken_ports.tolist(),
             "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
@@ -214,6 +218,7 @@ class Codec:
             own_clock=np.isin(np.arange(KIND_SLOTS), np.array(data["own_clock"], np.int64)),
             gap_shapes=GapShapes.from_json(data["gap_shapes"]),
             port_blocks=np.array(data["port_blocks"], np.int64),
+            taken_ports=_ports(data["taken_ports"]),
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
@@ -305,3 +310,10 @@ def _fresh_share(table: ConversationTable, host: Vocabulary, role: int) -> float
     values = host_values(table, role)
     rare = values[host.tokens(values) < 0]
     return len(np.unique(rare, axis=0)) / len(rare) if len(rare) else 1.0
+
+
+def _ports(data: list[int]) -> NDArray[np.int64]:
+    ports = np.array(data, np.int64).reshape(-1)
+    if not ((ports >= 0) & (ports < 1 << 16)).all():
+        raise ValueError("taken_ports holds what is no port")
+    return ports

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_SLOTS, RARE_PORT
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_BLOCKS, PORT_SLOTS, RARE_PORT
 
 # Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to ports that it does not know.
 _SHUNNED: Final = (1628, 1629, 1745, 2246, 3343, 3455, 4341, 4789, 5031, 9214, 9875, 12220, 19132)
@@ -48,9 +48,7 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
     has_ports = np.isin(service[:, 0], (6, 17, 132)) & (service[:, 2] == 0)
     responder_port = np.where(service[:, 3] == RARE_PORT, rare_port, service[:, 3])
     initiator = token("initiator_port")
-    drawn = np.maximum(initiator - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, len(initiator))
-    for _ in range(2):  # two of them are neighbours
-        drawn += np.isin(drawn, _SHUNNED)
+    drawn = _free_ports(np.maximum(initiator - PORT_SLOTS, 0), codec, rng)
     known = codec.port.table()[np.minimum(initiator, PORT_SLOTS - 1), 0]
     has_free_port = (initiator >= PORT_SLOTS) & has_ports
     initiator_port = np.where(initiator >= PORT_SLOTS, np.maximum(drawn, 1), known)
@@ -73,6 +71,19 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
         stack=stack_of(service[:, 0], service[:, 1], service[:, 2]),
         has_free_port=has_free_port,
     )
+
+
+def _free_ports(blocks: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A port of each block (n,) that the chunk's initiators did not use, where there is one."""
+    ports = np.arange(1 << 16)
+    suits = ~np.isin(ports, _SHUNNED)
+    is_free = suits & ~np.isin(ports, codec.taken_ports)
+    is_full = ~is_free.reshape(PORT_BLOCKS, BLOCK_PORTS).any(axis=1)
+    is_free |= suits & np.repeat(is_full, BLOCK_PORTS)
+    free, count = ports[is_free], is_free.reshape(PORT_BLOCKS, BLOCK_PORTS).sum(axis=1)
+    begin = np.cumsum(count) - count
+    at = begin[blocks] + (rng.random(len(blocks)) * count[blocks]).astype(np.int64)
+    return np.asarray(free[at], np.int64)
 
 
 def _addresses(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nsstream.encode.codec import slice_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
 from nsstream.encode.tokens import moment_of
 from nsstream.encode.urns import NAMES, Urns
 from nsstream.model.conversations import draw_conversations, fit_volume
@@ -86,3 +86,20 @@ def test_pairs_come_as_often_as_the_chunk_had_them(networks, codec, name):
         assert {len(one) for one in drawn} == {int(codec.profile.sum())}
         off.append(sum(counts_off(name, codec, one) for one in drawn))
     assert off[0] < 0.6 * off[1]  # of a network that knows nothing, and hosts of two families
+
+
+def test_no_client_speaks_from_a_port_that_the_chunk_used(networks, codec):
+    drawn = draw_conversations(networks["attributes"], codec, np.random.default_rng(1))
+    free = drawn.ends.initiator_port[drawn.ends.has_free_port]
+    assert len(codec.taken_ports) > 10
+    assert len(free) > 10
+    assert not np.isin(free, codec.taken_ports).any()
+
+
+def test_where_a_block_is_full_its_ports_are_used_again(networks, codec):
+    full = dataclasses.replace(codec, taken_ports=np.arange(1 << 16))
+    drawn = draw_conversations(networks["attributes"], full, np.random.default_rng(1))
+    free = drawn.ends.initiator_port[drawn.ends.has_free_port]
+    blocks = np.flatnonzero(codec.port_blocks)
+    assert len(free) > 10
+    assert np.isin(free // BLOCK_PORTS, blocks).all()
