@@ -182,7 +182,7 @@ def allow(
         may[k] = True
         found += 1
     if found == 0:
-        _step_back(rules, otherwise, may)
+        _step_back(rules, budget, otherwise, may)
 
 
 @njit(cache=True)
@@ -256,15 +256,19 @@ def _fits_side(row: NDArray[np.int32], state: int, side: int, traits: int, is_ba
 
 
 @njit(cache=True)
-def _step_back(rules: KindRules, otherwise: NDArray[np.bool_], may: NDArray[np.bool_]) -> None:
-    """Where nothing is left: what is allowed otherwise, without SYN and RST if that leaves something."""
-    found = 0
-    for k in range(len(may)):
-        may[k] = otherwise[k] and not rules.traits[k] & (_IS_SYN | _IS_RST)
-        found += may[k]
-    if found == 0:
+def _step_back(
+    rules: KindRules, budget: NDArray[np.int64], otherwise: NDArray[np.bool_], may: NDArray[np.bool_]
+) -> None:
+    """Where nothing is left: what is allowed otherwise, without SYN, RST and used-up events if that leaves some."""
+    for is_strict in (2, 1, 0):
+        found = 0
         for k in range(len(may)):
-            may[k] = otherwise[k]
+            is_new = is_strict == 0 or not rules.traits[k] & (_IS_SYN | _IS_RST)
+            is_left = is_strict < 2 or budget[1 + rules.event[k]] > 0
+            may[k] = otherwise[k] and is_new and is_left
+            found += may[k]
+        if found:
+            return
 
 
 @njit(cache=True)
