@@ -100,7 +100,7 @@ def test_lawful_connections_raise_only_the_flags_that_were_asked_for(seed: int, 
     assert found["keep_alive_ack"] == asked[TcpEvent.KEEP_ALIVE_ACK]
     assert found["retransmission"] == asked[TcpEvent.RETRANSMISSION]
     assert found["duplicate_ack"] + found["window_update"] == asked[TcpEvent.IDLE_ACK]
-    assert set(assembler.tally) <= {"idle_ack_dropped"}
+    assert set(assembler.tally) <= {"idle_ack_dropped", "payload_resized"}  # DNS over TCP comes in whole messages
 
 
 @pytest.mark.parametrize("seed", range(3))
