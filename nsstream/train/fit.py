@@ -1,7 +1,7 @@
 """Fit: a chunk's tokens in, a generator and the critic by which its draws are chosen out.
 
-1. Likelihood: both halves of the generator learn the chunk by maximum likelihood, at a rate that falls over so many
-   passes, each until held-out conversations say stop.
+1. Likelihood: both halves of the generator learn the chunk by maximum likelihood: packets over so many passes, at a
+   rate that falls meanwhile, attributes until held-out conversations say stop. What suits those best is kept.
 2. Adversary: a recurrent critic learns to tell measured conversations from drawn ones, and the generator learns from it
    (`adversary`), with likelihood beside it so that it does not forget.
 3. Calibration: corrections to the logits, so that what is drawn has the chunk's own frequencies (`calibrate`).
@@ -216,8 +216,11 @@ class Fit:
             side.result()
 
     def _packet_steps(self) -> Iterator[float]:
-        """Learn packets, a loss a step, until held-out ones say stop, or enough passes or time are over."""
-        while self._packets.step_count == 0 or (self._likelihood_progress() < 1 and not self._packets.is_done):
+        """Learn packets, a loss a step, until enough passes or time are over.
+
+        Held-out ones choose what is kept, and not the end: most of what is learned late comes of the falling rate.
+        """
+        while self._packets.step_count == 0 or self._likelihood_progress() < 1:
             rate = 0.51 + 0.49 * math.cos(math.pi * self._likelihood_progress())
             with noise_of(self._packet_noise):
                 loss = self._nll_of(self._packets.network, self._windows, self._choose_windows())
