@@ -1,6 +1,6 @@
-"""What choosing among drawings gives: the models of one twin drawn with 1, 8 and 32 candidates, and judged.
+"""What choosing among drawings gives: the models of one twin drawn with 1, 8, 16 and 32 candidates, and judged.
 
-    python bench/candidates.py STATE REAL --judge PATH [--candidates 1,8,32] [--seed 1] [--json OUT]
+    python bench/candidates.py STATE REAL --judge PATH [--candidates 1,8,16,32] [--seed 1] [--json OUT]
 
 STATE is the state directory of a twin of REAL (`nsstream twin REAL -o ...`), whose models are drawn and not trained
 again. PATH is the judge, called as bench/fidelity.py calls it. The seconds are those of drawing and assembling; the
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("state", type=Path)
     parser.add_argument("real", type=Path)
     parser.add_argument("--judge", type=Path, required=True)
-    parser.add_argument("--candidates", default="1,8,32")
+    parser.add_argument("--candidates", default="1,8,16,32")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 from typing import Final, cast
 
 import numpy as np
@@ -97,6 +98,7 @@ class Fit:
         self._start_ns = clock.monotonic_ns()
         self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
         self._round = 0
+        self._is_left = Event()
         self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
         self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
         self._run = min(config.run_length, len(tokens) // HELD_OUT_EVERY)
@@ -209,10 +211,13 @@ class Fit:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="attributes") as other:
             side = other.submit(deque[None], attributes, 0)
-            for loss in packets:
-                self._tick("likelihood", loss)
-            while not wait([side], REPORT_EVERY_NS / 1e9).done:
-                self._tell("likelihood", self._packets.best_loss)
+            try:
+                for loss in packets:
+                    self._tick("likelihood", loss)
+                while not wait([side], REPORT_EVERY_NS / 1e9).done:
+                    self._tell("likelihood", self._packets.best_loss)
+            finally:
+                self._is_left.set()  # where packets fail, attributes are not learned to their end first
             side.result()
 
     def _packet_steps(self) -> Iterator[float]:
@@ -236,6 +241,8 @@ class Fit:
             with noise_of(self._attribute_noise):
                 nll, is_held = self._runs_nll(learner.network, runs)
                 learner.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), 1.0)
+            if self._is_left.is_set():
+                return
             yield
 
     @property

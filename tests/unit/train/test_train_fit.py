@@ -172,6 +172,15 @@ def test_what_goes_wrong_in_the_other_thread_ends_the_fit(table, codec):
         fit.run()
 
 
+def test_where_packets_fail_attributes_are_not_learned_to_their_end_first(table, codec):
+    _, fit = unfitted(table, codec, dataclasses.replace(SMALL, steps=3_000_000), threads=2)
+    fit._packets.network.kind_head.weight.data[:] = math.nan
+    fit._attributes.best_step = 1_000_000  # it would go on for a million steps
+    with pytest.raises(TrainError, match="diverged"):
+        fit.run()
+    assert fit._attributes.step_count < 10_000
+
+
 def test_a_critic_out_of_time_has_learned_one_round(table, codec):
     config = dataclasses.replace(SMALL, steps=None, budget_s=1e-6)
     _, fit = fitted(table, codec, config, clock=WorkClock())
