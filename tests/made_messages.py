@@ -58,6 +58,7 @@ scenarios = st.builds(
     services=st.none() | st.lists(st.sampled_from(["tcp/443", "udp/1-9", "icmp", "89"]), min_size=1, max_size=3),
     hosts=st.none() | st.lists(st.sampled_from(["10.0.0.0/8", "::1", "2001:db8::/32"]), min_size=1, max_size=3),
     flows=st.floats(0.001, 100),
+    candidates=st.none() | st.just("auto") | st.integers(1, 64),
     limits=st.builds(Limits, packets=st.none() | st.integers(1, 1 << 62), twin_s=st.none() | st.floats(0.1, 1e9)),
 )
 loops = st.none() | st.integers(1, 2**63 - 1)

@@ -34,6 +34,7 @@ class MadeDrawer:
 
     def __init__(self, minute_of, subnet_of=None):
         self.minute_of = minute_of
+        self.candidates = 16
         self.subnet_of = subnet_of or {}
         self.drawn = []
         self.forgotten = 0

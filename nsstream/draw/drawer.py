@@ -50,13 +50,16 @@ class Drawer:
         threads: CPU threads of torch; the same number gives the same twin.
         models_kept: how many models stay loaded, those used last.
         candidates: drawings of each short conversation, of which one is chosen.
+
+    Attributes:
+        candidates: as above; may be changed between two chunks.
     """
 
     def __init__(self, seed: int, threads: int = 1, models_kept: int = 2, candidates: int = CANDIDATES) -> None:
         torch.set_num_threads(threads)
         self._seed = seed
         self._rng = np.random.default_rng(seed)
-        self._models_kept, self._candidates = models_kept, candidates
+        self._models_kept, self.candidates = models_kept, candidates
         self._models: OrderedDict[Path, Model] = OrderedDict()
         self._open: dict[int, dict[tuple[int, int, int, int], list[Key]]] = {}
         self._used = UsedFiveTuples()
@@ -91,7 +94,7 @@ class Drawer:
             conversations = conversations.take(rows)
         if not len(conversations):
             return ConversationTable.empty()
-        packets = draw_chosen(model, conversations, self._rng, self._candidates, share)
+        packets = draw_chosen(model, conversations, self._rng, self.candidates, share)
         return to_table(self._distinct(self._carry(conversations.ends, self._open.get(line, {}))), packets, model.codec)
 
     def _draw_series(self, checkpoint: Path, line: int, select: Select | None) -> ConversationTable:

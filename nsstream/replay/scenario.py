@@ -18,6 +18,7 @@ from nsstream.replay.paths import AbsolutePath
 MAX_MODELS: Final = 4096
 MAX_PARTS: Final = 64
 MAX_FILTERS: Final = 1024
+MAX_CANDIDATES: Final = 64
 MAX_TIME_NS: Final = (1 << 32) * 1_000_000_000 - 1  # what a pcap record can say: until 2106
 PROTOCOLS: Final = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "icmpv6": 58, "sctp": 132}
 WITH_PORTS: Final = (6, 17, 132)
@@ -143,6 +144,7 @@ class Scenario(Spec):
     services: Annotated[list[ServiceText], Field(min_length=1, max_length=MAX_FILTERS)] | None = None  # None: all
     hosts: Annotated[list[PrefixText], Field(min_length=1, max_length=MAX_FILTERS)] | None = None  # one end is of these
     flows: Annotated[float, Field(ge=0.001, le=100)] = 1.0  # conversations for one of the model's
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | Literal["auto"] | None = None  # see `Drawer`; None: its
     clients: Literal["same", "more"] = "same"  # who has the conversations beyond the model's: its clients, or new ones
     limits: Limits = Limits()
     attack: Attack | None = None
@@ -159,6 +161,8 @@ def check_agreement(spec: StreamSpec, scenario: Scenario, loop: int | None) -> N
     if isinstance(spec, RecordedSpec):
         if scenario.flows > 1:
             raise ValueError("scenario.flows: a recording has no more flows than it has; models can draw more")
+        if scenario.candidates is not None:
+            raise ValueError("scenario.candidates: a recording is not drawn")
         if scenario.attack is not None:
             raise ValueError("scenario.attack: an attack is blended into what models draw, not into a recording")
     elif not isinstance(spec, ModelsSpec) and loop not in (1, None):

@@ -1,5 +1,7 @@
 """DrawnAhead: a stream that is read ahead, in a thread of its own, into a buffer that is bounded.
 
+`Effort` says how much care is taken: where the buffer runs empty, less, and where it is full, more.
+
 Promises: blocks come in their order, none lost, none twice; the buffer holds at most one block more than its bounds in
 packets, octets and time of the twin; what `read` has to wait for, after its first block, is counted as an underrun. A
 seek throws away what was read ahead. An error comes where the stream raised it, behind the blocks before it.
@@ -60,6 +62,18 @@ class AheadLimits:
     twin_ns: int = 120 * 10**9
 
 
+class Effort(Protocol):
+    """How much work goes into a block; called under the buffer's lock."""
+
+    def less(self) -> None:
+        """Whoever reads has to wait."""
+        ...
+
+    def more(self) -> None:
+        """There is time to spare."""
+        ...
+
+
 class DrawnAhead:
     """Reads a stream ahead from now on, until it is closed.
 
@@ -68,13 +82,22 @@ class DrawnAhead:
         limits: of the buffer.
         clock: times the waiting.
         stopped: set by `close`; where somebody else sets it, a `read` that waits ends within WAIT_S.
+        effort: told when a `read` has to wait, after its first block, and when the buffer is full; None: nobody is.
     """
 
-    def __init__(self, stream: PlainStream, limits: AheadLimits, clock: Clock, stopped: threading.Event) -> None:
+    def __init__(
+        self,
+        stream: PlainStream,
+        limits: AheadLimits,
+        clock: Clock,
+        stopped: threading.Event,
+        effort: Effort | None = None,
+    ) -> None:
         self._stream = stream
         self._limits = limits
         self._clock = clock
         self._stopped = stopped
+        self._effort = effort
         self._changed = threading.Condition()
         self._blocks: deque[Block] = deque()
         self._packet_count = 0
@@ -95,7 +118,10 @@ class DrawnAhead:
         with self._changed:
             if not self._is_answerable():
                 since_ns = self._clock.monotonic_ns()
-                self._underrun_count += self._has_given
+                if self._has_given:
+                    self._underrun_count += 1
+                    if self._effort is not None:
+                        self._effort.less()
                 while not self._is_answerable():
                     self._changed.wait(WAIT_S)
                 if self._has_given:
@@ -185,6 +211,8 @@ class DrawnAhead:
     def _make_room(self) -> bool:
         """Wait until there is something to do; False: it is to end."""
         with self._changed:
+            if self._effort is not None and self._is_full():
+                self._effort.more()
             while not self._stopped.is_set():
                 is_wished = self._wish_seek is not None or self._wish_loop is not None
                 if is_wished or not (self._has_ended or self._is_full()):

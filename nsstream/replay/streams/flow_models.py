@@ -47,6 +47,7 @@ def check_flows_agree(scenario: Scenario, framing: Framing) -> None:
         ("payload", framing.payload == "template"),
         ("oversize", framing.oversize == "clamp"),
         ("testbed", framing.testbed is None),
+        ("scenario.candidates", scenario.candidates is None),
         ("scenario.attack", scenario.attack is None),
         ("scenario.clients", scenario.clients == "same"),
     ):

@@ -33,7 +33,14 @@ MOST_REPLICAS: Final = 1024
 
 
 class DrawsChunks(Protocol):
-    """What draws: `draw.Drawer` is one."""
+    """What draws: `draw.Drawer` is one.
+
+    Attributes:
+        candidates: drawings of each short conversation, of which one is chosen; may be changed by another thread, and
+            holds from the next chunk on.
+    """
+
+    candidates: int
 
     def draw(self, checkpoint: Path, *, line: int, turn: int, select: Select | None) -> ConversationTable:
         """The conversations of a checkpoint's chunk, at its own time; raises StateError if it cannot be loaded."""

@@ -29,6 +29,7 @@ from nsstream.replay.stream import OpenedStream
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead, PlainStream
 from nsstream.replay.streams.blend import Blend
 from nsstream.replay.streams.drawn import DrawnStream
+from nsstream.replay.streams.effort import AsManyAsKeepUp
 from nsstream.replay.streams.flow_models import FlowModelStream, check_flows_agree
 from nsstream.replay.streams.follow import FollowPlan
 from nsstream.replay.streams.labels import LabelledStream, Labels
@@ -64,7 +65,7 @@ def open_parts(
     except ValueError as err:
         raise InputError(str(err)) from err
     labels = _open_labels(scenario.attack)  # before anything is drawn: it may not be possible
-    limits = AheadLimits()
+    limits, effort = AheadLimits(), None
     plain: PlainStream
     if isinstance(spec, RecordedSpec):
         plain = RecordedFile(Path(spec.path), scenario, seed, framing.mtu, loop)
@@ -78,8 +79,14 @@ def open_parts(
             limits = replace(limits, packets=MOST_FLOWS_AHEAD, octets=1 << 62)  # what flows count is not held
             plain = FlowModelStream(plan, _timeline(plan, scenario), scenario, seed, _tallies(plan))
         else:
-            plain = _drawn(spec, plan, scenario, seed, framing, make_drawer or _drawer)
-    stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped)
+            kept = min(len(spec.parts) + 1 if isinstance(spec, MixSpec) else 3, _MOST_MODELS_KEPT)
+            drawer = (make_drawer or _drawer)(seed, kept)
+            if scenario.candidates == "auto":
+                effort = AsManyAsKeepUp(drawer)
+            elif scenario.candidates is not None:
+                drawer.candidates = scenario.candidates
+            plain = _drawn(spec, plan, scenario, seed, framing, drawer)
+    stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped, effort)
     if framing.testbed is not None:
         stream = TestbedStream(stream, framing.testbed)
     if scenario.limits != Limits():
@@ -103,14 +110,13 @@ def _drawn(
     scenario: Scenario,
     seed: int,
     framing: Framing,
-    make_drawer: Callable[[int, int], DrawsChunks],
+    drawer: DrawsChunks,
 ) -> DrawnStream:
     shares, plans = [1.0], [plan]
     if isinstance(spec, MixSpec):
         total = sum(part.weight for part in spec.parts)
         shares = [part.weight / total for part in spec.parts]
         plans += [_endless(_of_packets(part.model, "a mix"), plan.origin_ns) for part in spec.parts[1:]]
-    drawer = make_drawer(seed, min(len(plans) + 2, _MOST_MODELS_KEPT))
     selection = Selection.of(scenario)
     lines = [
         Line(

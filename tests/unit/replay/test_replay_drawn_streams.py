@@ -30,6 +30,7 @@ from nsstream.replay.stream import BLOCK_OCTETS, BLOCK_PACKETS, FrameBlock, Reco
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead
 from nsstream.replay.streams.batches import split
 from nsstream.replay.streams.blend import Blend
+from nsstream.replay.streams.effort import AsManyAsKeepUp
 from nsstream.replay.streams.labels import HEADER, LabelledStream, Labels
 from nsstream.replay.streams.limited import LimitedStream
 from nsstream.replay.streams.line import Line, starts_of
@@ -331,6 +332,26 @@ def test_a_seek_back_from_the_end_goes_on_there():
         assert len(times_of(all_of(stream))) == A_CHUNK
         with pytest.raises(InputError):
             stream.seek(0)
+
+
+def test_candidates_are_fewer_where_a_stream_is_late_and_as_many_as_before_where_it_is_ahead():
+    drawer, slow = MadeDrawer({"a": 0}), SlowStream(some_blocks(12))
+    limits = AheadLimits(packets=2 * A_CHUNK)
+    with closing(DrawnAhead(slow, limits, SystemClock(), threading.Event(), AsManyAsKeepUp(drawer))) as stream:
+        underruns = 0
+        reader = threading.Thread(target=lambda: [stream.read() for _ in range(7)])
+        reader.start()
+        slow.let.release()
+        for left in (8, 4, 2, 1, 1, 1):
+            wait_for(lambda: drawer.candidates == left and stream.counters()["underruns"] == underruns + 1)
+            underruns += 1
+            slow.let.release()
+        reader.join()
+        slow.let.release(12)
+        for _ in range(4):
+            wait_for(stream._is_full)
+            stream.read()
+        wait_for(lambda: drawer.candidates == 16)
 
 
 def test_an_error_comes_behind_the_blocks_before_it_and_stays():

@@ -83,6 +83,8 @@ def test_a_default_scenario_leaves_the_stream_as_it_is_and_travels():
         {"attack": {"model": "/m", "share": 1.0}},
         {"attack": {"model": "/m", "share": 0.5, "name": "a,b\n"}},
         {"start_ns": 1 << 63},
+        {"candidates": 0},
+        {"candidates": "all"},
         {"speed": 1},
     ],
 )
@@ -110,6 +112,7 @@ def test_services_are_read(text, service):
     ("spec", "scenario", "loop", "complaint"),
     [
         (RecordedSpec(path="/a"), Scenario(flows=2.0), 1, "a recording has no more flows"),
+        (RecordedSpec(path="/a"), Scenario(candidates="auto"), 1, "a recording is not drawn"),
         (RecordedSpec(path="/a"), Scenario(attack=ATTACK), 1, "an attack is blended"),
         (ModelSpec(model="/m"), Scenario(), 3, "has no end"),
         (FollowSpec(directory="/m"), Scenario(), 3, "has no end"),
