@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nsstream.assemble.catalogue import PayloadKind, services_for
 from nsstream.assemble.chance import mix_all
 from nsstream.assemble.emit import emit, lay_out
+from nsstream.assemble.fragmentation import fragment_table
 from nsstream.assemble.fragments import join_fragments
 from nsstream.assemble.frames import Frames
 from nsstream.assemble.link import group_addresses, link_addresses
@@ -47,7 +48,8 @@ class Assembler:
         stream_limit: how many five-tuples are remembered from table to table.
         services: messages by port, in place of those of `payload`.
         payload: `template`, `zero` or `random`; see `catalogue`.
-        oversize: what becomes of TCP segments beyond the MTU: `clamp` cuts them, `segment` sends them as several.
+        oversize: what becomes of datagrams beyond the MTU: `clamp` cuts them; `segment` sends TCP as several segments,
+            UDP and ICMP echoes as IP fragments.
 
     Attributes:
         tally: repairs and drops by name, of all calls so far.
@@ -80,6 +82,7 @@ class Assembler:
         counts = np.zeros(len(Repair), np.int64)
         if self._segments:
             table, counts[Repair.SEGMENTED] = segment_table(table, self._mtu)
+            table, counts[Repair.FRAGMENTED] = fragment_table(table, self._mtu)
         conversations = self._conversations(table)
         _part_tftp(conversations, counts)
         packets = _packets(table)

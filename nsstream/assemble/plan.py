@@ -23,7 +23,7 @@ from nsstream.assemble.tcp_sequence import Scratch
 from nsstream.trace.fields import ICMPV6, SCTP, TCP, UDP
 
 _DEFAULT_TTL: Final = 64
-_LEAST_FRAGMENT: Final = 8
+_LEAST_FRAGMENT: Final = 1
 _MOST_OPEN: Final = 8  # requests in flight before an answer is taken to be for the newest
 
 

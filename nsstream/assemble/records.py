@@ -134,6 +134,7 @@ class Repair(IntEnum):
     QUOTE_INVENTED = 24  # ICMP error to a host that has sent nothing yet: it quotes a datagram that is made up
     SEGMENTED = 25  # TCP segment longer than the MTU, sent as several
     FRAGMENT_ALONE = 26  # later fragment without a datagram that it could be of: it never reassembles
+    FRAGMENTED = 27  # UDP datagram or ICMP echo longer than the MTU, sent as IP fragments
 
 
 class Options(IntEnum):

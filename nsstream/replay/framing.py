@@ -18,7 +18,7 @@ class Framing:
     Args:
         mtu: octets of the longest IP datagram.
         payload: what drawn packets carry; see `assemble.catalogue`.
-        oversize: what becomes of drawn TCP segments beyond the MTU; see `assemble.Assembler`.
+        oversize: what becomes of drawn datagrams beyond the MTU; see `assemble.Assembler`.
         testbed: a lab's addresses, VLANs and MACs in place of the stream's own; None: as they are.
     """
 

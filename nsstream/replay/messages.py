@@ -113,7 +113,7 @@ class Start(Command):
     seed: Annotated[int, Field(ge=0, le=MAX_ID)] = 0
     mtu: Annotated[int, Field(ge=576, le=65_535)] = 1500  # octets of an IP datagram
     payload: Payload = "template"  # of what is drawn
-    oversize: Oversize = "clamp"  # what becomes of drawn TCP segments beyond the MTU
+    oversize: Oversize = "clamp"  # what becomes of drawn datagrams beyond the MTU
     testbed: PlainMap | None = None  # a lab's sides, prefixes, VLANs and MACs: see `assemble.testbed`
     rate: Rate = "max"
     # None: the run outlives the client that starts it; else it is stopped once that client is silent for so long

@@ -248,6 +248,38 @@ def test_fragments_of_a_long_ipv6_datagram_reassemble(protocol: int) -> None:
     assert not assembler.tally
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", [UDP_NUMBER, "echo"])
+def test_datagrams_beyond_the_mtu_are_sent_as_fragments_that_reassemble(version: int, protocol: object) -> None:
+    fields: dict[str, object] = {"protocol_identifier": UDP_NUMBER, "responder_port": 50_001, "ip_version": version}
+    control, header = 0, 20 if version == 4 else 40
+    if protocol == "echo":
+        fields |= {"protocol_identifier": ICMP_NUMBER if version == 4 else ICMPV6}
+        control = (8 if version == 4 else 128) << 8
+    if version == 6:
+        fields |= {"initiator_address": "fd00::1", "responder_address": "fd00::2"}
+    lengths = [4000, 100, 1501, 9000]
+    packets = [Packet(10 * k, 0, length, control, ip_header_length=header) for k, length in enumerate(lengths)]
+    assembler = Assembler(np.random.default_rng(1), oversize="segment")
+    frames = assembler.assemble(table_of((fields, packets)))
+    assert max(np.diff(frames.offset)) <= 1514
+    sent = [Ether(frames.frame(i)) for i in range(len(frames))]
+    if version == 4:
+        bodies = [bytes(frame[IP].payload) for frame in defragment(sent)]
+    else:
+        bodies = [bytes(frame[IPv6].payload) for frame in sent if IPv6ExtHdrFragment not in frame]
+        parts = [frame[IPv6] for frame in sent if IPv6ExtHdrFragment in frame]
+        for number in {part[IPv6ExtHdrFragment].id for part in parts}:
+            (whole,) = defragment6([part for part in parts if part[IPv6ExtHdrFragment].id == number])
+            bodies.append(bytes(whole.payload))
+    assert sorted(map(len, bodies)) == sorted(length - header for length in lengths)
+    if protocol == UDP_NUMBER:
+        assert all(int.from_bytes(body[4:6], "big") == len(body) for body in bodies)
+    elif version == 4:
+        assert all(checksum(body) == 0 for body in bodies)
+    assert assembler.tally == {"fragmented": 3}
+
+
 def test_ipv6_without_room_for_a_fragment_header_is_no_first_fragment() -> None:
     fields: dict[str, object] = DNS_CONVERSATION | {
         "ip_version": 6, "initiator_address": "fd00::1", "responder_address": "fd00::2",
