@@ -62,6 +62,7 @@ def _is_prefix(text: str) -> str:
 
 
 ServiceText = Annotated[str, Field(max_length=20), AfterValidator(_is_service)]
+Candidates = Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | Literal["auto"]
 PrefixText = Annotated[str, Field(max_length=50), AfterValidator(_is_prefix)]
 
 
@@ -144,7 +145,7 @@ class Scenario(Spec):
     services: Annotated[list[ServiceText], Field(min_length=1, max_length=MAX_FILTERS)] | None = None  # None: all
     hosts: Annotated[list[PrefixText], Field(min_length=1, max_length=MAX_FILTERS)] | None = None  # one end is of these
     flows: Annotated[float, Field(ge=0.001, le=100)] = 1.0  # conversations for one of the model's
-    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | Literal["auto"] | None = None  # see `Drawer`; None: its
+    candidates: Candidates | None = None  # see `Drawer`; None: as many as it has by itself
     clients: Literal["same", "more"] = "same"  # who has the conversations beyond the model's: its clients, or new ones
     limits: Limits = Limits()
     attack: Attack | None = None

@@ -338,13 +338,12 @@ def test_candidates_are_fewer_where_a_stream_is_late_and_as_many_as_before_where
     drawer, slow = MadeDrawer({"a": 0}), SlowStream(some_blocks(12))
     limits = AheadLimits(packets=2 * A_CHUNK)
     with closing(DrawnAhead(slow, limits, SystemClock(), threading.Event(), AsManyAsKeepUp(drawer))) as stream:
-        underruns = 0
         reader = threading.Thread(target=lambda: [stream.read() for _ in range(7)])
         reader.start()
         slow.let.release()
-        for left in (8, 4, 2, 1, 1, 1):
-            wait_for(lambda: drawer.candidates == left and stream.counters()["underruns"] == underruns + 1)
-            underruns += 1
+        for underruns, left in enumerate((8, 4, 2, 1, 1, 1), 1):
+            wait_for(lambda underruns=underruns: stream.counters()["underruns"] == underruns)
+            assert drawer.candidates == left
             slow.let.release()
         reader.join()
         slow.let.release(12)
