@@ -1,15 +1,15 @@
 """Measure how fast a model's traffic is drawn, assembled and written, in packets a second, and where the time goes.
 
-Bars: packets drawn a second on one core, and what one conversation of a million packets takes in memory.
+Bars: packets drawn, assembled and written a second on one core, each conversation drawn once, and what one conversation
+of a million packets takes in memory. Beside it stands the same with as many drawings as a twin chooses from.
 
     python bench/draw.py [--steps N] [--first SECONDS] [--rounds N] [--threads N] [--json OUT]
 
 Trains a model in a few steps on the first part of the bundled lab capture, which makes poor traffic but takes the same
 time to draw. Then it draws the model, assembles what was drawn and writes it to a pcap, each by the part of nsstream
 that a replay uses, one after another. A first round is not counted: it compiles, or loads what was compiled. Of the
-others, the best stands. Drawing packets is measured again alone: each conversation once, without candidates and critic,
-in processor time, and in it the law and the matrix products, run again by themselves on what was drawn and in the same
-shapes.
+others, the best stands. Drawing packets is measured again alone, in processor time, and in it the law and the matrix
+products, run again by themselves on what was drawn and in the same shapes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import numpy as np
 from bars.drawing import Elephant, draw_elephant, time_packets
 from bars.runs import run_main
 from bars.traces import cut_first, lab_capture
-from bars.verdict import Bar, as_dict, at_most, finish, show
+from bars.verdict import Bar, as_dict, at_least, at_most, finish, show
 
 from nsstream.assemble import Assembler
 from nsstream.chunk import ChunkStore
 from nsstream.clock import SystemClock
 from nsstream.draw import Drawer
+from nsstream.draw.choose import CANDIDATES
 from nsstream.pipeline import Progress
 from nsstream.pipeline.by_hand import train_chunk
 from nsstream.pipeline.ingest import import_trace, survey_trace
@@ -67,9 +68,10 @@ def make_model(folder: Path, first_s: float, steps: int, threads: int) -> Path:
     )
 
 
-def one_round(model: Path, output: Path, threads: int) -> tuple[int, list[float]]:
+def one_round(model: Path, output: Path, threads: int, candidates: int) -> tuple[int, list[float]]:
     """Packets of one drawing of the model, and the seconds of each of `PARTS`."""
-    drawer, assembler = Drawer(SEED, threads), Assembler(np.random.default_rng(SEED))
+    drawer = Drawer(SEED, threads, candidates=candidates)
+    assembler = Assembler(np.random.default_rng(SEED))
     sink = PcapSink(PcapSinkSpec(path=str(output.absolute()), overwrite=True), SinkContext())
     at_s = [time.perf_counter()]
     table = drawer.draw(model)
@@ -100,19 +102,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="nsstream-draw-") as temporary:
         folder = Path(temporary)
         model = make_model(folder, given.first, given.steps, given.threads)
-        one_round(model, folder / "drawn.pcap", given.threads)
-        rounds = [one_round(model, folder / "drawn.pcap", given.threads) for _ in range(given.rounds)]
+        best = {}
+        for candidates in (1, CANDIDATES):
+            rounds = [
+                one_round(model, folder / "drawn.pcap", given.threads, candidates) for _ in range(given.rounds + 1)
+            ]
+            best[candidates] = min(rounds[1:], key=lambda found: sum(found[1]))
         alone = min((time_packets(model, SEED) for _ in range(given.rounds)), key=lambda found: found.packets_s)
         elephant = elephant_of(model)
-    count, parts_s = min(rounds, key=lambda found: sum(found[1]))
-    total_s = sum(parts_s)
-    bars = [Bar("packets drawn", count)]
-    for part, seconds in zip(PARTS, parts_s, strict=True):
-        bars.append(Bar(f"{part}: seconds", seconds, beside=f"{seconds / total_s:.0%} of the time"))
-        bars.append(Bar(f"{part}: packets a second", round(count / seconds)))
-    bars.append(Bar("all three: packets a second", round(count / total_s)))
-    per_s = round(alone.count / alone.packets_s)
-    bars.append(Bar("packets alone: a second", per_s, f">= {LEAST_PER_S}", per_s >= LEAST_PER_S))
+    bars = []
+    for candidates, (count, parts_s) in best.items():
+        total_s = sum(parts_s)
+        bars.append(Bar(f"packets, each of {candidates} drawing(s)", count))
+        for part, seconds in zip(PARTS, parts_s, strict=True):
+            beside = f"{seconds / total_s:.0%} of the time"
+            bars.append(Bar(f"{part}: packets a second", round(count / seconds), beside=beside))
+        per_s = round(count / total_s)
+        name = "all three: packets a second"
+        bars.append(at_least(name, per_s, LEAST_PER_S) if candidates == 1 else Bar(name, per_s))
+    bars.append(Bar("packets alone: a second", round(alone.count / alone.packets_s)))
     for what, seconds in (("matrix products", alone.products_s), ("law", alone.law_s)):
         bars.append(Bar(f"packets alone: {what}", seconds, beside=f"{seconds / alone.packets_s:.0%} of the time"))
     rest_s = alone.packets_s - alone.products_s - alone.law_s

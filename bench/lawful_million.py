@@ -165,7 +165,7 @@ def twin_bars(real: Path, twin: Path) -> list[Bar]:
         bars.append(at_most(f"tcp.completeness {value}: {ours:.2f} points; off by", abs(ours - theirs), POINTS, theirs))
     for kind in sorted(found.twin.analysis_count | found.real.analysis_count):
         ours, theirs = found.twin.rate(kind), found.real.rate(kind)
-        bars.append(Bar(f"tcp.analysis.{kind}", f"{ours:.3%}", "", found.is_within(kind), f"{theirs:.3%}"))
+        bars.append(Bar(f"tcp.analysis.{kind}", f"{ours:.3%}", beside=f"{theirs:.3%}"))
     new = sorted(set(kinds) - set(real_kinds))
     bars.append(equal("tshark -z expert: new warnings and errors", ", ".join(new[:_MOST_NAMED]) or "none", "none"))
     asked = [port for port, seen in real_names.items() if seen.total() >= FEWEST_PACKETS]
