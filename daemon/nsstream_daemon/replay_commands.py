@@ -90,7 +90,7 @@ def start(
     mtu: Annotated[int, typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram.")] = 1500,
     payload: Annotated[Payload, typer.Option(help="What drawn packets carry.")] = "template",
     oversize: Annotated[
-        Oversize, typer.Option(help="Whether drawn TCP segments beyond the MTU are cut, or sent as several.")
+        Oversize, typer.Option(help="Whether drawn datagrams beyond the MTU are cut, or sent as several.")
     ] = "clamp",
     testbed: Annotated[
         str | None, typer.Option(help="A lab's sides: prefixes, VLANs and MACs, as JSON; see docs/protocol.md.")
