@@ -26,6 +26,7 @@ class FitConfig:
     groups_per_step: int = 32  # conversations whose packets are drawn against the critic
     group_size: int = 4  # times each is drawn
     adversary_weight: float = 0.3  # of the critic's gradient beside the likelihood's
+    adversary_likelihood: float = 1.0  # weight of the likelihood there; 0: the critic alone
 
     def __post_init__(self) -> None:
         if self.steps is None and self.budget_s is None:
