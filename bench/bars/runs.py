@@ -35,9 +35,10 @@ def run_nsstream(*arguments: object) -> Cost:
     return run_command([sys.executable, "-m", "nsstream_daemon", *map(str, arguments)])
 
 
-def run_command(command: list[str]) -> Cost:
+def run_command(command: list[str], *, is_quiet: bool = False) -> Cost:
+    """Run a command, its output shown unless it `is_quiet`; raises RunFailedError."""
     began_s = time.perf_counter()
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL if is_quiet else None)
     try:
         _, status, used = os.wait4(child.pid, 0)
     except BaseException:

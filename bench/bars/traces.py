@@ -42,6 +42,13 @@ def cut_day(trace: Path, day: date, output: Path) -> Path:
     return output
 
 
+def cut_between(trace: Path, start_ns: int, end_ns: int, output: Path) -> Path:
+    """Write what a trace has from one time on and before another as a nanosecond pcap."""
+    with plain_file(trace) as plain:
+        _cut(plain, start_ns, end_ns, output)
+    return output
+
+
 def count_frames(trace: Path) -> tuple[int, int]:
     """Frames of a trace, and their octets as captured."""
     frames, octets = 0, 0
@@ -54,10 +61,7 @@ def count_frames(trace: Path) -> tuple[int, int]:
 
 def _cut(plain: Path, start_ns: int, end_ns: int, output: Path) -> None:
     """Keep the records with start <= time < end."""
-    times = [
-        f"{datetime.fromtimestamp(t // 10**9, tz=UTC):%Y-%m-%d %H:%M:%S}.{t % 10**9:09d}" for t in (start_ns, end_ns)
-    ]
-    command = ["editcap", "-F", "nsecpcap", "-A", times[0], "-B", times[1], str(plain), str(output)]
+    command = ["editcap", "-F", "nsecpcap", "-A", _utc(start_ns), "-B", _utc(end_ns), str(plain), str(output)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TZ": "UTC", "LC_ALL": "C"})
     if done.returncode:
         raise InputError(f"{plain}: editcap cannot cut it: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
