@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from bars.verdict import Bar, at_most, equal
 from bars.veth import VethPair, veth_pair
 from nsstream.assemble.frames import Frames
 from nsstream.errors import InputError
+from nsstream.replay.interface_sink import MAX_SPIN_US
 
 ENDS = Path(__file__).with_name("replay_ends.py")
 LONGEST_DRIFT_MS = 1.0
@@ -39,7 +41,7 @@ class Timing:
     median_us: float  # of the absolute offsets
     p99_us: float
     worst_us: float
-    cpu_s: float | None = None
+    cpu_s: float
 
 
 def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple[list[Bar], dict[str, object]]:
@@ -54,6 +56,7 @@ def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple
         found = {
             "ours": _ours(pair, capture, times_ns, {}),
             "tcpreplay --pps": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}"),
+            "ours, never asleep": _ours(pair, capture, times_ns, {"spin_us": MAX_SPIN_US}),
             "ours, real time": _ours(pair, capture, times_ns, {"real_time": True}),
             "tcpreplay --pps, real time": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}", under=REAL_TIME),
             "tcpreplay": _tcpreplay(pair, capture, times_ns),
@@ -74,7 +77,7 @@ def _bars(found: dict[str, Timing], frames: Frames) -> list[Bar]:
         ]
     for name, timing in found.items():
         figures = f"{timing.drift_ms:.3f} / {timing.median_us:.1f} / {timing.p99_us:.0f} / {timing.worst_us:.0f}"
-        bars.append(Bar(f"{name}: end ms / median / 99 % / worst us", figures, beside=timing.cpu_s or ""))
+        bars.append(Bar(f"{name}: end ms / median / 99 % / worst us", figures, beside=f"{timing.cpu_s:.1f} CPU-s"))
     return bars
 
 
@@ -89,8 +92,15 @@ def _tcpreplay(
     pair: VethPair, capture: Path, instants_ns: NDArray[np.float64], *options: str, under: Sequence[str] = ()
 ) -> Timing:
     with stamped(pair, capture) as stamps:
+        before_s = _ended_children_s()
         pair.send(capture, "--quiet", *options, under=under)
-    return _timing(stamps, instants_ns, None, None)
+        cpu_s = _ended_children_s() - before_s
+    return _timing(stamps, instants_ns, None, cpu_s)
+
+
+def _ended_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
@@ -124,7 +134,7 @@ def _await(child: subprocess.Popen[str]) -> None:
 
 
 def _timing(
-    stamps: list[NDArray[np.int64]], instants_ns: NDArray[np.float64], start_ns: int | None, cpu_s: float | None
+    stamps: list[NDArray[np.int64]], instants_ns: NDArray[np.float64], start_ns: int | None, cpu_s: float
 ) -> Timing:
     received_ns = stamps[0]
     lost = len(instants_ns) - len(received_ns)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
 
 AHEAD_NS: Final = 20_000_000
-MAX_SPIN_US: Final = 1000
+MAX_SPIN_US: Final = 20_000  # no sleep at all between frames
 
 
 class InterfaceSinkSpec(SinkSpec):
@@ -38,7 +38,7 @@ class InterfaceSinkSpec(SinkSpec):
     server_interface: InterfaceName | None = None  # for frames of responders; None: all go to the one
     default_route: bool = False  # a default route leads through one of them, and that is meant
     bypass_qdisc: bool = True  # past the queueing discipline; tcpdump on the same interface then sees nothing
-    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] = 50  # of each wait at most so many are not slept
+    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] = 500  # of each wait at most so many are not slept
     real_time: bool = False  # SCHED_FIFO, where it is permitted
 
 

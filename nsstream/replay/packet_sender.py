@@ -66,7 +66,7 @@ class SendOptions:
     """How frames go out."""
 
     bypasses_qdisc: bool = True  # past the queueing discipline, straight to the device (PACKET_QDISC_BYPASS)
-    spin_ns: int = 50_000  # of each wait at most so many are not slept, so that waking takes no time from it
+    spin_ns: int = 500_000  # of each wait at most so many are not slept, so that waking takes no time from it
     is_real_time: bool = False  # SCHED_FIFO, where that is permitted
     batch_frames: int = BATCH_FRAMES  # a system call
 

@@ -4,8 +4,9 @@ The C library's functions are called by their names (numba's `ExternalFunction`)
 compiled code cacheable. Structures are rows of 64-bit words: struct timespec, struct iovec, and struct mmsghdr, whose
 words are name, name length, vectors, vector count, control, control length, flags, sent length.
 
-A processor that sleeps takes tens of microseconds to wake (40 in a virtual machine, 2026-11). So the loop wakes early
-by what most wakings take, as it learns from each, but by `spin_ns` at most, and waits out the rest awake.
+A processor that sleeps takes tens of microseconds to wake, and now and then hundreds (in a virtual machine, 2026-11).
+So the loop wakes early by what all but few wakings take, as it learns from each, but by `spin_ns` at most, and waits
+out the rest awake. With a `spin_ns` as long as `SLICE_NS` it never sleeps between frames.
 
 Who owns what is told by `packet_sender`.
 """
@@ -50,7 +51,8 @@ _TIMER_ABSTIME: Final = 1
 _MSG_DONTWAIT: Final = 0x40
 _POLLOUT: Final = 4
 _ROOM_WAIT_MS: Final = 5
-_MARGIN_STEP_NS: Final = 500
+_MARGIN_FALL_NS: Final = 20  # after a sleep that ended within the margin
+_MARGIN_RISE_NS: Final = 499 * _MARGIN_FALL_NS  # after one that did not: so the margin is the 99.8th percentile
 _BUSY_WAIT_NS: Final = 20_000  # a device's queue is full: so long until it is tried again
 
 _EINTR: Final = 4
@@ -136,8 +138,7 @@ def send_loop(
             continue
         now = _now_ns(word)
         if slept_until:
-            # Follows the 75th percentile of how long after its instant a sleep ends.
-            margin_ns += 3 * _MARGIN_STEP_NS if now - slept_until > margin_ns else -_MARGIN_STEP_NS
+            margin_ns += _MARGIN_RISE_NS if now - slept_until > margin_ns else -_MARGIN_FALL_NS
             margin_ns = min(max(margin_ns, 0), spin_ns)
             slept_until = 0
         due = ring_due_ns[at & mask]
