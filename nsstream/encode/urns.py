@@ -19,6 +19,7 @@ from nsstream.encode.schema import ATTRIBUTES, HOST_SLOTS, LENGTH_GRID, MOMENTS,
 OFTEN: Final = 8  # conversations of a service that has lengths, or of a host that has peers for it, of its own
 STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of all such of its stack
 CLASSES: Final = SERVICE_SLOTS + STACKS
+MOST_ASKED: Final = 1 << 14  # hosts and classes with peers; 50,000 conversations have 7,276 at most
 ASKED: Final = CLASSES + 1  # the last: all classes of which a host has few
 NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "lengths", "volumes")
 _LIMITS: Final = {
@@ -103,6 +104,8 @@ class Urns:
             rows = pairs[name]
             if not ((rows >= 0).all() and (rows[:, 0] < givens).all() and (rows[:, 1] < saids).all()):
                 raise ValueError(f"the counts of {name} name what there is not")
+        if len(np.unique(pairs["peers"][:, 0])) > MOST_ASKED:
+            raise ValueError(f"peers are counted for more than {MOST_ASKED} hosts and classes")
         return cls(**pairs)
 
 
@@ -121,4 +124,6 @@ def _asked_for(initiator: NDArray[np.int64], class_: NDArray[np.int64]) -> NDArr
     """What `Urns.peers` is given for each conversation: (n,)."""
     given = initiator * ASKED + class_
     _, where, times = np.unique(given, return_inverse=True, return_counts=True)
-    return np.where(times[where.ravel()] >= OFTEN, given, initiator * ASKED + CLASSES)
+    room = MOST_ASKED - (HOST_SLOTS + 2)  # of those that have peers of their own
+    least = OFTEN if len(times) <= room else max(OFTEN, int(np.partition(times, -room)[-room]) + 1)
+    return np.where(times[where.ravel()] >= least, given, initiator * ASKED + CLASSES)
