@@ -6,8 +6,8 @@ Needs root, iproute2, tcpreplay, nfdump and capinfos. Each sink has a replay ser
 with a veth pair to another, and an other end that counts what comes: files that rotate, read by capinfos and nfdump; a
 reader of the FIFO and of standard output that stalls; the device at the other end of the pair; nfcapd; subscribers,
 one of whom falls behind. The stream is the lab capture (or --capture), looped without end, new flows in every pass;
-for `model` one model of it (or --model), drawn as fast as that goes, up to the rate. Waves of --at-once sinks share
-the time.
+for `model` one model of it (or --model), drawn with as many candidates as keep up with the rate (`candidates: auto`).
+Waves of --at-once sinks share the time.
 
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run

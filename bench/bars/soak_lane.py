@@ -142,12 +142,13 @@ def _server(pair: VethPair, endpoint: str, log: Any) -> Iterator[subprocess.Pope
 
 def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[bytes], endpoint: str) -> None:
     stream: dict[str, object] = {"kind": "recorded", "path": lane.capture}
+    scenario = None
     if lane.name == "model":
-        stream = {"kind": "model", "model": lane.model}
+        stream, scenario = {"kind": "model", "model": lane.model}, {"candidates": "auto"}
     with ReplayClient(endpoint, READY_S) as client:
         follower = _Follower(endpoint, found)
         end.begin(server, endpoint)
-        client.start(stream, end.sink, loop=None, rate=PacketRate(packets_per_s=lane.rate))
+        client.start(stream, end.sink, scenario=scenario, loop=None, rate=PacketRate(packets_per_s=lane.rate))
         # The first second's worth, so that what is compiled after an installation is compiled.
         first = _wait_for(client, lambda status: status.packets_written > lane.rate or status.state != "running")
         _note(first, found)

@@ -262,7 +262,9 @@ class Fit:
             self._critic.average.eval()
             weights = group_weights(self._critic.average, drawn, config.group_size)
             allowed = self._kinds[torch.from_numpy(np.repeat(rows, config.group_size))]
-            loss = config.adversary_likelihood * loss + config.adversary_weight * adversary_loss(network, drawn, weights, allowed)
+            loss = config.adversary_likelihood * loss + config.adversary_weight * adversary_loss(
+                network, drawn, weights, allowed
+            )
         self._packets.step(loss, 0.25 * (1 + math.cos(math.pi * self._progress())))
         self._tick("adversary", told)
 
