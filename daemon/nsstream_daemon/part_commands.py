@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -167,25 +167,44 @@ def draw(
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Fixes what is drawn; none: random.")] = None,
     mtu: Annotated[int, typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram.")] = 1500,
     form: Annotated[str, typer.Option(help="Of a table of flows: the preset whose columns it has.")] = "plain",
-    label: Annotated[str | None, typer.Option(help="Only flows of this label.")] = None,
+    label: Annotated[str | None, typer.Option(help="Of a table: only flows of this label.")] = None,
     protocol: Annotated[int | None, typer.Option(min=0, max=255, help="Only flows of this IP protocol.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Only flows of the service at this port.")] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="Of a capture: only tcp/443, udp/8000-8100, icmp; may be repeated.")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Of a capture: only what this twin host or prefix takes part in; repeated.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Only the models of chunks that have this time of day, HH:MM UTC.")
+    ] = None,
     scale: Annotated[float, typer.Option(min=0.001, max=1000, help="How many times as many flows.")] = 1.0,
+    more_clients: Annotated[
+        bool, typer.Option("--more-clients", help="Of a capture, with --scale: new clients have the flows beyond.")
+    ] = False,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Of a capture: drawings that each conversation is chosen from.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:
-    """Draw models' traffic into a capture file, or models of flows into a table, of some kind alone if asked."""
+    """Draw models' traffic into a capture file, or models of flows into a table; some of it, or more, if asked."""
     from rich.console import Console
 
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
-    from nsstream.pipeline.by_hand import draw_flow_models, draw_models
+    from nsstream.pipeline.by_hand import draw_flow_models, draw_models, models_at
     from nsstream.pipeline.flow_twin import is_table
     from nsstream_daemon.progress_view import ProgressView
 
     chosen = secrets.randbelow(2**31) if seed is None else seed
+    if at is not None:
+        models = models_at(models, _time_of_day(at))
     condition = {"label": label, "protocol": protocol, "port": port, "scale": scale}
     is_asked = condition != {"label": None, "protocol": None, "port": None, "scale": 1.0}
     if is_table(output):
+        if service or host or more_clients or candidates:
+            raise InputError("--service, --host, --more-clients and --candidates are for captures: -o OUT.pcap")
         with ProgressView(Console(stderr=True)) as view:
             count = draw_flow_models(
                 models, output, form=form, condition=condition if is_asked else None, seed=chosen, cores=2,
@@ -193,13 +212,33 @@ def draw(
             )  # fmt: skip
         Console().print(f"drawn  {output}  ({count:,} flows, seed {chosen})", highlight=False, soft_wrap=True)
         return
-    if is_asked:
-        raise InputError("--label, --protocol, --port and --scale are for tables of flows: -o OUT.csv")
+    if label is not None:
+        raise InputError("--label is for tables of flows: -o OUT.csv")
+    scenario: dict[str, object] = {"flows": scale, "clients": "more" if more_clients else "same"}
+    services = [*(service or []), *_services(protocol, port)]
+    asked = {"services": services, "hosts": host, "candidates": candidates}
+    scenario |= {name: value for name, value in asked.items() if value}
     with ProgressView(Console(stderr=True)) as view:
         packet_count = draw_models(
-            models, output, seed=chosen, mtu=mtu, replaces=force, listen=view, clock=SystemClock()
+            models, output, seed=chosen, mtu=mtu, replaces=force, listen=view, clock=SystemClock(), scenario=scenario
         )
     Console().print(f"drawn  {output}  ({packet_count:,} packets, seed {chosen})", highlight=False, soft_wrap=True)
+
+
+def _services(protocol: int | None, port: int | None) -> list[str]:
+    """A protocol and a port as a scenario names them."""
+    if port is None:
+        return [] if protocol is None else [str(protocol)]
+    return [f"{name}/{port}" for name in (["tcp", "udp", "sctp"] if protocol is None else [str(protocol)])]
+
+
+def _time_of_day(text: str) -> time:
+    from nsstream.errors import InputError
+
+    try:
+        return time.fromisoformat(text)
+    except ValueError as err:
+        raise InputError(f"--at: a time of day is like 14:30 or 14:30:15, got {text!r}") from err
 
 
 def _store_of(state: Path, *, is_apart: bool = False) -> ChunkStore:

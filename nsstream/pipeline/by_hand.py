@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import time
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Final
 
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import is_writable, preset_columns
@@ -18,6 +19,9 @@ from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, train_one
+from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoint
+
+_DAY_NS: Final = 86_400 * 10**9
 
 
 def train_chunk(
@@ -69,15 +73,41 @@ def train_chunk(
 
 
 def draw_models(
-    models: Sequence[Path], output: Path, *, seed: int, mtu: int, replaces: bool, listen: Listener, clock: Clock
+    models: Sequence[Path],
+    output: Path,
+    *,
+    seed: int,
+    mtu: int,
+    replaces: bool,
+    listen: Listener,
+    clock: Clock,
+    scenario: Mapping[str, Any] | None = None,
 ) -> int:
-    """Draw models, in the order of their chunks, into a capture file; gives its packets."""
+    """Draw models, in the order of their chunks, into a capture file; gives its packets.
+
+    `scenario` has fields of `replay.scenario.Scenario`; None draws what the chunks had.
+    """
     check_output(output, replaces=replaces)
     with staging(output) as staged:
         drawn = staged / output.name
-        packet_count = play(models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock))
+        packet_count = play(
+            models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock), scenario=scenario
+        )
         publish([(drawn, output)], trash=staged)
     return packet_count
+
+
+def models_at(models: Sequence[Path], time_of_day: time) -> list[Path]:
+    """Those of the models whose chunk has this time of day (UTC), on any day; raises InputError if none has."""
+    found = [path for path in models if _has(read_checkpoint(path), time_of_day)]
+    if not found:
+        raise InputError(f"none of the {len(models)} models is of a chunk that has {time_of_day:%H:%M:%S} UTC")
+    return found
+
+
+def _has(checkpoint: CheckpointInfo, time_of_day: time) -> bool:
+    asked_ns = (time_of_day.hour * 3600 + time_of_day.minute * 60 + time_of_day.second) * 10**9
+    return (asked_ns - checkpoint.start_ns) % _DAY_NS < checkpoint.end_ns - checkpoint.start_ns
 
 
 def draw_flow_models(

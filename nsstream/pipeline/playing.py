@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nsstream.pipeline.progress import Progress, Stage
 from nsstream.replay import Status, spawn_server
@@ -20,9 +21,12 @@ def play(
     mtu: int,
     report: Callable[[Progress], None],
     elapsed_s: Callable[[], float],
+    scenario: Mapping[str, Any] | None = None,
     command: Sequence[str] = SERVER,
 ) -> int:
     """Play the checkpoints, in order, into a capture file that does not exist yet; gives its packets.
+
+    `scenario` has fields of `replay.scenario.Scenario`: which traffic, how much.
 
     Raises ReplayError if the server refuses, fails or does not answer; it has ended when this returns.
     """
@@ -46,5 +50,6 @@ def play(
             sink={"kind": "pcap", "path": output.absolute()},
             seed=seed,
             mtu=mtu,
+            scenario=None if scenario is None else dict(scenario),
         )
         return client.wait(on_status).packets_written

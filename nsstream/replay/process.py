@@ -23,7 +23,7 @@ from nsstream.replay.client import ReplayClient
 from nsstream.replay.keys import ClientKeys
 
 COMMAND: Final = (sys.executable, "-m", "nsstream.replay.server")
-READY_TIMEOUT_S: Final = 60.0  # the first start after an installation compiles
+READY_TIMEOUT_S: Final = 180.0  # the first start after an installation compiles, perhaps beside much else
 END_TIMEOUT_S: Final = 10.0
 MAX_READY_LINE_BYTES: Final = 4096
 LOG_TAIL_BYTES: Final = 2000
