@@ -57,8 +57,14 @@ def replay(
     max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
 ) -> None:
     """Run a replay server until it is told to end."""
-    from nsstream.replay.server import main
+    import logging
+    import os
 
+    from nsstream.replay.server import main
+    from nsstream_daemon.journal import is_journal, log_handler
+
+    if is_journal(os.environ):  # elsewhere the server's own lines will do
+        logging.basicConfig(level=logging.INFO, handlers=[log_handler(os.environ)])
     arguments = ["--endpoint", endpoint, f"--ready-fd={ready_fd}", *([] if keys is None else ["--keys", str(keys)])]
     repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
     for option, values in repeated:

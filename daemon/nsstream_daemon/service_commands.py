@@ -25,14 +25,12 @@ def daemon(config: ConfigFile) -> None:
     import os
 
     from nsstream.clock import SystemClock
-    from nsstream_daemon.log_format import JournalFormatter
+    from nsstream_daemon.journal import log_handler
     from nsstream_daemon.sd_notify import Notifier
     from nsstream_daemon.supervisor import Supervisor, set_log_level
 
     loaded = _load(config, has_sockets=True)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().addHandler(log_handler(os.environ))
     set_log_level(loaded)
     raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
 
