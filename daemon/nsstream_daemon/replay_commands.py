@@ -41,6 +41,12 @@ def replay(
     keys: Annotated[
         Path | None, typer.Option(help="Directory that `nsstream keys server` made; who is listed in it is let in.")
     ] = None,
+    secret_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's secret key, where it is not in --keys: a file, or credential:NAME of systemd's."
+        ),
+    ] = None,
     models: Annotated[
         list[Path] | None, typer.Option(help="A directory of models to offer by `send models`; may be repeated.")
     ] = None,
@@ -66,6 +72,7 @@ def replay(
     if is_journal(os.environ):  # elsewhere the server's own lines will do
         logging.basicConfig(level=logging.INFO, handlers=[log_handler(os.environ)])
     arguments = ["--endpoint", endpoint, f"--ready-fd={ready_fd}", *([] if keys is None else ["--keys", str(keys)])]
+    arguments += [] if secret_key is None else ["--secret-key", secret_key]
     repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
     for option, values in repeated:
         arguments += [f"{option}={value}" for value in values or []]
