@@ -2,8 +2,8 @@
 
 A child reads one JSON job on its standard input and writes JSON lines on its standard output. It fails by an ``error``
 line, by its exit status, by ending without ``done``, by taking too long or too much memory, or by silence: a child that
-says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, and dies with us even
-where we are killed.
+says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, none of the ambient
+capabilities that a service manager gave us, and dies with us even where we are killed.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ class Leash:
     most_octets: int | None = None  # of resident memory
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The command, behind the tools that set niceness and processors before its first thread is there."""
+        """The command, behind the tools that set all this before its first thread is there."""
+        less = ["setpriv", "--ambient-caps=-all"] if _has_ambient_capabilities() else []
         nice = ["nice", "-n", str(self.nice)] if self.nice else []
         cores = ["taskset", "-c", ",".join(map(str, self.cores))] if self.cores else []
-        return [*nice, *cores, *command]
+        return [*less, *nice, *cores, *command]
 
 
 class CancelledError(Exception):
@@ -243,6 +244,12 @@ def resident_octets(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _has_ambient_capabilities() -> bool:
+    """Whether what we start holds capabilities of ours, such as CAP_NET_RAW, for no other reason (capabilities(7))."""
+    status = Path("/proc/thread-self/status").read_text(encoding="ascii")
+    return int(status.partition("\nCapAmb:")[2].split("\n", 1)[0] or "0", 16) != 0
 
 
 def _obituary(status: int, errors: IO[bytes]) -> str:
