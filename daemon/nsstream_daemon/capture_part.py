@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 LEAST_BACKOFF_S: Final = 1.0
 MOST_BACKOFF_S: Final = 60.0
 BEAT_S: Final = 0.25
+SILENT_S: Final = 5.0  # of a live source, which by its contract gives a batch, if of no rows, many times a second
 
 
 class CapturePart:
@@ -35,7 +36,7 @@ class CapturePart:
         state: the directory.
         clock: for the chunks.
         on_chunk: called when a chunk was stored.
-        beat: called a few times a second, as long as the capture loop goes on.
+        beat: called a few times a second, as long as the capture loop goes on, and a live source gives batches.
         on_death: told where the thread ends by a defect.
     """
 
@@ -195,7 +196,8 @@ class CapturePart:
             if now_ns - then_ns >= 2 * 10**9:
                 self._rate = max(0, status.tally.offered - offered) * 1e9 / (now_ns - then_ns) if then_ns else 0.0
                 self._rated = now_ns, status.tally.offered
-        self._go_on()
+        if not (self._plan.is_live and status.source_silent_s > SILENT_S):
+            self._go_on()
 
     def _go_on(self) -> None:
         self._beat_ns = self._clock.monotonic_ns()

@@ -20,6 +20,7 @@ from nsstream_daemon import (
     bench_command,
     ctl_commands,
     ingest_command,
+    install_command,
     keys_commands,
     part_commands,
     replay_commands,
@@ -40,6 +41,7 @@ app.command("twin")(twin_commands.twin)
 app.command("ingest")(ingest_command.ingest)
 app.command("daemon")(service_commands.daemon)
 app.command("validate")(service_commands.validate)
+app.command("install-systemd")(install_command.install_systemd)
 app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)

@@ -1,4 +1,4 @@
-"""keys: CURVE keys for replay servers on TCP, and the list of the clients that one lets in."""
+"""keys: CURVE keys for replay servers on TCP, the list of the clients that one lets in, and keys of address maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-keys_app = typer.Typer(help="Keys for replay servers on TCP and for their clients.", no_args_is_help=True)
+keys_app = typer.Typer(
+    help="Keys for replay servers on TCP, for their clients, and of address maps.", no_args_is_help=True
+)
 
 ServerDirectory = Annotated[Path, typer.Argument(help="The server's directory of keys.")]
 
@@ -55,3 +57,14 @@ def list_clients(directory: ServerDirectory) -> None:
         raise InputError(f"{clients}: there is no such directory")
     for path in sorted(clients.glob("*.key")):
         print(f"{path.stem}  {load_public_key(path).decode()}")
+
+
+@keys_app.command("address")
+def address(file: Annotated[Path, typer.Argument(help="The file that is made, for training.address_key.")]) -> None:
+    """Make a key of an address map: who has it can tell real hosts from those of the twin."""
+    import secrets
+
+    from nsstream.pipeline.address_keys import make_key
+
+    make_key(file, secrets.token_bytes(32))
+    print(f"{file}  (stays here)")

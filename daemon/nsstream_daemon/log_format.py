@@ -1,4 +1,7 @@
-"""How the daemon logs: one line an event on standard error, with the priority that the journal reads (sd-daemon(3))."""
+"""How lines are logged to standard error: one an event, with the priority that the journal reads (sd-daemon(3)).
+
+Where standard error is the journal, entries with fields go there instead (`journal`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import time
 from typing import Final
 
-_PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class JournalFormatter(logging.Formatter):
@@ -22,4 +25,4 @@ class JournalFormatter(logging.Formatter):
         text = super().format(record)
         if not self._is_journal:
             return text
-        return "\n".join(f"<{_PRIORITY.get(record.levelno, 5)}>{line}" for line in text.splitlines())
+        return "\n".join(f"<{PRIORITY.get(record.levelno, 5)}>{line}" for line in text.splitlines())

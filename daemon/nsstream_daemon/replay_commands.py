@@ -41,6 +41,12 @@ def replay(
     keys: Annotated[
         Path | None, typer.Option(help="Directory that `nsstream keys server` made; who is listed in it is let in.")
     ] = None,
+    secret_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's secret key, where it is not in --keys: a file, or credential:NAME of systemd's."
+        ),
+    ] = None,
     models: Annotated[
         list[Path] | None, typer.Option(help="A directory of models to offer by `send models`; may be repeated.")
     ] = None,
@@ -57,9 +63,16 @@ def replay(
     max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
 ) -> None:
     """Run a replay server until it is told to end."""
-    from nsstream.replay.server import main
+    import logging
+    import os
 
+    from nsstream.replay.server import main
+    from nsstream_daemon.journal import is_journal, log_handler
+
+    if is_journal(os.environ):  # elsewhere the server's own lines will do
+        logging.basicConfig(level=logging.INFO, handlers=[log_handler(os.environ)])
     arguments = ["--endpoint", endpoint, f"--ready-fd={ready_fd}", *([] if keys is None else ["--keys", str(keys)])]
+    arguments += [] if secret_key is None else ["--secret-key", secret_key]
     repeated = (("--models", models), ("--send-on", send_on), ("--send-on-default-route", send_on_default_route))
     for option, values in repeated:
         arguments += [f"{option}={value}" for value in values or []]

@@ -25,14 +25,12 @@ def daemon(config: ConfigFile) -> None:
     import os
 
     from nsstream.clock import SystemClock
-    from nsstream_daemon.log_format import JournalFormatter
+    from nsstream_daemon.journal import log_handler
     from nsstream_daemon.sd_notify import Notifier
     from nsstream_daemon.supervisor import Supervisor, set_log_level
 
     loaded = _load(config, has_sockets=True)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JournalFormatter(is_journal="JOURNAL_STREAM" in os.environ))
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().addHandler(log_handler(os.environ))
     set_log_level(loaded)
     raise typer.Exit(Supervisor(config.absolute(), loaded, SystemClock(), Notifier()).run())
 
@@ -61,7 +59,25 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
         if missing := sorted(set(worker.cores) - there):
             has = ", ".join(map(str, sorted(there)))
             raise InputError(f"{config}: training.workers[{at}].cores: {missing[0]} is not there; there are {has}")
+    _check_address_key(config, loaded, is_service=has_sockets)
     seed_model = loaded.training.seed_model
     if seed_model is not None and not (seed_model / "manifest.json").is_file():
         raise InputError(f"{config}: training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
     return loaded
+
+
+def _check_address_key(config: Path, loaded: ServiceConfig, *, is_service: bool) -> None:
+    """A key of one's own can be read; a credential is there for the service alone."""
+    import os
+
+    from nsstream.errors import InputError, NsstreamError
+    from nsstream.pipeline.address_keys import own_key
+    from nsstream.secret_files import DIRECTORY, SCHEME, find_secret
+
+    named = loaded.training.address_key
+    if named is None or (named.startswith(SCHEME) and DIRECTORY not in os.environ and not is_service):
+        return
+    try:
+        own_key(find_secret(named, os.environ), loaded.state / "models")
+    except NsstreamError as err:
+        raise InputError(f"{config}: training.address_key = {named!r}: {err}") from err

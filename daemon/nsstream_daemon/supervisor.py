@@ -26,7 +26,7 @@ from typing import Any, Final
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, NsstreamError, StateError
-from nsstream.pipeline.by_hand import key_beside
+from nsstream.pipeline.address_keys import key_beside, own_key
 from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.job_runner import JUDGE
 from nsstream.pipeline.ledger import FILE, Ledger
@@ -34,6 +34,7 @@ from nsstream.pipeline.promoter import model_as_dict
 from nsstream.pipeline.scheduler import Scheduler
 from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.pipeline.training import WORKER
+from nsstream.secret_files import find_secret
 from nsstream_daemon.capture_part import CapturePart
 from nsstream_daemon.config_file import load_config
 from nsstream_daemon.control_server import ControlServer
@@ -157,8 +158,7 @@ class Supervisor:
         stack.callback(lock.release)
         ledger = Ledger(config.state / FILE)
         stack.callback(ledger.close)
-        key = key_beside(config.state / "models", secrets.token_bytes(32))
-        address_map = AddressMap(key, config.training.ipv4_range, config.training.ipv6_range)
+        address_map = AddressMap(_address_key(config), config.training.ipv4_range, config.training.ipv6_range)
         self.scheduler = Scheduler(
             config.state, ledger, config.training, config.gate, address_map, self._clock,
             on_death=self._on_death, worker=self._programs[0], judge=self._programs[1],
@@ -278,6 +278,16 @@ def set_log_level(config: ServiceConfig) -> None:
     """Log as the configuration says."""
     logging.getLogger("nsstream").setLevel(config.control.log_level.upper())
     logging.getLogger("nsstream_daemon").setLevel(config.control.log_level.upper())
+
+
+def _address_key(config: ServiceConfig) -> bytes:
+    """The key of the address map, wherever it is kept."""
+    models, named = config.state / "models", config.training.address_key
+    return (
+        key_beside(models, secrets.token_bytes(32))
+        if named is None
+        else own_key(find_secret(named, os.environ), models)
+    )
 
 
 def _limit(request: dict[str, Any]) -> int:

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import is_writable, preset_columns
-from nsstream.chunk import Kind, read_chunk, whole_file
+from nsstream.chunk import Kind, read_chunk
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, StateError
+from nsstream.pipeline.address_keys import key_beside
 from nsstream.pipeline.flow_twin import check_flow_model, draw_flows
-from nsstream.pipeline.outputs import KEY_FILE, check_output, publish, staging
+from nsstream.pipeline.outputs import check_output, publish, staging
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, train_one
@@ -138,18 +139,6 @@ def draw_flow_models(
         )  # fmt: skip
         publish([(drawn, output)], trash=staged)
     return count
-
-
-def key_beside(models: Path, new_key: bytes) -> bytes:
-    """The key of the address map beside a folder of models; `new_key` is written there if there is none."""
-    path = models.absolute().parent / KEY_FILE
-    if not path.exists():
-        with whole_file(path, mode=0o600) as file:
-            file.write(new_key.hex().encode() + b"\n")
-    try:
-        return bytes.fromhex(path.read_text(encoding="ascii"))
-    except (OSError, ValueError) as err:
-        raise StateError(f"{path} is not an address key: {err}") from err
 
 
 def _stopwatch_s(clock: Clock) -> Callable[[], float]:

@@ -2,12 +2,13 @@
 
 A child reads one JSON job on its standard input and writes JSON lines on its standard output. It fails by an ``error``
 line, by its exit status, by ending without ``done``, by taking too long or too much memory, or by silence: a child that
-says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, and dies with us even
-where we are killed.
+says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, none of the ambient
+capabilities that a service manager gave us, and dies with us even where we are killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import selectors
@@ -27,6 +28,8 @@ from nsstream.capture.tool_guard import ToolGuard
 
 _POLL_S: Final = 0.2
 _GRACE_S: Final = 5.0
+_PR_CAP_AMBIENT: Final = 47  # of <linux/prctl.h>, as the next
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 
 class Failure(StrEnum):
@@ -86,7 +89,8 @@ def run_job(
         cancelled: once set, the child is killed and CancelledError raised.
         limit_s: the child is killed after this long; None: it may take as long as it keeps talking.
         silence_s: the child is killed after this long without a line.
-        leash: what it may use; then it dies with this process, too.
+        leash: what it may use; then it dies with this process, too. Nothing that the calling thread starts from then on
+            holds its ambient capabilities.
 
     Raises:
         ChildFailedError: the child failed in one of the ways that the module names.
@@ -112,6 +116,8 @@ def run_job(
 @contextmanager
 def _started(command: Sequence[str], leash: Leash | None, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, which is gone with its group when the block ends."""
+    if leash is not None:
+        _give_up_ambient_capabilities()
     try:
         child = subprocess.Popen(
             command if leash is None else leash.command(command),
@@ -243,6 +249,14 @@ def resident_octets(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_up_ambient_capabilities() -> None:
+    """Let what this thread starts hold no capability, such as CAP_NET_RAW, only because we do (capabilities(7)).
+
+    The thread keeps its own. Not by setpriv, which calls capset whatever it is told to do, and our unit forbids that.
+    """
+    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def _obituary(status: int, errors: IO[bytes]) -> str:

@@ -47,6 +47,7 @@ class IngestStatus:
     recovered_rows: int
     unprotected_rows: int  # not in the journal, since the disk refuses
     is_done: bool = False
+    source_silent_s: float = 0.0  # since it last gave a batch, of no rows or of some; 0 before it gave any rows
 
 
 class IngestLoop:
@@ -86,6 +87,7 @@ class IngestLoop:
         self._stop = threading.Event()
         self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
+        self._given_ns: int | None = None  # when the source last gave a batch; its first rows wait for numba to compile
 
     def stop(self) -> None:
         """Ask for a clean end: what was read becomes chunks. From any thread, or a signal handler."""
@@ -173,6 +175,7 @@ class IngestLoop:
                 recovered_rows=intake.recovered.row_count,
                 unprotected_rows=intake.unprotected_rows,
                 is_done=is_done,
+                source_silent_s=0.0 if self._given_ns is None else (now_ns - self._given_ns) * 1e-9,
             )
         )
 
@@ -183,6 +186,8 @@ class IngestLoop:
             rows: Rows | None = self._source.read_batch()
             if rows is None:
                 return
+            if len(rows) or self._given_ns is not None:
+                self._given_ns = self._clock.monotonic_ns()
             yield rows
         if not self._skips_known and (held := rows_held_by(self._source)) is not None:
             yield held

@@ -302,7 +302,7 @@ class Scheduler:
             if all(self._store.path_of(chunk_id).exists() for chunk_id in job.chunk_ids):
                 self._fail(job, name, str(err))
             else:
-                _log.warning("job_skipped chunk=%s reason=%s", name, EXPIRED)
+                _log.warning("job_skipped job=%d chunk=%s reason=%s", job.id, name, EXPIRED)
                 self._insist(lambda: self.queue.skip(job, EXPIRED))
                 runner.clean(job)
         except NsstreamError as err:
@@ -317,7 +317,7 @@ class Scheduler:
             lambda: told.append(self.queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))
         )
         self._runner.clean(job)
-        _log.warning("job_%s chunk=%s attempt=%d reason=%s", told[0], name, job.attempts + 1, reason)
+        _log.warning("job_%s job=%d chunk=%s attempt=%d reason=%s", told[0], job.id, name, job.attempts + 1, reason)
 
     # --- threads ------------------------------------------------------------------------------------------------------
 

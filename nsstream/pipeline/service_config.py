@@ -207,6 +207,12 @@ class TrainingSection(Section):
         description="Models kept; of the rest the oldest are removed. Seed and promoted model always stay.",
         json_schema_extra=LIVE,
     )
+    address_key: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Key of the address map: a file (`nsstream keys address`), or credential:NAME of the service "
+        "manager's. Without it, STATE/address.key, which is made.",
+    )
     ipv4_range: str = Field(default="10.0.0.0/8", description="Where IPv4 addresses are mapped to.")
     ipv6_range: str = Field(default="fd00::/8", description="Where IPv6 addresses are mapped to.")
     workers: Annotated[tuple[WorkerSection, ...], Field(min_length=1, max_length=64)] = Field(

@@ -10,9 +10,7 @@ read. A key file of any content gives keys or InputError.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Final
 
 from nsstream.clock import Clock
 from nsstream.errors import InputError, OutputError
+from nsstream.secret_files import SecretFile, read_bounded, write_new
 
 MAX_KEY_FILE_BYTES: Final = 4096
 MAX_CLIENTS: Final = 4096
@@ -69,9 +68,9 @@ def make_keys(directory: Path, name: str) -> tuple[Path, Path]:
     public_path, secret_path = directory / f"{name}.key", directory / f"{name}.key_secret"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(secret_path, 0o600, _document("a secret key: give it to nobody", public, secret))
+        write_new(secret_path, 0o600, _document("a secret key: give it to nobody", public, secret))
         try:
-            _write(public_path, 0o644, _document("a public key: for the other side", public))
+            write_new(public_path, 0o644, _document("a public key: for the other side", public))
         except BaseException:
             secret_path.unlink()
             raise
@@ -97,7 +96,7 @@ def allow_client(directory: Path, public_key_file: Path) -> Path:
     public = load_public_key(public_key_file)
     path = directory / CLIENTS / f"{name}.key"
     try:
-        _write(path, 0o644, _document("the public key of a client that is let in", public))
+        write_new(path, 0o644, _document("the public key of a client that is let in", public))
     except OSError as err:
         raise OutputError(f"{path}: {_reason(err)}") from err
     return path
@@ -108,11 +107,13 @@ def load_public_key(path: Path) -> bytes:
     return _read(path)["public-key"]
 
 
-def load_key_pair(path: Path) -> KeyPair:
+def load_key_pair(secret_file: Path | SecretFile) -> KeyPair:
     """The pair in a secret key's file; raises InputError, also where others may read it."""
     import zmq
 
-    keys = _read(path, is_secret=True)
+    file = secret_file if isinstance(secret_file, SecretFile) else SecretFile(secret_file)
+    path = file.path
+    keys = _parsed(path, file.read(MAX_KEY_FILE_BYTES))
     secret = keys.get("secret-key")
     if secret is None:
         raise InputError(f"{path}: has no secret key; give the file that ends in .key_secret")
@@ -121,12 +122,12 @@ def load_key_pair(path: Path) -> KeyPair:
     return KeyPair(keys["public-key"], secret)
 
 
-def load_server_keys(directory: Path) -> ServerKeys:
-    """What is in a server's directory; raises InputError."""
+def load_server_keys(directory: Path, secret_file: SecretFile | None = None) -> ServerKeys:
+    """What is in a server's directory, the secret key elsewhere where a file is given; raises InputError."""
     clients = directory / CLIENTS
     if not clients.is_dir():
         raise InputError(f"{clients}: there is no such directory; `nsstream keys server {directory}` makes it")
-    return ServerKeys(load_key_pair(directory / f"{SERVER}.key_secret"), clients)
+    return ServerKeys(load_key_pair(secret_file or directory / f"{SERVER}.key_secret"), clients)
 
 
 def load_client_keys(secret_key_file: Path, server_key_file: Path) -> ClientKeys:
@@ -182,27 +183,11 @@ def _document(what: str, public: bytes, secret: bytes | None = None) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _write(path: Path, mode: int, octets: bytes) -> None:
-    """Make a file that was not there, with this mode from its first moment on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask
-        file.write(octets)
+def _read(path: Path) -> dict[str, bytes]:
+    return _parsed(path, read_bounded(path, MAX_KEY_FILE_BYTES, is_private=False))
 
 
-def _read(path: Path, *, is_secret: bool = False) -> dict[str, bytes]:
-    try:
-        # Not blocking, so that a FIFO of that name stalls nobody.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            octets = file.read(MAX_KEY_FILE_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
-    except OSError as err:
-        raise InputError(f"{path}: {_reason(err)}") from err
-    if is_secret and status.st_mode & 0o077:
-        raise InputError(f"{path}: others may read or write this secret key; chmod 600 it, or make another one")
-    if len(octets) > MAX_KEY_FILE_BYTES:
-        raise InputError(f"{path}: has more than {MAX_KEY_FILE_BYTES} octets, too many for a key")
+def _parsed(path: Path, octets: bytes) -> dict[str, bytes]:
     found = {name: key.encode() for name, key in _LINE.findall(octets.decode("ascii", "replace"))}
     if "public-key" not in found or not all(map(_Z85.fullmatch, found.values())):
         raise InputError(f"{path}: is no key file (`nsstream keys` makes them)")

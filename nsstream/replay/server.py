@@ -23,10 +23,11 @@ from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
-from nsstream.replay.keys import load_server_keys
+from nsstream.replay.keys import ServerKeys, load_server_keys
 from nsstream.replay.process_memory import ProcessMemory, keep_one_heap
 from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.stream import open_stream as open_real_stream
+from nsstream.secret_files import find_secret
 
 
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_real_stream) -> int:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
                 options.endpoint,
                 open_stream,
                 SystemClock(),
-                keys=None if options.keys is None else load_server_keys(options.keys),
+                keys=_server_keys(options),
                 model_directories=[path.absolute() for path in options.models],
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
                 rules=rules,
@@ -65,6 +66,13 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+def _server_keys(options: argparse.Namespace) -> ServerKeys | None:
+    if options.keys is None:
+        return None
+    secret = None if options.secret_key is None else find_secret(options.secret_key, os.environ)
+    return load_server_keys(options.keys, secret)
 
 
 def _ready_line(endpoint: str) -> bytes:
@@ -87,6 +95,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Sending
     parser.add_argument("--endpoint", required=True, help="ipc:///absolute/path, or tcp://ADDRESS:PORT with --keys")
     parser.add_argument("--keys", type=Path, metavar="DIR", help="as `nsstream keys server` makes it")
     parser.add_argument(
+        "--secret-key", metavar="FILE", help="the server's, where it is not in DIR; credential:NAME: systemd's"
+    )
+    parser.add_argument(
         "--models", type=Path, metavar="DIR", action="append", default=[], help="list the models in it; may be repeated"
     )
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end when PID is no longer the parent")
@@ -95,6 +106,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Sending
     )
     add_sending_options(parser)
     options = parser.parse_args(arguments)
+    if options.secret_key is not None and options.keys is None:
+        parser.error("--secret-key needs --keys, whose clients are let in")
     try:
         os.fstat(options.ready_fd)
         return options, replace(rules_from(options), stdout=options.ready_fd != 1)

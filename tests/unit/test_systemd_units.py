@@ -45,6 +45,21 @@ def test_a_unit_is_as_hardened_as_is_promised(unit: str, tmp_path: Path):
 
 
 @needs_systemd
+def test_a_unit_whose_workers_have_a_gpu_is_hardened_nearly_so(tmp_path: Path):
+    unit = placed("nsstreamd.service", tmp_path)
+    drop_in = tmp_path / "nsstreamd.service.d" / "gpu.conf"
+    drop_in.parent.mkdir()
+    shutil.copy(SYSTEMD / "nsstreamd.service.d" / "gpu.conf", drop_in)
+    verify = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert "char-nvidia-uvm:rw" in done.stdout
+
+
+@needs_systemd
 @pytest.mark.root
 def test_users_and_folders_are_made(tmp_path: Path):
     for kind in ("sysusers", "tmpfiles"):

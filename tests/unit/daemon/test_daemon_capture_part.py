@@ -12,9 +12,12 @@ from nsstream_daemon.capture_part import CapturePart
 
 from nsstream.chunk import ChunkStore
 from nsstream.chunk.retention import Retention
-from nsstream.clock import SystemClock
+from nsstream.clock import Clock, SystemClock
+from nsstream.counters import Tally
+from nsstream.pipeline.ingest_loop import AnySource
 from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.service_config import ChunksSection, SourceSection
+from nsstream.trace import FlowTable, PacketBatch
 
 DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
 
@@ -38,11 +41,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
 class Watched:
     """A part, and what it called."""
 
-    def __init__(self, tmp_path: Path, source: SourceSection, on_chunk: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        source: SourceSection,
+        on_chunk: Callable[[], None] | None = None,
+        plan: type[IngestPlan] = IngestPlan,
+    ) -> None:
         self.beats, self.chunks, self.deaths = 0, 0, list[str]()
         self._on_chunk = on_chunk or (lambda: None)
         self.part = CapturePart(
-            IngestPlan(source, ChunksSection(length_s=10.0, lateness_s=0.0)),
+            plan(source, ChunksSection(length_s=10.0, lateness_s=0.0)),
             tmp_path / "s",
             SystemClock(),
             on_chunk=self._chunk,
@@ -93,6 +102,41 @@ def test_a_loop_that_hangs_feeds_nobody(tmp_path: Path):
     gate.set()
     wait_until(lambda: watched.part.is_over)
     assert watched.beats > before
+    watched.part.stop()
+
+
+def test_a_live_source_that_hangs_feeds_nobody_either(tmp_path: Path):
+    gate = threading.Event()
+
+    class Hanging:
+        """A file that stands for an interface whose driver does not come back."""
+
+        def __init__(self, file: AnySource) -> None:
+            self._file, self.open, self.close = file, file.open, file.close
+
+        @property
+        def tally(self) -> Tally:
+            return self._file.tally
+
+        def read_batch(self) -> PacketBatch | FlowTable | None:
+            rows = self._file.read_batch()
+            if rows is None:
+                gate.wait(60)
+            return rows
+
+    class Plan(IngestPlan):
+        def new_source(self, clock: Clock) -> AnySource:
+            return Hanging(super().new_source(clock))
+
+    watched = Watched(tmp_path, SourceSection(input=str(write_pcap(tmp_path / "x.pcap", 25)), live=True), plan=Plan)
+    watched.part.start()
+    wait_until(lambda: watched.part.status()["tally"]["offered"] == 25)
+    assert watched.beats > 0
+    wait_until(lambda: watched.part.silent_s > 1.0)
+    before = watched.beats
+    wait_until(lambda: watched.part.silent_s > 2.0)
+    assert watched.beats == before
+    gate.set()
     watched.part.stop()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from nsstream_daemon.config_file import load_config
 from nsstream_daemon.config_page import SECTIONS, page
+from nsstream_daemon.service_commands import validate
 
 from nsstream.errors import InputError
 from nsstream.pipeline.service_config import ServiceConfig, SourceSection
@@ -130,3 +131,26 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_model = "/nowhere"\n')
     seedless = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "training.seed_model = '/nowhere': is no directory of a checkpoint" in seedless.stderr
+
+
+def test_validate_tries_a_key_of_ones_own_and_leaves_credentials_to_the_service(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    capture, path = tmp_path / "x.pcap", tmp_path / "x.toml"
+    capture.write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
+
+    def check(key: str) -> str:
+        path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\naddress_key = "{key}"\n')
+        validate(path)
+        return str(capsys.readouterr().out)
+
+    assert ": is valid; " in check("credential:a.key")
+    (tmp_path / "a.key").touch(0o600)
+    (tmp_path / "a.key").write_text("ab" * 32)
+    assert ": is valid; " in check(str(tmp_path / "a.key"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert ": is valid; " in check("credential:a.key")
+    with pytest.raises(InputError, match=r"training\.address_key = 'credential:b\.key': .*: was not handed"):
+        check("credential:b.key")
+    (tmp_path / "a.key").chmod(0o644)
+    with pytest.raises(InputError, match="others may read"):
+        check(str(tmp_path / "a.key"))

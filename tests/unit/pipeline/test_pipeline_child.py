@@ -124,6 +124,23 @@ print(json.dumps({"event": "done", "nice": os.nice(0), "cores": sorted(os.sched_
     assert done["home"]
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a capability to give away")
+def test_a_child_on_a_leash_has_no_ambient_capabilities():
+    parent = """
+import sys
+from threading import Event
+from nsstream.pipeline.child import Leash, run_job
+tell = "import json; print(json.dumps({'event': 'done', 'status': open('/proc/self/status').read()}))"
+for leash in (None, Leash()):
+    done = run_job([sys.executable, "-c", tell], {}, print, cancelled=Event(), limit_s=30, silence_s=30, leash=leash)
+    print(next(line for line in done["status"].splitlines() if line.startswith("CapAmb")))
+"""
+    given = ["setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw", sys.executable, "-c", parent]
+    told = subprocess.run(given, capture_output=True, text=True, timeout=60)
+    assert told.stdout == "CapAmb:\t0000000000002000\nCapAmb:\t0000000000000000\n", told.stderr
+
+
 def test_a_processor_that_is_not_there_is_a_failure_that_says_so():
     with pytest.raises(ChildFailedError, match="taskset: failed to set"):
         run("pass", leash=Leash((4000,)))

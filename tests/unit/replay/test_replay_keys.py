@@ -20,6 +20,7 @@ from nsstream.replay.keys import (
     make_server_keys,
 )
 from nsstream.replay.zap import DOMAIN, Door
+from nsstream.secret_files import SecretFile
 
 
 def mode(path):
@@ -110,6 +111,12 @@ def test_a_server_has_its_keys_and_a_list(tmp_path):
     assert load_client_keys(secret, tmp_path / "server" / "server.key").server == keys.own.public
     with pytest.raises(InputError, match="there is no such directory"):
         load_server_keys(tmp_path / "client")
+    elsewhere = tmp_path / "credentials" / "replay-key"
+    elsewhere.parent.mkdir()
+    (tmp_path / "server" / "server.key_secret").rename(elsewhere)
+    elsewhere.chmod(0o440)
+    moved = load_server_keys(tmp_path / "server", SecretFile(elsewhere, is_credential=True))
+    assert moved.own == keys.own
     public.chmod(0o600)
     with pytest.raises(InputError, match="has no secret key"):
         load_key_pair(public)
