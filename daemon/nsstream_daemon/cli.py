@@ -24,6 +24,7 @@ from nsstream_daemon import (
     part_commands,
     replay_commands,
     service_commands,
+    state_commands,
     subscribe_command,
     twin_commands,
 )
@@ -40,6 +41,7 @@ app.command("twin")(twin_commands.twin)
 app.command("ingest")(ingest_command.ingest)
 app.command("daemon")(service_commands.daemon)
 app.command("validate")(service_commands.validate)
+app.command("doctor")(state_commands.doctor)
 app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Fate, Kind, Rows
 from nsstream.chunk.interval import SECOND_NS, Grid
@@ -86,7 +86,7 @@ class Intake:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make the state directory {state}: {err.strerror}") from err
-        self._lock = _lock(state / LOCK_FILE)
+        self._lock = ingest_lock(state)
         self._key = _key_in(state)
         self.store = ChunkStore(state / "chunks")
         self.apart = ChunkStore(state / "apart")
@@ -312,7 +312,9 @@ class Intake:
         return replace(found, intervals=(), apart=())  # their rows are the chunker's now
 
 
-def _lock(path: Path) -> Any:
+def ingest_lock(state: Path) -> IO[bytes]:
+    """The lock of the way into a state directory, held until it is closed; raises StateError where another has it."""
+    path = state / LOCK_FILE
     try:
         file = path.open("ab")
     except OSError as err:

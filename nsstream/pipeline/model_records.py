@@ -1,8 +1,9 @@
 """ModelRecords: every model that was trained, how it was judged, and which one is promoted, in the ledger.
 
 The ledger is the truth: the mark ``promoted`` beside the models (`model.promotion`) follows it, and is set again at the
-start where a kill came between the two. An operator's promotion holds until it is released: until then the gate judges,
-and promotes nothing.
+start where a kill came between the two. Promoted is the model of the newest promotion that is still stored, so where
+one is lost, the one before it is. An operator's promotion holds until it is released: until then the gate judges, and
+promotes nothing.
 """
 
 from __future__ import annotations
@@ -139,7 +140,11 @@ class ModelRecords:
 
     def surplus(self, keep: int) -> list[str]:
         """Stored models beyond the `keep` newest, but neither the promoted one, nor the one before, nor the seed."""
-        spared = [row["model"] for row in self._ledger.rows("SELECT model FROM promotion ORDER BY number DESC LIMIT 2")]
+        promotions = (
+            "SELECT promotion.model, MAX(promotion.number) FROM promotion JOIN model ON model.id = promotion.model"
+            " WHERE model.is_stored GROUP BY promotion.model ORDER BY 2 DESC LIMIT 2"
+        )
+        spared = [row["model"] for row in self._ledger.rows(promotions)]
         seed = self.seed()
         spared += [] if seed is None else [seed.id]
         rows = self._ledger.rows(
@@ -148,7 +153,7 @@ class ModelRecords:
         return [row["id"] for row in rows if row["id"] not in spared]
 
     def forget_files(self, model: str) -> None:
-        """Say that a model's files are gone, or are about to go."""
+        """Say that a model's files are gone, or are about to go; an operator's hold on it ends."""
         with self._ledger.transaction() as db:
             db.execute("UPDATE model SET is_stored = 0 WHERE id = ?", (model,))
 
@@ -157,6 +162,7 @@ def _promoted(db: sqlite3.Connection) -> sqlite3.Row | None:
     row: sqlite3.Row | None = db.execute(_PROMOTED).fetchone()
     return row
 
+            db.execute("DELETE FROM setting WHERE name = ? AND value = ?", (HOLD, model))
 
 def _promote(db: sqlite3.Connection, model: str, now_ns: int, reason: str) -> None:
     db.execute("INSERT INTO promotion (model, time_ns, reason) VALUES (?, ?, ?)", (model, now_ns, reason))

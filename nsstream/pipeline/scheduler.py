@@ -37,7 +37,7 @@ from nsstream.pipeline.model_records import ModelRecord, ModelRecords
 from nsstream.pipeline.promoter import Promoter, model_as_dict
 from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER
-from nsstream.pipeline.training_queue import EXPIRED, Job, TrainingQueue
+from nsstream.pipeline.training_queue import Job, TrainingQueue
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class Scheduler:
         if not self._training.enabled:
             return
         self._threads.append(self._thread("chunks", self._see_chunks))
+        self._promoter.promoted()
         for lane, worker in zip(self._lanes, self._training.workers, strict=True):
             self._threads.append(self._thread(lane.name, partial(self._work, lane, worker)))
         for thread in self._threads:
@@ -260,8 +261,7 @@ class Scheduler:
         training, reseed_after = self._training, self._gate.reseed_after
         if reseed_after and self.models.failures_in_a_row() >= reseed_after:
             return None
-        promoted, seed = self.models.promoted(), self.models.seed()
-        if training.start_from == "newest" and promoted is not None:
+        if training.start_from == "newest" and (promoted := self._promoter.promoted()) is not None:
             return self._promoter.folder / promoted.id
         if training.seed_model is not None:
             return training.seed_model
@@ -279,6 +279,7 @@ class Scheduler:
             if candidate is None:
                 shutil.rmtree(runner.folder_of(job), ignore_errors=True)
                 candidate = runner.train(job, material, training, worker, lambda line: self._hear(lane, line))
+        seed = self._promoter.seed()
                 trained = candidate.name
                 self._insist(lambda: self.queue.trained(job, trained))
             training_s = (self._clock.monotonic_ns() - began_ns) * 1e-9
@@ -299,11 +300,11 @@ class Scheduler:
             self._counters.failures[err.kind] += 1
             self._fail(job, name, str(err))
         except StateError as err:
-            if all(self._store.path_of(chunk_id).exists() for chunk_id in job.chunk_ids):
+            if (reason := self._watch.lack_of(job.chunk_ids)) is None:
                 self._fail(job, name, str(err))
             else:
-                _log.warning("job_skipped chunk=%s reason=%s", name, EXPIRED)
-                self._insist(lambda: self.queue.skip(job, EXPIRED))
+                _log.warning("job_skipped chunk=%s reason=%s error=%s", name, reason, err)
+                self._insist(lambda: self.queue.skip(job, reason))
                 runner.clean(job)
         except NsstreamError as err:
             self._fail(job, name, str(err))

@@ -32,6 +32,7 @@ BEHIND: Final = "behind"
 TOO_SMALL: Final = "too_small"
 EXPIRED: Final = "expired"
 
+DAMAGED: Final = "damaged"
 
 @dataclass(frozen=True, slots=True)
 class SeenChunk:
@@ -163,6 +164,19 @@ class TrainingQueue:
             _skip_jobs(db, [job.id], reason, self._clock.wall_ns())
 
     def take_back_claims(self) -> int:
+    def lose(self, chunk_id: str, reason: str) -> None:
+        """Never learn a chunk that is no longer there: its job is skipped, unless it is settled."""
+        with self._ledger.transaction() as db:
+            row = db.execute(
+                "SELECT chunk.fate, chunk.job, job.state FROM chunk LEFT JOIN job ON job.id = chunk.job"
+                " WHERE chunk.id = ?",
+                (chunk_id,),
+            ).fetchone()
+            if row is not None and row["fate"] == "held":
+                _skip_chunks(db, [chunk_id], reason)
+            elif row is not None and row["state"] in ("pending", "failed", "claimed", "running"):
+                _skip_jobs(db, [row["job"]], reason, self._clock.wall_ns())
+
         """Let jobs that a dead process had claimed be claimed again; gives how many. Called once, at the start."""
         now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:

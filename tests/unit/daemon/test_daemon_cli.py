@@ -6,7 +6,7 @@ import pytest
 
 COMMANDS = [
     *("demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"),
-    *("daemon", "validate", "ctl"),
+    *("daemon", "validate", "ctl", "doctor"),
 ]
 HEAVY = ["torch", "numba", "scipy", "sklearn", "pyarrow", "zmq"]
 
