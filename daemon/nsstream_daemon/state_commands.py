@@ -1,4 +1,4 @@
-"""doctor: a look at a state directory, and its repair."""
+"""doctor, backup, restore: what is done with a state directory as a whole."""
 
 from __future__ import annotations
 
@@ -49,6 +49,44 @@ def doctor(
     }
     print(json.dumps(told, indent=2)) if as_json else _print(told)
     raise typer.Exit(1 if found.findings else 0)
+
+
+def backup(
+    state: State,
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="The backup, a tar; it must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Write a state directory to one file, also while its daemon runs; it holds the keys: keep it as you keep those."""
+    from dataclasses import asdict
+
+    from nsstream.clock import SystemClock
+    from nsstream.errors import OutputError
+    from nsstream.pipeline.backup import back_up
+
+    if output.exists():
+        raise OutputError(f"{output} is there already; give another name")
+    done = back_up(state.absolute(), output, SystemClock().wall_ns())
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))
+        return
+    print(f"{output}: {done.chunks} chunks, {done.models} models, {done.octets:,} octets")
+    if not done.has_journal:
+        print("the rows of chunks that were open are not in it")
+
+
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="FILE", help="What `nsstream backup` wrote.")],
+    state: Annotated[Path, typer.Argument(help="The state directory to make; it must not exist, or be empty.")],
+    as_json: Json = False,
+) -> None:
+    """Make a state directory of a backup, once all of it is checked; where it is there and empty, its owner stays."""
+    from nsstream.pipeline.restore import restore as restore_state
+
+    told = restore_state(backup, state.absolute())
+    if as_json:
+        print(json.dumps(told, indent=2))
+    else:
+        print(f"{state}: {len(told['files'])} files restored, promoted {told['promoted'] or 'none'}")
 
 
 def _examine(state: Path, config: Path | None, *, is_live: bool) -> Examination:

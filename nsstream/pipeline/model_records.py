@@ -20,8 +20,9 @@ from nsstream.pipeline.training_queue import Job
 
 HOLD: Final = "promotion.hold"  # a setting: the model that an operator promoted
 
-_PROMOTED: Final = (
-    "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model ORDER BY promotion.number DESC LIMIT 1"
+PROMOTED: Final = (
+    "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model WHERE model.is_stored"
+    " ORDER BY promotion.number DESC LIMIT 1"
 )
 
 
@@ -84,7 +85,7 @@ class ModelRecords:
 
     def promoted(self) -> ModelRecord | None:
         """The model that is promoted."""
-        rows = self._ledger.rows(_PROMOTED)
+        rows = self._ledger.rows(PROMOTED)
         return _record(rows[0]) if rows else None
 
     def promote(self, model: str) -> None:
@@ -133,10 +134,15 @@ class ModelRecords:
         return [_record(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Models that passed, that were refused, and promotions."""
+        """Models that passed, that were refused, and promotions, over all time."""
         row = self._ledger.rows("SELECT COALESCE(SUM(passed), 0), COALESCE(SUM(NOT passed), 0) FROM model")[0]
         promotions = self._ledger.rows("SELECT COUNT(*) FROM promotion")[0][0]
-        return {"passed": row[0], "refused": row[1], "promotions": promotions}
+        dropped = self._ledger.totals("model")
+        return {
+            "passed": row[0] + dropped.get("passed", 0),
+            "refused": row[1] + dropped.get("refused", 0),
+            "promotions": promotions + self._ledger.totals("promotion").get("all", 0),
+        }
 
     def surplus(self, keep: int) -> list[str]:
         """Stored models beyond the `keep` newest, but neither the promoted one, nor the one before, nor the seed."""
@@ -156,13 +162,13 @@ class ModelRecords:
         """Say that a model's files are gone, or are about to go; an operator's hold on it ends."""
         with self._ledger.transaction() as db:
             db.execute("UPDATE model SET is_stored = 0 WHERE id = ?", (model,))
+            db.execute("DELETE FROM setting WHERE name = ? AND value = ?", (HOLD, model))
 
 
 def _promoted(db: sqlite3.Connection) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = db.execute(_PROMOTED).fetchone()
+    row: sqlite3.Row | None = db.execute(PROMOTED).fetchone()
     return row
 
-            db.execute("DELETE FROM setting WHERE name = ? AND value = ?", (HOLD, model))
 
 def _promote(db: sqlite3.Connection, model: str, now_ns: int, reason: str) -> None:
     db.execute("INSERT INTO promotion (model, time_ns, reason) VALUES (?, ?, ?)", (model, now_ns, reason))

@@ -31,6 +31,7 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.errors import NsstreamError, OutputError, StateError
 from nsstream.pipeline.child import CancelledError, ChildFailedError
 from nsstream.pipeline.chunk_watch import ChunkWatch
+from nsstream.pipeline.forgetting import Forgetting
 from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0  # for chunks, where nobody says that one was stored
 IDLE_S: Final = 0.5
+FORGET_EVERY_NS: Final = 3600 * 10**9  # rows of old
 PAUSED: Final = "training.paused"  # a setting
 OnDeath = Callable[[str, BaseException], None]
 
@@ -100,6 +102,8 @@ class Scheduler:
         self._state, self._ledger, self._clock = state, ledger, clock
         self._training, self._gate, self._on_death = training, gate, on_death
         self.queue, self.models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
+        self.forgetting = Forgetting(state, ledger, clock)
+        self._forgot_ns: int | None = None
         self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge)
@@ -119,11 +123,11 @@ class Scheduler:
         if self._counters.taken_back:
             _log.warning("jobs_taken_back count=%d", self._counters.taken_back)
         self._runner.clean_all()
+        self._promoter.promoted()
         self._promoter.follow_ledger()
         if not self._training.enabled:
             return
         self._threads.append(self._thread("chunks", self._see_chunks))
-        self._promoter.promoted()
         for lane, worker in zip(self._lanes, self._training.workers, strict=True):
             self._threads.append(self._thread(lane.name, partial(self._work, lane, worker)))
         for thread in self._threads:
@@ -221,7 +225,17 @@ class Scheduler:
                 )
             except OutputError as err:  # the disk or the ledger refuses: nothing was seen, and is looked at again
                 _log.warning("chunks_not_seen error=%s", err)
+            self._forget_old_rows()
             self._pause_for(LOOK_EVERY_S)
+
+    def _forget_old_rows(self) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if self._forgot_ns is None or now_ns - self._forgot_ns > FORGET_EVERY_NS:
+            self._forgot_ns = now_ns
+            try:
+                self.forgetting.forget_old_rows(self._training.remember_s)
+            except OutputError as err:
+                _log.warning("old_rows_not_forgotten error=%s", err)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -261,10 +275,12 @@ class Scheduler:
         training, reseed_after = self._training, self._gate.reseed_after
         if reseed_after and self.models.failures_in_a_row() >= reseed_after:
             return None
-        if training.start_from == "newest" and (promoted := self._promoter.promoted()) is not None:
+        promoted = self._promoter.promoted()
+        if training.start_from == "newest" and promoted is not None:
             return self._promoter.folder / promoted.id
         if training.seed_model is not None:
             return training.seed_model
+        seed = self._promoter.seed()
         return None if seed is None else self._promoter.folder / seed.id
 
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerSection) -> None:
@@ -279,7 +295,6 @@ class Scheduler:
             if candidate is None:
                 shutil.rmtree(runner.folder_of(job), ignore_errors=True)
                 candidate = runner.train(job, material, training, worker, lambda line: self._hear(lane, line))
-        seed = self._promoter.seed()
                 trained = candidate.name
                 self._insist(lambda: self.queue.trained(job, trained))
             training_s = (self._clock.monotonic_ns() - began_ns) * 1e-9

@@ -207,6 +207,11 @@ class TrainingSection(Section):
         description="Models kept; of the rest the oldest are removed. Seed and promoted model always stay.",
         json_schema_extra=LIVE,
     )
+    remember_s: Positive = Field(
+        default=90 * 86_400.0,
+        description="Age at which the ledger drops chunks, jobs and models of which no file is left; counts stay.",
+        json_schema_extra=LIVE,
+    )
     ipv4_range: str = Field(default="10.0.0.0/8", description="Where IPv4 addresses are mapped to.")
     ipv6_range: str = Field(default="fd00::/8", description="Where IPv6 addresses are mapped to.")
     workers: Annotated[tuple[WorkerSection, ...], Field(min_length=1, max_length=64)] = Field(

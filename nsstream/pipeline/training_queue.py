@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,8 +32,8 @@ MOST_BACKOFF_S: Final = 3600.0
 BEHIND: Final = "behind"
 TOO_SMALL: Final = "too_small"
 EXPIRED: Final = "expired"
-
 DAMAGED: Final = "damaged"
+
 
 @dataclass(frozen=True, slots=True)
 class SeenChunk:
@@ -163,7 +164,6 @@ class TrainingQueue:
         with self._ledger.transaction() as db:
             _skip_jobs(db, [job.id], reason, self._clock.wall_ns())
 
-    def take_back_claims(self) -> int:
     def lose(self, chunk_id: str, reason: str) -> None:
         """Never learn a chunk that is no longer there: its job is skipped, unless it is settled."""
         with self._ledger.transaction() as db:
@@ -177,6 +177,7 @@ class TrainingQueue:
             elif row is not None and row["state"] in ("pending", "failed", "claimed", "running"):
                 _skip_jobs(db, [row["job"]], reason, self._clock.wall_ns())
 
+    def take_back_claims(self) -> int:
         """Let jobs that a dead process had claimed be claimed again; gives how many. Called once, at the start."""
         now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:
@@ -192,17 +193,20 @@ class TrainingQueue:
             return taken.rowcount
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state; and chunks that are held, or were skipped, by reason."""
-        counts = dict.fromkeys(STATES, 0)
-        counts |= {row[0]: row[1] for row in self._ledger.rows("SELECT state, COUNT(*) FROM job GROUP BY state")}
-        return counts
+        """Jobs by state, over all time."""
+        counts = Counter(dict.fromkeys(STATES, 0))
+        counts.update({row[0]: row[1] for row in self._ledger.rows("SELECT state, COUNT(*) FROM job GROUP BY state")})
+        counts.update(self._ledger.totals("job"))
+        return dict(counts)
 
     def chunk_counts(self) -> dict[str, int]:
-        """Chunks by fate: held, queued, or the reason why they were skipped."""
+        """Chunks by fate, over all time: held, queued, or the reason why they were skipped."""
         query = (
             "SELECT CASE fate WHEN 'skipped' THEN 'skipped_' || reason ELSE fate END, COUNT(*) FROM chunk GROUP BY 1"
         )
-        return {row[0]: row[1] for row in self._ledger.rows(query)}
+        counts = Counter({row[0]: row[1] for row in self._ledger.rows(query)})
+        counts.update(self._ledger.totals("chunk"))
+        return dict(counts)
 
     def is_drained(self) -> bool:
         """Whether no job waits or runs."""
