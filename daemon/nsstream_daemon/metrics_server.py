@@ -107,7 +107,7 @@ class _StatusCollector(Collector):
         snapshot = snapshot_or_none(self._status)
         yield GaugeMetricFamily("nsstream_up", "Whether the figures could be had.", value=float(snapshot is not None))
         if snapshot is not None:
-            yield GaugeMetricFamily("nsstream_healthy", "Whether nothing died.", value=float(snapshot["healthy"]))
+            yield GaugeMetricFamily("nsstream_healthy", "Whether nothing is wrong.", value=float(snapshot["healthy"]))
             yield GaugeMetricFamily("nsstream_memory_bytes", "Resident memory.", value=snapshot["memory_octets"])
             for name, octets in snapshot["disk"].items():
                 told = name.removesuffix("_octets")

@@ -225,6 +225,8 @@ class Supervisor:
             problems.append("the source failed")
         if self.capture.silent_s > HUNG_S:
             problems.append(f"the capture loop is silent for {self.capture.silent_s:.0f} s")
+        if self.capture.unprotected_rows:
+            problems.append("the disk refuses what is captured")
         return {
             "pid": os.getpid(),
             "state": self._phase,

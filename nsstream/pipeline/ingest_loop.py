@@ -125,7 +125,11 @@ class IngestLoop:
     def _empty_channel(self) -> BaseException | None:
         stopped_ns: int | None = None
         while True:
-            delivery = self._channel.get(POLL_S)
+            if self._intake.is_full and not self._stop.is_set():
+                self._stop.wait(POLL_S)  # the disk refuses, and the source can wait
+                delivery = None
+            else:
+                delivery = self._channel.get(POLL_S)
             if delivery is not None:
                 self._intake.take(
                     delivery.rows,

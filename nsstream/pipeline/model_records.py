@@ -62,7 +62,8 @@ class ModelRecords:
     ) -> bool:
         """Write down what became of a job: done, its model, and the promotion if it passed; whether it is promoted.
 
-        A model that passed is not promoted where the promoted one learned a later chunk, or where an operator's holds.
+        A model that passed is not promoted where the promoted one learned a later chunk (but one of a time that is
+        still to come, since the clock was set back), or where an operator's holds.
         """
         now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:
@@ -78,7 +79,8 @@ class ModelRecords:
             db.execute("UPDATE job SET state = 'done', ended_ns = ?, reason = NULL WHERE id = ?", (now_ns, job.id))
             now = _promoted(db)
             is_held = db.execute("SELECT 1 FROM setting WHERE name = ?", (HOLD,)).fetchone() is not None
-            is_promoted = not complaints and not is_held and (now is None or now["end_ns"] <= job.end_ns)
+            is_later = now is None or now["end_ns"] <= job.end_ns or now["end_ns"] > now_ns
+            is_promoted = not complaints and not is_held and is_later
             if is_promoted:
                 _promote(db, model, now_ns, "gate")
         return is_promoted

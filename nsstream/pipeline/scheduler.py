@@ -14,6 +14,7 @@ costs none; (4) while there is no seed, one place alone trains.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections import Counter
@@ -44,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0  # for chunks, where nobody says that one was stored
 IDLE_S: Final = 0.5
+SPARE_OCTETS: Final = 16 << 20  # of the disk, below which nothing is trained
 FORGET_EVERY_NS: Final = 3600 * 10**9  # rows of old
 PAUSED: Final = "training.paused"  # a setting
 OnDeath = Callable[[str, BaseException], None]
@@ -108,7 +110,7 @@ class Scheduler:
         self._stop, self._wake = Event(), threading.Condition()
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge)
         self._lock = threading.Lock()
-        self._is_seeding = False
+        self._is_seeding = self._waits_for_room = False
         self._counters = _Counters()
         self._lanes = [LaneStatus(f"train-{at}") for at in range(len(training.workers))]
         self._threads: list[threading.Thread] = []
@@ -242,7 +244,7 @@ class Scheduler:
     def _work(self, lane: LaneStatus, worker: WorkerSection) -> None:
         while not self._stop.is_set():
             try:
-                claimed = None if self.is_paused else self._claim()
+                claimed = None if self.is_paused or self._lacks_room() else self._claim()
             except OutputError as err:
                 _log.warning("job_not_claimed error=%s", err)
                 claimed = None
@@ -258,6 +260,19 @@ class Scheduler:
                     lane.state, lane.chunk, lane.stage, lane.step, lane.loss, lane.left_s = ("idle", *[None] * 5)
                     if parent is None:
                         self._is_seeding = False
+
+    def _lacks_room(self) -> bool:
+        """Whether the disk is full or read-only, so that a training would be in vain."""
+        try:
+            room = os.statvfs(self._state)
+            lacks = room.f_bavail * room.f_frsize < SPARE_OCTETS or bool(room.f_flag & os.ST_RDONLY)
+        except OSError:
+            lacks = True
+        with self._lock:
+            is_news, self._waits_for_room = lacks is not self._waits_for_room, lacks
+        if is_news:
+            _log.warning("training_waits_for_disk state=%s" if lacks else "training_goes_on state=%s", self._state)
+        return lacks
 
     def _claim(self) -> tuple[Job, Path | None] | None:
         with self._lock:
@@ -328,6 +343,11 @@ class Scheduler:
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
         training = self._training
+        if self._lacks_room():  # which is no fault of the job
+            _log.warning("job_given_back chunk=%s reason=%s", name, reason)
+            self._insist(lambda: self.queue.give_back(job))
+            self._runner.clean(job)
+            return
         told: list[str] = []
         self._insist(
             lambda: told.append(self.queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))

@@ -121,9 +121,10 @@ class TrainingQueue:
                 _skip_the_oldest(db, most_waiting, now_ns)
             order = "ASC" if oldest else "DESC"
             row = db.execute(
-                "SELECT * FROM job WHERE state IN ('pending', 'failed') AND not_before_ns <= ?"
+                # What failed in the future did so before the clock was set back: it has waited.
+                "SELECT * FROM job WHERE state IN ('pending', 'failed') AND (not_before_ns <= ? OR ended_ns > ?)"
                 f" ORDER BY start_ns {order}, id LIMIT 1",
-                (now_ns,),
+                (now_ns, now_ns),
             ).fetchone()
             if row is None:
                 return None

@@ -67,4 +67,4 @@ new.mkdir(parents=True, exist_ok=True)
 manifest = {"id": name, **told, "start_ns": chunk.start_ns, "end_ns": chunk.end_ns, **facts}
 (new / "manifest.json").write_text(json.dumps(manifest))
 new.rename(Path(job["out"]) / name)
-print(json.dumps({"event": "done", "checkpoint": str(Path(job["out"]) / name), "packets": len(chunk.packets)}))
+print(json.dumps({"event": "done", "checkpoint": str(Path(job["out"]) / name), "packets": len(chunk.table)}))
