@@ -198,7 +198,7 @@ class CapturePart:
     def _listen(self, status: IngestStatus) -> None:
         with self._lock:
             self._status = status
-            self._phase = "running"
+            self._phase = "running" if status.is_open else self._phase
             now_ns = self._clock.monotonic_ns()
             then_ns, offered = self._rated
             if now_ns - then_ns >= 2 * 10**9:

@@ -47,6 +47,7 @@ class IngestStatus:
     recovered_rows: int
     unprotected_rows: int  # not in the journal, since the disk refuses
     is_done: bool = False
+    is_open: bool = True  # the source; a moment before, nothing is read yet
 
 
 class IngestLoop:
@@ -84,6 +85,7 @@ class IngestLoop:
         self._accounted = _tally_of(self._known)  # of the source's tally, what the intake was told
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
+        self._is_open = False
         self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
 
@@ -177,12 +179,14 @@ class IngestLoop:
                 recovered_rows=intake.recovered.row_count,
                 unprotected_rows=intake.unprotected_rows,
                 is_done=is_done,
+                is_open=self._is_open,
             )
         )
 
     def _batches(self) -> Iterator[Rows]:
         """What the source gives until it ends, or until a stop is asked for; then what it holds back."""
         self._source.open()
+        self._is_open = True
         while not self._stop.is_set():
             rows: Rows | None = self._source.read_batch()
             if rows is None:
