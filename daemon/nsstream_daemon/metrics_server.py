@@ -41,7 +41,7 @@ class MetricsServer:
         if not self._port:
             return
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_StatusCollector(self._status))
+        registry.register(StatusCollector(self._status))
         status = self._status
 
         class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def _page(path: str, status: Status, registry: CollectorRegistry) -> tuple[int, 
     return 404, "text/plain", b"there are /metrics, /healthz and /readyz\n"
 
 
-class _StatusCollector(Collector):
+class StatusCollector(Collector):
     """A status as metrics."""
 
     def __init__(self, status: Status) -> None:
