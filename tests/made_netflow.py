@@ -31,8 +31,9 @@ def ipfix(*sets: bytes, sequence: int = 0, domain: int = 1) -> bytes:
     return struct.pack("!HHIII", 10, 16 + len(body), int(time.time()), sequence, domain) + body
 
 
-def v9(*sets: bytes, sequence: int = 0, source_id: int = 1) -> bytes:
-    head = struct.pack("!HHIIII", 9, len(sets), 100_000, int(time.time()), sequence, source_id)
+def v9(*sets: bytes, sequence: int = 0, source_id: int = 1, at_s: float | None = None) -> bytes:
+    now_s = int(time.time() if at_s is None else at_s)
+    head = struct.pack("!HHIIII", 9, len(sets), 100_000, now_s, sequence, source_id)
     return head + b"".join(sets)
 
 
@@ -41,8 +42,8 @@ def template_set(version: int = 10) -> bytes:
     return struct.pack("!HHHH", 2 if version == 10 else 0, 8 + len(fields), TEMPLATE_ID, len(_FIELDS)) + fields
 
 
-def data_set(first: int, count: int = FLOWS_A_DATAGRAM) -> bytes:
-    now_ms = int(time.time() * 1000)
+def data_set(first: int, count: int = FLOWS_A_DATAGRAM, *, at_ms: int | None = None) -> bytes:
+    now_ms = int(time.time() * 1000) if at_ms is None else at_ms + 1000  # flows end a second before
     records = b"".join(
         struct.pack(
             "!4s4sBHHQQQQ",

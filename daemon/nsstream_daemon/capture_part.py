@@ -23,7 +23,8 @@ from nsstream.pipeline.intake import Intake
 _log = logging.getLogger(__name__)
 
 LEAST_BACKOFF_S: Final = 1.0
-MOST_BACKOFF_S: Final = 60.0
+MOST_BACKOFF_S: Final = 5.0
+WELL_S: Final = 60.0  # a source that ran for so long was well
 BEAT_S: Final = 0.25
 SILENT_S: Final = 5.0  # of a live source, which by its contract gives a batch, if of no rows, many times a second
 
@@ -92,6 +93,12 @@ class CapturePart:
         """Seconds since the loop last went on; 0 where it is over."""
         return 0.0 if self.is_over else (self._clock.monotonic_ns() - self._beat_ns) * 1e-9
 
+    @property
+    def unprotected_rows(self) -> int:
+        """Rows that the disk refuses at this moment."""
+        with self._lock:
+            return 0 if self._status is None else self._status.unprotected_rows
+
     def flush(self, timeout_s: float) -> bool:
         """Close what is open as partial chunks; whether it was done."""
         with self._lock:
@@ -150,7 +157,7 @@ class CapturePart:
                 self._phase = "ended" if is_ended else "failed"
                 return
             ran_s = (self._clock.monotonic_ns() - began_ns) * 1e-9
-            wait_s = LEAST_BACKOFF_S if ran_s > MOST_BACKOFF_S else wait_s
+            wait_s = LEAST_BACKOFF_S if ran_s > WELL_S else wait_s
             _log.warning("source_restarts in_s=%.0f error=%s", wait_s, self._error or "none, it ended")
             self._wait(wait_s)
             wait_s = min(2 * wait_s, MOST_BACKOFF_S)
@@ -161,7 +168,9 @@ class CapturePart:
         """Run the source until it ends or fails; whether it ended well."""
         try:
             source = self._plan.new_source(self._clock)
-            intake = self._plan.new_intake(self._state, source, self._clock, lambda chunk: self._on_chunk())
+            intake = self._plan.new_intake(
+                self._state, source, self._clock, lambda chunk: self._on_chunk(), waits_for_disk=True
+            )
         except NsstreamError as err:
             self._error = str(err)
             return False
@@ -190,7 +199,7 @@ class CapturePart:
     def _listen(self, status: IngestStatus) -> None:
         with self._lock:
             self._status = status
-            self._phase = "running"
+            self._phase = "running" if status.is_open else self._phase
             now_ns = self._clock.monotonic_ns()
             then_ns, offered = self._rated
             if now_ns - then_ns >= 2 * 10**9:

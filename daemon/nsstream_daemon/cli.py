@@ -25,6 +25,7 @@ from nsstream_daemon import (
     part_commands,
     replay_commands,
     service_commands,
+    state_commands,
     subscribe_command,
     twin_commands,
 )
@@ -42,6 +43,9 @@ app.command("ingest")(ingest_command.ingest)
 app.command("daemon")(service_commands.daemon)
 app.command("validate")(service_commands.validate)
 app.command("install-systemd")(install_command.install_systemd)
+app.command("doctor")(state_commands.doctor)
+app.command("backup")(state_commands.backup)
+app.command("restore")(state_commands.restore)
 app.command("score")(twin_commands.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)

@@ -110,10 +110,61 @@ def promote(
     print("no model is promoted" if promoted is None else f"{promoted['id']} is promoted")
 
 
+@ctl_app.command("forget")
+def forget(
+    chunk: Annotated[str | None, typer.Argument(help="As in ctl chunks; with --before: none.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="All that ended by then: 2026-01-31T12:00:00Z, or as long ago as 30d.")
+    ] = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Remove a chunk, or all before a time: the file, and the models that only it made, but the promoted one.
+
+    Models that went on from one of these hold what it taught them. There is no way back.
+    """
+    from nsstream.errors import InputError
+
+    if (chunk is None) == (before is None):
+        raise InputError("give a chunk, or --before TIME")
+    asked: dict[str, Any] = {"chunk": chunk} if before is None else {"before_ns": _time_ns(before)}
+    told = _ask(socket, "forget", **asked)
+    while told["left"]:
+        more = _ask(socket, "forget", **asked)
+        for name in ("chunks", "row_count", "models"):
+            told[name] += more[name]
+        told |= {name: more[name] for name in ("kept_models", "spared", "left")}
+    if as_json:
+        print(json.dumps(told, indent=2))
+        return
+    print(f"forgot {len(told['chunks']):,} chunks of {told['row_count']:,} rows, {len(told['models']):,} models")
+    for name, reason in told["spared"].items():
+        print(f"spared {name}: it is {reason}")
+    for name in told["kept_models"]:
+        print(f"kept model {name}: it is promoted")
+
+
 @ctl_app.command("flush")
 def flush(socket: Socket = DEFAULT_SOCKET) -> None:
     """Close the open chunks now, as partial ones; when this returns they are stored."""
     _ask(socket, "flush")
+
+
+def _time_ns(text: str) -> int:
+    from datetime import UTC, datetime
+
+    from nsstream.errors import InputError
+    from nsstream.pipeline import parse_duration_s
+
+    try:
+        told = datetime.fromisoformat(text)
+        return round((told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp() * 1e9)
+    except ValueError:
+        pass
+    try:
+        return time.time_ns() - round(parse_duration_s(text) * 1e9)
+    except InputError as err:
+        raise InputError(f"--before is a time such as 2026-01-31T12:00:00Z, or 30d, got {text!r:.40}") from err
 
 
 def _ask(socket: Path, command: str, **told: Any) -> Any:

@@ -41,7 +41,7 @@ class MetricsServer:
         if not self._port:
             return
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_StatusCollector(self._status))
+        registry.register(StatusCollector(self._status))
         status = self._status
 
         class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def _page(path: str, status: Status, registry: CollectorRegistry) -> tuple[int, 
     return 404, "text/plain", b"there are /metrics, /healthz and /readyz\n"
 
 
-class _StatusCollector(Collector):
+class StatusCollector(Collector):
     """A status as metrics."""
 
     def __init__(self, status: Status) -> None:
@@ -107,7 +107,7 @@ class _StatusCollector(Collector):
         snapshot = snapshot_or_none(self._status)
         yield GaugeMetricFamily("nsstream_up", "Whether the figures could be had.", value=float(snapshot is not None))
         if snapshot is not None:
-            yield GaugeMetricFamily("nsstream_healthy", "Whether nothing died.", value=float(snapshot["healthy"]))
+            yield GaugeMetricFamily("nsstream_healthy", "Whether nothing is wrong.", value=float(snapshot["healthy"]))
             yield GaugeMetricFamily("nsstream_memory_bytes", "Resident memory.", value=snapshot["memory_octets"])
             for name, octets in snapshot["disk"].items():
                 told = name.removesuffix("_octets")

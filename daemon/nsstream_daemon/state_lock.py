@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from nsstream.errors import OutputError, StateError
+from nsstream.pipeline.intake import LOCK_FILE as INGEST_FILE
+from nsstream.pipeline.intake import ingest_lock
 
 FILE: Final = "daemon.lock"
 
@@ -40,3 +44,31 @@ class StateLock:
         """Let the next one in."""
         self._file.truncate(0)
         self._file.close()
+
+
+def held_by(state: Path) -> str | None:
+    """Which process is in a state directory, None where none is; raises OutputError where that cannot be found out."""
+    for name, words in ((FILE, "a daemon"), (INGEST_FILE, "an ingest")):
+        try:
+            with (state / name).open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pid = file.read(32).decode(errors="replace").strip()
+                    return f"{words}, pid {pid}" if pid else words
+        except FileNotFoundError:
+            continue
+        except OSError as err:
+            raise OutputError(f"cannot look at {state / name}: {err.strerror}") from err
+    return None
+
+
+@contextmanager
+def kept_out(state: Path) -> Iterator[None]:
+    """Let no daemon and no ingest into a state directory meanwhile; raises StateError where one is in it."""
+    lock = StateLock(state)
+    try:
+        with ingest_lock(state):
+            yield
+    finally:
+        lock.release()

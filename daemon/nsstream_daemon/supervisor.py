@@ -121,6 +121,7 @@ class Supervisor:
             "chunks": lambda request: self.status.chunks(_limit(request)),
             "models": lambda request: [model_as_dict(m) for m in self.scheduler.models.newest(_limit(request))],
             "promote": self._promote,
+            "forget": self._forget,
             "flush": lambda request: self._flush(),
         }
         if command not in commands:
@@ -224,6 +225,8 @@ class Supervisor:
             problems.append("the source failed")
         if self.capture.silent_s > HUNG_S:
             problems.append(f"the capture loop is silent for {self.capture.silent_s:.0f} s")
+        if self.capture.unprotected_rows:
+            problems.append("the disk refuses what is captured")
         return {
             "pid": os.getpid(),
             "state": self._phase,
@@ -241,6 +244,14 @@ class Supervisor:
         promoted = self.scheduler.promote(model)
         _log.info("promoted_by_operator model=%s", model or "the newest good one")
         return None if promoted is None else model_as_dict(promoted)
+
+    def _forget(self, request: dict[str, Any]) -> Any:
+        chunk, before_ns, forgetting = request.get("chunk"), request.get("before_ns"), self.scheduler.forgetting
+        if isinstance(chunk, str) and before_ns is None:
+            return forgetting.forget(chunk).as_dict()
+        if chunk is None and isinstance(before_ns, int) and not isinstance(before_ns, bool) and 0 < before_ns < 1 << 63:
+            return forgetting.forget_before(before_ns).as_dict()
+        raise InputError("forget a chunk, a text, or what was before_ns, a number of nanoseconds since the Unix epoch")
 
     def _flush(self) -> Any:
         if not self.capture.flush(FLUSH_TIMEOUT_S):

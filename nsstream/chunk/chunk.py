@@ -72,6 +72,11 @@ class Chunk:
         self._check_kept()
         return self.table
 
+    def check_digest(self) -> None:
+        """Raise StateError if the rows are not those that the digest was made of; reads all of them."""
+        if digest_of(self.id, self.table) != self.digest:
+            raise StateError(f"chunk {self.id} is damaged: its rows are not those that its digest was made of")
+
     def _check_kept(self) -> None:
         if self.fate is not Fate.KEPT:
             raise StateError(f"chunk {self.id} holds {self.fate} rows, which are to be looked at and not learned from")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -203,7 +204,8 @@ class Journal:
         for chunk_id in chunk_ids:
             self._files.pop(chunk_id, None)
             for path in self._segments_of(chunk_id):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a left-over: `recover` removes it
+                    path.unlink()
 
     def remove_apart(self, number: int) -> None:
         """Forget rows apart of a smaller number: they are durable as chunks (or lost for good)."""

@@ -8,13 +8,14 @@ a chunk counts from when it was stored, so that an old capture does not expire a
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from nsstream.chunk.chunk_file import ChunkInfo
+from nsstream.chunk.chunk_file import SUFFIX, read_info
 from nsstream.chunk.store import ChunkStore
-from nsstream.errors import OutputError
+from nsstream.errors import OutputError, StateError
 
 
 class Reason(StrEnum):
@@ -59,49 +60,70 @@ class Expiry:
 
 
 def expire(store: ChunkStore, retention: Retention, now_ns: int, *, apart: ChunkStore | None = None) -> Expiry:
-    """Remove the chunks that are over a bound; raises OutputError where the folder refuses, StateError as `list`.
+    """Remove the chunks that are over a bound; raises OutputError where the folder refuses.
 
-    The bounds hold for a store and its rows apart together.
+    The bounds hold for a store and its rows apart together. A file that is no chunk takes room like one, and is as old
+    as it was stored.
     """
     stores = (store,) if apart is None else (apart, store)
-    listed = sorted(((info, of) for of in stores for info in of.list()), key=lambda found: found[0].start_ns)
-    found = [(info, of, size) for info, of in listed if (size := _octets_and_time(info.path))]
-    octets_left = sum(octets for _, _, (octets, _) in found)
+    found = sorted((each for of in stores for each in _stored(of)), key=lambda each: each.start_ns)
+    octets_left = sum(each.octets for each in found)
     expired: list[Judged] = []
     spared: list[Judged] = []
-    for info, of, (octets, stored_ns) in found:
-        if retention.max_age_ns is not None and now_ns - stored_ns > retention.max_age_ns:
+    for each in found:
+        octets = each.octets
+        if retention.max_age_ns is not None and now_ns - each.stored_ns > retention.max_age_ns:
             reason = Reason.AGE
         elif retention.max_octets is not None and octets_left > retention.max_octets:
             reason = Reason.SIZE
         else:
             continue
-        if of.is_pinned(info.id):
-            spared.append(Judged(info.id, octets, Reason.PINNED))
-        elif not _remove_unread(info):
-            spared.append(Judged(info.id, octets, Reason.IN_USE))
+        if each.is_pinned:
+            spared.append(Judged(each.id, octets, Reason.PINNED))
+        elif not remove_unread(each.path):
+            spared.append(Judged(each.id, octets, Reason.IN_USE))
         else:
-            expired.append(Judged(info.id, octets, reason))
+            expired.append(Judged(each.id, octets, reason))
             octets_left -= octets
     return Expiry(expired, spared, octets_left)
 
 
-def _octets_and_time(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_size, status.st_mtime_ns
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One file of a store."""
+
+    id: str
+    path: Path
+    start_ns: int
+    octets: int
+    stored_ns: int
+    is_pinned: bool
 
 
-def _remove_unread(info: ChunkInfo) -> bool:
-    """Remove a chunk unless somebody reads it; who opens it between lock and removal sees that it is gone."""
+def _stored(store: ChunkStore) -> Iterator[_Stored]:
+    for path in store.directory.glob(f"*{SUFFIX}"):
+        try:
+            status = path.stat()
+            try:
+                start_ns = read_info(path).start_ns
+            except StateError:
+                start_ns = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue  # it expired meanwhile
+        yield _Stored(path.stem, path, start_ns, status.st_size, status.st_mtime_ns, store.is_pinned(path.stem))
+
+
+def remove_unread(path: Path) -> bool:
+    """Remove a chunk unless somebody reads it; who opens it between lock and removal sees that it is gone.
+
+    Raises OutputError where the folder refuses.
+    """
     try:
-        with info.path.open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            info.path.unlink()
+            path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return False
     except OSError as err:
-        raise OutputError(f"cannot remove the expired chunk {info.path}: {err.strerror}") from err
+        raise OutputError(f"cannot remove the chunk {path}: {err.strerror}") from err
     return True

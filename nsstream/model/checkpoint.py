@@ -1,13 +1,12 @@
 """Checkpoints: a directory of `weights.safetensors`, `codec.json` and `manifest.json`; no pickle, written atomically.
 
-A checkpoint's id is the hash of its content. The directory is filled under a temporary name and renamed, so that it is
-there whole or not at all. Loading always goes to the CPU, in evaluation mode, and refuses another format or schema by
-name.
+A checkpoint's id is the hash of its content (`identity`). The directory is filled under a temporary name and renamed,
+so that it is there whole or not at all. Loading always goes to the CPU, in evaluation mode, and refuses another format
+or schema by name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from nsstream.encode.codec import Codec
 from nsstream.encode.schema import SCHEMA_ID
 from nsstream.errors import OutputError, StateError
 from nsstream.model.critic import Critic
+from nsstream.model.identity import identity_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork
 from nsstream.model.portrait import FEATURES
@@ -97,10 +97,7 @@ def write_checkpoint(
     """
     weights = save({k: v.detach().contiguous() for k, v in tensors.items()})
     meaning = json.dumps(codec, separators=(",", ":")).encode()
-    said = json.dumps(facts, sort_keys=True).encode()
-    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(meaning).digest() + said).hexdigest()[
-        :16
-    ]
+    identity = identity_of(weights, meaning, facts)
     manifest = {"id": identity, "format": FORMAT, **told, "nsstream": __version__, **facts}
     target = models / identity
     if target.exists():

@@ -35,6 +35,14 @@ def promote(directory: Path, name: str) -> None:
         raise OutputError(f"{directory / MARK}: {(err.strerror or str(err)).lower()}") from err
 
 
+def demote(directory: Path) -> None:
+    """Let no checkpoint of a directory be the promoted one; raises OutputError."""
+    try:
+        (directory / MARK).unlink(missing_ok=True)
+    except OSError as err:
+        raise OutputError(f"{directory / MARK}: {(err.strerror or str(err)).lower()}") from err
+
+
 def read_promoted(directory: Path) -> Path | None:
     """The promoted checkpoint's directory; None if there is no mark yet. Raises StateError if it is not a mark."""
     mark = directory / MARK

@@ -7,17 +7,14 @@ that is no chunk is left out, by name; one that expires meanwhile is none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
 
 from nsstream.chunk import ChunkStore
 from nsstream.errors import StateError
 from nsstream.pipeline.ingest import count_conversations
-from nsstream.pipeline.training_queue import SeenChunk, TrainingQueue
+from nsstream.pipeline.training_queue import DAMAGED, EXPIRED, SeenChunk, TrainingQueue
 
 _log = logging.getLogger(__name__)
-
-DAMAGED: Final = "damaged"
 
 
 class ChunkWatch:
@@ -46,7 +43,9 @@ class ChunkWatch:
             if self._is_stopped():
                 return
             try:
-                conversations = count_conversations(self._store.read(info.id))
+                chunk = self._store.read(info.id)
+                chunk.check_digest()
+                conversations = count_conversations(chunk)
             except StateError as err:
                 self._leave_out(info.id, err)
                 continue
@@ -59,6 +58,15 @@ class ChunkWatch:
             )
             self._seen.add(info.id)
             on_seen()
+
+    def lack_of(self, chunk_ids: Iterable[str]) -> str | None:
+        """Why chunks cannot be learned, None where they are there and whole."""
+        for chunk_id in chunk_ids:
+            try:
+                self._store.read(chunk_id).check_digest()
+            except StateError:
+                return DAMAGED if self._store.path_of(chunk_id).exists() else EXPIRED
+        return None
 
     def _new_names(self) -> list[str]:
         names = [path.stem for path in self._store.directory.glob("*.arrow")]

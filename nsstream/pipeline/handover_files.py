@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +77,8 @@ class HandoverFiles:
             return
         for path in self._directory.iterdir():
             if path.name != name and (_NAME.fullmatch(path.name) or path.name.endswith(PART_SUFFIX)):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a left-over that the next one removes
+                    path.unlink()
         self._kept = name
 
 

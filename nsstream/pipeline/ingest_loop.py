@@ -48,6 +48,7 @@ class IngestStatus:
     unprotected_rows: int  # not in the journal, since the disk refuses
     is_done: bool = False
     source_silent_s: float = 0.0  # since it last gave a batch, of no rows or of some; 0 before it gave any rows
+    is_open: bool = True  # the source; a moment before, nothing is read yet
 
 
 class IngestLoop:
@@ -85,6 +86,7 @@ class IngestLoop:
         self._accounted = _tally_of(self._known)  # of the source's tally, what the intake was told
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
+        self._is_open = False
         self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
         self._given_ns: int | None = None  # when the source last gave a batch; its first rows wait for numba to compile
@@ -127,7 +129,11 @@ class IngestLoop:
     def _empty_channel(self) -> BaseException | None:
         stopped_ns: int | None = None
         while True:
-            delivery = self._channel.get(POLL_S)
+            if self._intake.is_full and not self._stop.is_set():
+                self._stop.wait(POLL_S)  # the disk refuses, and the source can wait
+                delivery = None
+            else:
+                delivery = self._channel.get(POLL_S)
             if delivery is not None:
                 self._intake.take(
                     delivery.rows,
@@ -176,12 +182,14 @@ class IngestLoop:
                 unprotected_rows=intake.unprotected_rows,
                 is_done=is_done,
                 source_silent_s=0.0 if self._given_ns is None else (now_ns - self._given_ns) * 1e-9,
+                is_open=self._is_open,
             )
         )
 
     def _batches(self) -> Iterator[Rows]:
         """What the source gives until it ends, or until a stop is asked for; then what it holds back."""
         self._source.open()
+        self._is_open = True
         while not self._stop.is_set():
             rows: Rows | None = self._source.read_batch()
             if rows is None:

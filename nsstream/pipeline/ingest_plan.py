@@ -79,9 +79,18 @@ class IngestPlan:
         return opened
 
     def new_intake(
-        self, state: Path, source: AnySource, clock: Clock, on_chunk: Callable[[Chunk], None] | None = None
+        self,
+        state: Path,
+        source: AnySource,
+        clock: Clock,
+        on_chunk: Callable[[Chunk], None] | None = None,
+        *,
+        waits_for_disk: bool = False,
     ) -> Intake:
-        """The way into a state directory for what the source gives; raises StateError or OutputError as `Intake`."""
+        """The way into a state directory for what the source gives; raises StateError or OutputError as `Intake`.
+
+        `waits_for_disk`: chunks that the disk refuses wait for it, up to the rows of one; else they are dropped.
+        """
         chunks = self.chunks
         waits_s = lateness_s_of(source) if chunks.lateness_s is None else chunks.lateness_s
         octets = chunks.max_memory_octets
@@ -99,6 +108,7 @@ class IngestPlan:
             ),
             is_live=self.is_live,
             retention=self.retention,
+            closed_rows=chunks.max_rows if waits_for_disk else 0,
         )
         return Intake(state, self.identity, config, clock=clock, on_chunk=on_chunk)
 

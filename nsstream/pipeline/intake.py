@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Fate, Kind, Rows
 from nsstream.chunk.interval import SECOND_NS, Grid
 from nsstream.chunk.journal import Journal, Recovered
 from nsstream.chunk.retention import Expiry, Retention, expire
-from nsstream.chunk.rows import kind_of
+from nsstream.chunk.rows import kind_of, time_of
 from nsstream.chunk.sampling import KEY_BYTES
 from nsstream.chunk.scratch import Scratch
 from nsstream.chunk.whole_file import whole_file
@@ -47,6 +47,7 @@ class IntakeConfig:
     sync_s: float = 1.0  # between commits of the journal: what kill -9 may cost
     is_live: bool = False  # rows are of now: the clock says what is future, and closes intervals while nothing comes
     retention: Retention = field(default_factory=Retention)
+    closed_rows: int = 0  # of closed chunks, that may wait for a disk that refuses; beyond, the oldest are dropped
 
     def __post_init__(self) -> None:
         Grid(self.length_s * SECOND_NS)
@@ -86,13 +87,17 @@ class Intake:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make the state directory {state}: {err.strerror}") from err
-        self._lock = _lock(state / LOCK_FILE)
+        self._lock = ingest_lock(state)
         self._key = _key_in(state)
         self.store = ChunkStore(state / "chunks")
         self.apart = ChunkStore(state / "apart")
         self._journal = Journal(state / "journal")
         self._scratch = Scratch(state / "journal")
         self._kind = Kind.PACKETS
+        self._closed: list[Chunk] = []  # and not stored: the disk refuses them
+        self._lateness_ns = round(config.allowed_lateness_s * SECOND_NS)
+        self._ahead_ns = clock.wall_ns() - clock.monotonic_ns()
+        self._has_stepped_back = False
         self._chunker = self._new_chunker(config.length_s * SECOND_NS)
         self._waiting = Tally()  # in the source, at this moment
         self._handover_files = HandoverFiles(state / "handover")
@@ -117,6 +122,11 @@ class Intake:
     def open_rows(self) -> int:
         """Rows of open intervals."""
         return self._chunker.open_rows
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be taken of a source that can wait: the disk refuses chunks that are closed."""
+        return bool(self._closed) and not self._config.is_live
 
     @property
     def latest_ns(self) -> int:
@@ -162,6 +172,9 @@ class Intake:
             return
         self._kind = kind_of(rows)
         latest_ns = self._chunker.latest_ns
+        if self._has_stepped_back and time_of(rows).max() < latest_ns - self._lateness_ns:
+            self._begin_anew()
+            latest_ns = self._chunker.latest_ns
         chunks = self._chunker.push(rows, now_ns=self._clock.wall_ns() if self._config.is_live else None)
         if self._chunker.latest_ns > latest_ns:
             self._moved_ns = self._clock.monotonic_ns()
@@ -178,25 +191,32 @@ class Intake:
     def tick(self) -> None:
         """Do what is due by the clock; call it often."""
         now_ns = self._clock.monotonic_ns()
+        self._look_at_clock(now_ns)
         if self._config.is_live and self._chunker.open_count:
             # The stream's own time, as if it had gone on with the clock since its last row.
             self._put_away(self._chunker.advance_to(self._chunker.latest_ns + now_ns - self._moved_ns))
         if now_ns - self._synced_ns >= self._config.sync_s * SECOND_NS:
+            self._synced_ns = now_ns
+            self._put_away([])
             self.sync()
         if now_ns - self._expired_ns >= EXPIRE_EVERY_NS:
             self._expire()
 
     def sync(self, closing: Sequence[Chunk] = ()) -> bool:
-        """Commit the journal; whether the disk took it."""
+        """Commit the journal, but not while a closed chunk waits: no journal has its last rows; whether it was done."""
         self._synced_ns = self._clock.monotonic_ns()
+        if self._closed:
+            return False
         try:
             handover = self._handover_files.save(self._handover)
             progress = {"source": self._source_id, "total": self._source_total, "handover": handover}
             self._journal.sync(self._chunker, closing, progress)
         except OutputError as err:
-            self.unprotected_rows = sum(unsaved.row_count for unsaved in self._chunker.unsaved())
+            self.unprotected_rows = self._unsaved_rows()
             _log.warning("journal_behind rows=%d error=%s", self.unprotected_rows, err)
             return False
+        if self.unprotected_rows:
+            _log.info("journal_caught_up rows=%d", self.unprotected_rows)
         self._handover_files.keep_only(handover)
         self.unprotected_rows = 0
         return True
@@ -214,12 +234,42 @@ class Intake:
         """Let go of the state; what was not flushed stays in the journal."""
         self._lock.close()
 
+    def _look_at_clock(self, now_ns: int) -> None:
+        """Notice that the wall clock was set: rows that are stamped by it may now be of a time that is past."""
+        ahead_ns = self._clock.wall_ns() - now_ns
+        by_ns, self._ahead_ns = ahead_ns - self._ahead_ns, ahead_ns
+        if abs(by_ns) > self._lateness_ns + SECOND_NS:
+            _log.warning("clock_stepped seconds=%+.0f", by_ns * 1e-9)
+            self._has_stepped_back = self._config.is_live and by_ns < 0
+
+    def _begin_anew(self) -> None:
+        """Close all that is open, and take rows of any time again, where those of now would be late for so long."""
+        old = self._chunker
+        _log.warning("chunks_begin_anew before=%d", old.latest_ns)
+        self._put_away(old.flush() + old.close_apart())
+        self._chunker = self._new_chunker(old.grid.length_ns)
+        self._chunker.tally, self._chunker.loose = old.tally, old.loose
+        self._chunker.apart.resume(old.apart.number, old.apart.lost)
+        self._has_stepped_back = False
+
     def _put_away(self, chunks: list[Chunk]) -> None:
+        """Store chunks, behind those that the disk refused before; what it refuses now waits, or is lost."""
+        new, chunks = len(chunks), self._closed + chunks
+        self._closed = []
         if not chunks:
             return
-        apart = [rows for chunk in chunks for rows in chunk.apart]
-        prepared = [chunk for chunk in [*chunks, *apart] if self._prepare(chunk)]
-        self.sync(closing=prepared)
+        parts = [*chunks, *(rows for chunk in chunks for rows in chunk.apart)]
+        refused = {part.id: err for part in parts if (err := self._prepare(part)) is not None}
+        if refused and self._config.closed_rows:
+            self._wait(chunks, new, next(iter(refused.values())))
+            return
+        for part in parts:
+            if part.id in refused:
+                self._lose(part, refused[part.id])
+        prepared = [part for part in parts if part.id not in refused]
+        if not self.sync(closing=prepared) and self._config.closed_rows:
+            self._wait(chunks, new, OutputError("the journal cannot be written"))
+            return
         for chunk in prepared:
             self._publish(chunk.id)
             _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
@@ -233,8 +283,23 @@ class Intake:
         if self._retention != Retention():
             self._expire()
 
-    def _prepare(self, chunk: Chunk) -> bool:
-        """Make a chunk durable, or count it as lost."""
+    def _wait(self, chunks: list[Chunk], new: int, err: OutputError) -> None:
+        """Keep chunks until the disk takes them: of a live source so many rows of the newest, of another all."""
+        for chunk in chunks[-new:] if new else []:
+            _log.warning("chunk_waits id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
+        while self._config.is_live and _rows_of(chunks) > self._config.closed_rows:
+            oldest, *chunks = chunks
+            for part in (oldest, *oldest.apart):
+                self._lose(part, err)
+        self._closed = chunks
+        self.unprotected_rows = self._unsaved_rows()
+
+    def _lose(self, chunk: Chunk, err: OutputError) -> None:
+        _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
+        (self._chunker if chunk.fate is Fate.KEPT else self._chunker.apart).lose(chunk)
+
+    def _prepare(self, chunk: Chunk) -> OutputError | None:
+        """Make a chunk durable; why not, where the disk refuses."""
         store = self.store if chunk.fate is Fate.KEPT else self.apart
         try:
             try:
@@ -244,10 +309,11 @@ class Intake:
                     raise
                 store.prepare(chunk)
         except OutputError as err:
-            _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
-            (self._chunker if chunk.fate is Fate.KEPT else self._chunker.apart).lose(chunk)
-            return False
-        return True
+            return err
+        return None
+
+    def _unsaved_rows(self) -> int:
+        return sum(unsaved.row_count for unsaved in self._chunker.unsaved()) + _rows_of(self._closed)
 
     def _publish(self, chunk_id: str) -> bool:
         return self.store.publish(chunk_id) or self.apart.publish(chunk_id)
@@ -256,7 +322,11 @@ class Intake:
         self._expired_ns = self._clock.monotonic_ns()
         if self._retention == Retention():
             return Expiry()
-        done = expire(self.store, self._retention, self._clock.wall_ns(), apart=self.apart)
+        try:
+            done = expire(self.store, self._retention, self._clock.wall_ns(), apart=self.apart)
+        except OutputError as err:
+            _log.warning("chunks_not_expired error=%s", err)
+            return Expiry()
         self.expired_count += len(done.expired)
         for judged in done.expired:
             _log.info("chunk_expired id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
@@ -268,15 +338,19 @@ class Intake:
         config = self._config
         return Chunker(
             length_ns,
-            allowed_lateness_ns=round(config.allowed_lateness_s * SECOND_NS),
+            allowed_lateness_ns=self._lateness_ns,
             allowed_future_ns=None if config.allowed_future_s is None else round(config.allowed_future_s * SECOND_NS),
             witnesses=config.witnesses,
             limits=config.limits,
             sampling_key=self._key,
-            first_part=lambda start_ns, end_ns: self.store.next_part(start_ns, end_ns, self._kind),
+            first_part=self._first_part,
             first_part_apart=lambda start_ns, end_ns, fate: self.apart.next_part(start_ns, end_ns, self._kind, fate),
             scratch=self._scratch,
         )
+
+    def _first_part(self, start_ns: int, end_ns: int) -> int:
+        waiting = sum(chunk.start_ns == start_ns for chunk in self._closed)
+        return self.store.next_part(start_ns, end_ns, self._kind) + waiting
 
     def _recover(self) -> Recovered:
         """Take up the intervals that a process before left open: in the same grid, or closed where ours is another."""
@@ -312,7 +386,13 @@ class Intake:
         return replace(found, intervals=(), apart=())  # their rows are the chunker's now
 
 
-def _lock(path: Path) -> Any:
+def _rows_of(chunks: Sequence[Chunk]) -> int:
+    return sum(len(part.table) for chunk in chunks for part in (chunk, *chunk.apart))
+
+
+def ingest_lock(state: Path) -> IO[bytes]:
+    """The lock of the way into a state directory, held until it is closed; raises StateError where another has it."""
+    path = state / LOCK_FILE
     try:
         file = path.open("ab")
     except OSError as err:

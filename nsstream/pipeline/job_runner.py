@@ -65,6 +65,8 @@ class JobRunner:
     def material(self, job: Job, parent: Path | None, random_seed: int) -> Material:
         """What a job learns; raises StateError where a chunk of it is gone or damaged."""
         store = ChunkStore(self.state / "chunks")
+        for chunk_id in job.chunk_ids:
+            store.read(chunk_id).check_digest()
         chunk = store.path_of(job.chunk_ids[0])
         if len(job.chunk_ids) > 1:
             merged = merge_chunks([store.read(chunk_id) for chunk_id in job.chunk_ids])

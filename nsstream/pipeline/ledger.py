@@ -71,6 +71,10 @@ class Ledger:
         found = self.rows("SELECT value FROM setting WHERE name = ?", (name,))
         return found[0]["value"] if found else None
 
+    def totals(self, what: str) -> dict[str, int]:
+        """How many jobs, chunks, models or promotions were dropped (`forgetting`), by fate."""
+        return {row["fate"]: row["count"] for row in self.rows("SELECT * FROM total WHERE what = ?", (what,))}
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -107,3 +111,12 @@ def set_setting(connection: sqlite3.Connection, name: str, value: str | None) ->
         connection.execute("DELETE FROM setting WHERE name = ?", (name,))
     else:
         connection.execute("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
+
+
+def add_to_total(connection: sqlite3.Connection, what: str, fate: str, count: int = 1) -> None:
+    """Count what is dropped, within the same transaction."""
+    connection.execute(
+        "INSERT INTO total (what, fate, count) VALUES (?, ?, ?)"
+        " ON CONFLICT (what, fate) DO UPDATE SET count = count + excluded.count",
+        (what, fate, count),
+    )

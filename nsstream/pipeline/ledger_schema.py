@@ -70,4 +70,22 @@ CREATE TABLE promotion (
 );
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+_TOTALS: Final = """
+CREATE TABLE total (
+  what TEXT NOT NULL CHECK (what IN ('job', 'chunk', 'model', 'promotion')),
+  fate TEXT NOT NULL,
+  count INTEGER NOT NULL,
+  PRIMARY KEY (what, fate)
+) WITHOUT ROWID;
+
+CREATE TABLE forgetting (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  time_ns INTEGER NOT NULL,
+  asked TEXT NOT NULL,
+  chunks INTEGER NOT NULL,
+  row_count INTEGER NOT NULL,
+  models INTEGER NOT NULL
+);
+"""  # of rows that were dropped; and what operators had dropped
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS)

@@ -1,8 +1,9 @@
 """ModelRecords: every model that was trained, how it was judged, and which one is promoted, in the ledger.
 
 The ledger is the truth: the mark ``promoted`` beside the models (`model.promotion`) follows it, and is set again at the
-start where a kill came between the two. An operator's promotion holds until it is released: until then the gate judges,
-and promotes nothing.
+start where a kill came between the two. Promoted is the model of the newest promotion that is still stored, so where
+one is lost, the one before it is. An operator's promotion holds until it is released: until then the gate judges, and
+promotes nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from nsstream.pipeline.training_queue import Job
 
 HOLD: Final = "promotion.hold"  # a setting: the model that an operator promoted
 
-_PROMOTED: Final = (
-    "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model ORDER BY promotion.number DESC LIMIT 1"
+PROMOTED: Final = (
+    "SELECT model.* FROM promotion JOIN model ON model.id = promotion.model WHERE model.is_stored"
+    " ORDER BY promotion.number DESC LIMIT 1"
 )
 
 
@@ -60,7 +62,8 @@ class ModelRecords:
     ) -> bool:
         """Write down what became of a job: done, its model, and the promotion if it passed; whether it is promoted.
 
-        A model that passed is not promoted where the promoted one learned a later chunk, or where an operator's holds.
+        A model that passed is not promoted where the promoted one learned a later chunk (but one of a time that is
+        still to come, since the clock was set back), or where an operator's holds.
         """
         now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:
@@ -76,14 +79,15 @@ class ModelRecords:
             db.execute("UPDATE job SET state = 'done', ended_ns = ?, reason = NULL WHERE id = ?", (now_ns, job.id))
             now = _promoted(db)
             is_held = db.execute("SELECT 1 FROM setting WHERE name = ?", (HOLD,)).fetchone() is not None
-            is_promoted = not complaints and not is_held and (now is None or now["end_ns"] <= job.end_ns)
+            is_later = now is None or now["end_ns"] <= job.end_ns or now["end_ns"] > now_ns
+            is_promoted = not complaints and not is_held and is_later
             if is_promoted:
                 _promote(db, model, now_ns, "gate")
         return is_promoted
 
     def promoted(self) -> ModelRecord | None:
         """The model that is promoted."""
-        rows = self._ledger.rows(_PROMOTED)
+        rows = self._ledger.rows(PROMOTED)
         return _record(rows[0]) if rows else None
 
     def promote(self, model: str) -> None:
@@ -132,14 +136,23 @@ class ModelRecords:
         return [_record(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Models that passed, that were refused, and promotions."""
+        """Models that passed, that were refused, and promotions, over all time."""
         row = self._ledger.rows("SELECT COALESCE(SUM(passed), 0), COALESCE(SUM(NOT passed), 0) FROM model")[0]
         promotions = self._ledger.rows("SELECT COUNT(*) FROM promotion")[0][0]
-        return {"passed": row[0], "refused": row[1], "promotions": promotions}
+        dropped = self._ledger.totals("model")
+        return {
+            "passed": row[0] + dropped.get("passed", 0),
+            "refused": row[1] + dropped.get("refused", 0),
+            "promotions": promotions + self._ledger.totals("promotion").get("all", 0),
+        }
 
     def surplus(self, keep: int) -> list[str]:
         """Stored models beyond the `keep` newest, but neither the promoted one, nor the one before, nor the seed."""
-        spared = [row["model"] for row in self._ledger.rows("SELECT model FROM promotion ORDER BY number DESC LIMIT 2")]
+        promotions = (
+            "SELECT promotion.model, MAX(promotion.number) FROM promotion JOIN model ON model.id = promotion.model"
+            " WHERE model.is_stored GROUP BY promotion.model ORDER BY 2 DESC LIMIT 2"
+        )
+        spared = [row["model"] for row in self._ledger.rows(promotions)]
         seed = self.seed()
         spared += [] if seed is None else [seed.id]
         rows = self._ledger.rows(
@@ -148,13 +161,14 @@ class ModelRecords:
         return [row["id"] for row in rows if row["id"] not in spared]
 
     def forget_files(self, model: str) -> None:
-        """Say that a model's files are gone, or are about to go."""
+        """Say that a model's files are gone, or are about to go; an operator's hold on it ends."""
         with self._ledger.transaction() as db:
             db.execute("UPDATE model SET is_stored = 0 WHERE id = ?", (model,))
+            db.execute("DELETE FROM setting WHERE name = ? AND value = ?", (HOLD, model))
 
 
 def _promoted(db: sqlite3.Connection) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = db.execute(_PROMOTED).fetchone()
+    row: sqlite3.Row | None = db.execute(PROMOTED).fetchone()
     return row
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsstream.chunk import whole_file
-from nsstream.errors import OutputError
-from nsstream.model.promotion import promote, read_promoted
+from nsstream.errors import OutputError, StateError
+from nsstream.model.identity import check_content
+from nsstream.model.promotion import demote, promote, read_promoted
 from nsstream.pipeline.gate import complaints_about
 from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
+from nsstream.pipeline.quarantine import set_aside
 from nsstream.pipeline.service_config import GateSection
 from nsstream.pipeline.training_queue import Job
 
@@ -73,11 +76,42 @@ class Promoter:
             _short(figures["drift"]), training_s, "; ".join(complaints) or "none",
         )  # fmt: skip
 
+    def promoted(self) -> ModelRecord | None:
+        """The model that is promoted, and is what was written: one that is not is lost, and the one before it is.
+
+        Raises OutputError.
+        """
+        return self._sound(self._records.promoted)
+
+    def seed(self) -> ModelRecord | None:
+        """The newest seed, as `promoted`."""
+        return self._sound(self._records.seed)
+
     def follow_ledger(self) -> None:
         """Let the mark be what the ledger says; raises OutputError."""
-        promoted = self._records.promoted()
-        if promoted is not None and read_promoted(self.folder) != self.folder / promoted.id:
+        promoted, marked = self._records.promoted(), read_promoted(self.folder)
+        if promoted is None:
+            if marked is not None and not marked.exists():
+                demote(self.folder)
+        elif marked != self.folder / promoted.id:
             promote(self.folder, promoted.id)
+
+    def lose(self, model: str, reason: str) -> None:
+        """Go on without a model that is damaged or gone: what is left of it is set aside; raises OutputError."""
+        self._records.forget_files(model)
+        place = self.folder / model
+        aside = set_aside(self.folder.parent, place) if place.exists() else "nowhere"
+        _log.error("model_lost id=%s aside=%s error=%s", model, aside, reason)
+        self.follow_ledger()
+
+    def _sound(self, ask: Callable[[], ModelRecord | None]) -> ModelRecord | None:
+        while (model := ask()) is not None:
+            try:
+                check_content(self.folder / model.id)
+                break
+            except StateError as err:
+                self.lose(model.id, str(err))
+        return model
 
     def remove_surplus(self, keep: int) -> None:
         """Remove the oldest models beyond so many, but never the seed, what is promoted, and what was before it."""

@@ -14,6 +14,7 @@ costs none; (4) while there is no seed, one place alone trains.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections import Counter
@@ -31,18 +32,21 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.errors import NsstreamError, OutputError, StateError
 from nsstream.pipeline.child import CancelledError, ChildFailedError
 from nsstream.pipeline.chunk_watch import ChunkWatch
+from nsstream.pipeline.forgetting import Forgetting
 from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
 from nsstream.pipeline.promoter import Promoter, model_as_dict
 from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER
-from nsstream.pipeline.training_queue import EXPIRED, Job, TrainingQueue
+from nsstream.pipeline.training_queue import Job, TrainingQueue
 
 _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0  # for chunks, where nobody says that one was stored
 IDLE_S: Final = 0.5
+SPARE_OCTETS: Final = 16 << 20  # of the disk, below which nothing is trained
+FORGET_EVERY_NS: Final = 3600 * 10**9  # rows of old
 PAUSED: Final = "training.paused"  # a setting
 OnDeath = Callable[[str, BaseException], None]
 
@@ -100,11 +104,13 @@ class Scheduler:
         self._state, self._ledger, self._clock = state, ledger, clock
         self._training, self._gate, self._on_death = training, gate, on_death
         self.queue, self.models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
+        self.forgetting = Forgetting(state, ledger, clock)
+        self._forgot_ns: int | None = None
         self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge)
         self._lock = threading.Lock()
-        self._is_seeding = False
+        self._is_seeding = self._waits_for_room = False
         self._counters = _Counters()
         self._lanes = [LaneStatus(f"train-{at}") for at in range(len(training.workers))]
         self._threads: list[threading.Thread] = []
@@ -119,6 +125,7 @@ class Scheduler:
         if self._counters.taken_back:
             _log.warning("jobs_taken_back count=%d", self._counters.taken_back)
         self._runner.clean_all()
+        self._promoter.promoted()
         self._promoter.follow_ledger()
         if not self._training.enabled:
             return
@@ -220,14 +227,24 @@ class Scheduler:
                 )
             except OutputError as err:  # the disk or the ledger refuses: nothing was seen, and is looked at again
                 _log.warning("chunks_not_seen error=%s", err)
+            self._forget_old_rows()
             self._pause_for(LOOK_EVERY_S)
+
+    def _forget_old_rows(self) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if self._forgot_ns is None or now_ns - self._forgot_ns > FORGET_EVERY_NS:
+            self._forgot_ns = now_ns
+            try:
+                self.forgetting.forget_old_rows(self._training.remember_s)
+            except OutputError as err:
+                _log.warning("old_rows_not_forgotten error=%s", err)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _work(self, lane: LaneStatus, worker: WorkerSection) -> None:
         while not self._stop.is_set():
             try:
-                claimed = None if self.is_paused else self._claim()
+                claimed = None if self.is_paused or self._lacks_room() else self._claim()
             except OutputError as err:
                 _log.warning("job_not_claimed error=%s", err)
                 claimed = None
@@ -243,6 +260,19 @@ class Scheduler:
                     lane.state, lane.chunk, lane.stage, lane.step, lane.loss, lane.left_s = ("idle", *[None] * 5)
                     if parent is None:
                         self._is_seeding = False
+
+    def _lacks_room(self) -> bool:
+        """Whether the disk is full or read-only, so that a training would be in vain."""
+        try:
+            room = os.statvfs(self._state)
+            lacks = room.f_bavail * room.f_frsize < SPARE_OCTETS or bool(room.f_flag & os.ST_RDONLY)
+        except OSError:
+            lacks = True
+        with self._lock:
+            is_news, self._waits_for_room = lacks is not self._waits_for_room, lacks
+        if is_news:
+            _log.warning("training_waits_for_disk state=%s" if lacks else "training_goes_on state=%s", self._state)
+        return lacks
 
     def _claim(self) -> tuple[Job, Path | None] | None:
         with self._lock:
@@ -260,11 +290,12 @@ class Scheduler:
         training, reseed_after = self._training, self._gate.reseed_after
         if reseed_after and self.models.failures_in_a_row() >= reseed_after:
             return None
-        promoted, seed = self.models.promoted(), self.models.seed()
+        promoted = self._promoter.promoted()
         if training.start_from == "newest" and promoted is not None:
             return self._promoter.folder / promoted.id
         if training.seed_model is not None:
             return training.seed_model
+        seed = self._promoter.seed()
         return None if seed is None else self._promoter.folder / seed.id
 
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerSection) -> None:
@@ -299,11 +330,11 @@ class Scheduler:
             self._counters.failures[err.kind] += 1
             self._fail(job, name, str(err))
         except StateError as err:
-            if all(self._store.path_of(chunk_id).exists() for chunk_id in job.chunk_ids):
+            if (reason := self._watch.lack_of(job.chunk_ids)) is None:
                 self._fail(job, name, str(err))
             else:
-                _log.warning("job_skipped job=%d chunk=%s reason=%s", job.id, name, EXPIRED)
-                self._insist(lambda: self.queue.skip(job, EXPIRED))
+                _log.warning("job_skipped job=%d chunk=%s reason=%s error=%s", job.id, name, reason, err)
+                self._insist(lambda: self.queue.skip(job, reason))
                 runner.clean(job)
         except NsstreamError as err:
             self._fail(job, name, str(err))
@@ -312,6 +343,11 @@ class Scheduler:
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
         training = self._training
+        if self._lacks_room():  # which is no fault of the job
+            _log.warning("job_given_back chunk=%s reason=%s", name, reason)
+            self._insist(lambda: self.queue.give_back(job))
+            self._runner.clean(job)
+            return
         told: list[str] = []
         self._insist(
             lambda: told.append(self.queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))

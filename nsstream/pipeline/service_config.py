@@ -213,6 +213,11 @@ class TrainingSection(Section):
         description="Key of the address map: a file (`nsstream keys address`), or credential:NAME of the service "
         "manager's. Without it, STATE/address.key, which is made.",
     )
+    remember_s: Positive = Field(
+        default=90 * 86_400.0,
+        description="Age at which the ledger drops chunks, jobs and models of which no file is left; counts stay.",
+        json_schema_extra=LIVE,
+    )
     ipv4_range: str = Field(default="10.0.0.0/8", description="Where IPv4 addresses are mapped to.")
     ipv6_range: str = Field(default="fd00::/8", description="Where IPv6 addresses are mapped to.")
     workers: Annotated[tuple[WorkerSection, ...], Field(min_length=1, max_length=64)] = Field(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,7 @@ MOST_BACKOFF_S: Final = 3600.0
 BEHIND: Final = "behind"
 TOO_SMALL: Final = "too_small"
 EXPIRED: Final = "expired"
+DAMAGED: Final = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,10 @@ class TrainingQueue:
                 _skip_the_oldest(db, most_waiting, now_ns)
             order = "ASC" if oldest else "DESC"
             row = db.execute(
-                "SELECT * FROM job WHERE state IN ('pending', 'failed') AND not_before_ns <= ?"
+                # What failed in the future did so before the clock was set back: it has waited.
+                "SELECT * FROM job WHERE state IN ('pending', 'failed') AND (not_before_ns <= ? OR ended_ns > ?)"
                 f" ORDER BY start_ns {order}, id LIMIT 1",
-                (now_ns,),
+                (now_ns, now_ns),
             ).fetchone()
             if row is None:
                 return None
@@ -162,6 +165,19 @@ class TrainingQueue:
         with self._ledger.transaction() as db:
             _skip_jobs(db, [job.id], reason, self._clock.wall_ns())
 
+    def lose(self, chunk_id: str, reason: str) -> None:
+        """Never learn a chunk that is no longer there: its job is skipped, unless it is settled."""
+        with self._ledger.transaction() as db:
+            row = db.execute(
+                "SELECT chunk.fate, chunk.job, job.state FROM chunk LEFT JOIN job ON job.id = chunk.job"
+                " WHERE chunk.id = ?",
+                (chunk_id,),
+            ).fetchone()
+            if row is not None and row["fate"] == "held":
+                _skip_chunks(db, [chunk_id], reason)
+            elif row is not None and row["state"] in ("pending", "failed", "claimed", "running"):
+                _skip_jobs(db, [row["job"]], reason, self._clock.wall_ns())
+
     def take_back_claims(self) -> int:
         """Let jobs that a dead process had claimed be claimed again; gives how many. Called once, at the start."""
         now_ns = self._clock.wall_ns()
@@ -178,17 +194,20 @@ class TrainingQueue:
             return taken.rowcount
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state; and chunks that are held, or were skipped, by reason."""
-        counts = dict.fromkeys(STATES, 0)
-        counts |= {row[0]: row[1] for row in self._ledger.rows("SELECT state, COUNT(*) FROM job GROUP BY state")}
-        return counts
+        """Jobs by state, over all time."""
+        counts = Counter(dict.fromkeys(STATES, 0))
+        counts.update({row[0]: row[1] for row in self._ledger.rows("SELECT state, COUNT(*) FROM job GROUP BY state")})
+        counts.update(self._ledger.totals("job"))
+        return dict(counts)
 
     def chunk_counts(self) -> dict[str, int]:
-        """Chunks by fate: held, queued, or the reason why they were skipped."""
+        """Chunks by fate, over all time: held, queued, or the reason why they were skipped."""
         query = (
             "SELECT CASE fate WHEN 'skipped' THEN 'skipped_' || reason ELSE fate END, COUNT(*) FROM chunk GROUP BY 1"
         )
-        return {row[0]: row[1] for row in self._ledger.rows(query)}
+        counts = Counter({row[0]: row[1] for row in self._ledger.rows(query)})
+        counts.update(self._ledger.totals("chunk"))
+        return dict(counts)
 
     def is_drained(self) -> bool:
         """Whether no job waits or runs."""

@@ -1,7 +1,8 @@
 """A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
 
 QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
-taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``.
+taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``. It
+learns nothing, or what a checkpoint ``template`` knows.
 """
 
 import json
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from nsstream.chunk import read_chunk
+from nsstream.model.identity import identity_of
 
 quick, job = Path(os.environ["QUICK"]), json.load(sys.stdin)
 chunk = read_chunk(Path(job["chunk"]))
@@ -51,10 +53,18 @@ while (quick / "slow").exists():
 with (quick / "trained").open("a") as file:
     file.write(chunk.id + "\n")
 parent = json.loads((Path(job["parent"]) / "manifest.json").read_text())["id"] if job["parent"] else None
-name = f"m{chunk.digest[:15]}"
+facts = {"parent": parent, "chunk": chunk.id}
+template = quick / "template"
+names = ("weights.safetensors", "codec.json")
+weights, meaning = ((template / name).read_bytes() if template.exists() else b"nothing" for name in names)
+told = json.loads((template / "manifest.json").read_text()) if template.exists() else {}
+told = {name: told[name] for name in ("format", "schema") if name in told}
+name = identity_of(weights, meaning, facts)
 new = Path(job["out"]) / f".new-{name}"
 new.mkdir(parents=True, exist_ok=True)
-manifest = {"id": name, "parent": parent, "chunk": chunk.id, "start_ns": chunk.start_ns, "end_ns": chunk.end_ns}
+(new / "weights.safetensors").write_bytes(weights)
+(new / "codec.json").write_bytes(meaning)
+manifest = {"id": name, **told, "start_ns": chunk.start_ns, "end_ns": chunk.end_ns, **facts}
 (new / "manifest.json").write_text(json.dumps(manifest))
 new.rename(Path(job["out"]) / name)
-print(json.dumps({"event": "done", "checkpoint": str(Path(job["out"]) / name), "packets": len(chunk.packets)}))
+print(json.dumps({"event": "done", "checkpoint": str(Path(job["out"]) / name), "packets": len(chunk.table)}))

@@ -12,6 +12,7 @@ from pathlib import Path
 from service_nest import Nest, wait_until
 
 from nsstream.model.checkpoint import load_checkpoint
+from nsstream.model.identity import check_content
 from nsstream.model.promotion import read_promoted
 
 
@@ -49,6 +50,7 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
     promoted = read_promoted(nest.state / "models")
     assert promoted is not None
     model = load_checkpoint(promoted)
+    assert check_content(promoted) == model.manifest
     assert model.manifest["gate"]["passed"]
     assert model.manifest["gate"]["figures"] in told
     # What the judge found is what the fit saw: the same conversations were held out.

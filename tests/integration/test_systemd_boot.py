@@ -1,4 +1,4 @@
-"""The shipped units under a real systemd, with real traffic: a container is booted once, each test goes on from the last.
+"""The shipped units under a real systemd, with real traffic: booted once, each test goes on from the last.
 
 What is shown in this order: installed; ready, and training within the sandbox; a reload; a hang and a kill; the replay
 unit, which follows as its own user; a stop under load; the socket that outlives the daemon; the journal; removed.

@@ -117,3 +117,12 @@ def test_a_partial_chunk_expires_like_a_whole_one_and_left_overs_are_swept(store
 def test_a_negative_bound_is_refused():
     with pytest.raises(ValueError, match="max_octets"):
         Retention(max_octets=-1)
+
+
+def test_a_file_that_is_no_chunk_expires_like_one_and_holds_nothing_up(store: ChunkStore):
+    damaged = store.list()[1].path
+    damaged.write_bytes(b"no chunk")
+    os.utime(damaged, ns=(NOW_NS - 30 * S, NOW_NS - 30 * S))
+    done = expire(store, Retention(max_age_ns=25 * S), NOW_NS)
+    assert sorted(judged.id[9:15] for judged in done.expired) == ["000000", "000010"]
+    assert starts_of(store) == [20, 30]

@@ -6,7 +6,7 @@ import pytest
 
 COMMANDS = [
     *("demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"),
-    *("daemon", "validate", "ctl", "install-systemd"),
+    *("daemon", "validate", "ctl", "install-systemd", "doctor", "backup", "restore"),
 ]
 HEAVY = ["torch", "numba", "scipy", "sklearn", "pyarrow", "zmq"]
 
@@ -26,7 +26,7 @@ def test_help_names_every_command():
     "command",
     [[c] for c in COMMANDS]
     + [["chunk", "list"], ["chunk", "show"], ["chunk", "export"], ["send", "start"], ["send", "stop"]]
-    + [["ctl", "status"], ["ctl", "promote"]],
+    + [["ctl", "status"], ["ctl", "promote"], ["ctl", "forget"]],
 )
 def test_every_command_has_help(command: list[str]):
     result = nsstream(*command, "--help")

@@ -211,6 +211,23 @@ def test_what_passed_is_promoted_unless_a_later_chunk_is(nest: Nest):
     assert nest.models.counts() == {"passed": 3, "refused": 0, "promotions": 2}
 
 
+def test_a_model_of_a_time_to_come_gives_way_once_the_clock_was_set_back(nest: Nest):
+    nest.clock.advance(10_000 * S)
+    nest.learn((10**9 + 10_000) // 60 - 1, "before")
+    nest.clock._now_ns -= 3600 * S
+    assert nest.learn((10**9 + 6_500) // 60 - 1, "after")
+    assert nest.models.promoted().id == "after"
+
+
+def test_a_job_that_failed_before_the_clock_was_set_back_does_not_wait_for_it(nest: Nest):
+    nest.clock.advance(10_000 * S)
+    nest.see(chunk(1))
+    assert nest.fail(nest.claim()) == "failed"
+    assert nest.queue.claim() is None
+    nest.clock._now_ns -= 3600 * S
+    assert nest.claim().attempts == 1
+
+
 def test_what_did_not_pass_leaves_the_last_good_one(nest: Nest):
     nest.learn(1, "one", parent=None)
     assert not nest.learn(2, "two", complaints=("worse than its parent",))
