@@ -118,7 +118,12 @@ def json_cells(lines: bytes, wanted: frozenset[str], malformed: Counter[str]) ->
             rows.append(row)
         else:
             malformed[BAD_JSON] += 1
-    return len(rows), {name: _cells(_texts_at(rows, name)) for name in wanted}
+    return len(rows), row_cells(rows, wanted)
+
+
+def row_cells(rows: Sequence[Mapping[str, Any]], wanted: frozenset[str]) -> dict[str, Cells]:
+    """The wanted columns of rows by key, as `json_cells` has them."""
+    return {name: _cells(_texts_at(rows, name)) for name in wanted}
 
 
 def _csv_cells_by_line(

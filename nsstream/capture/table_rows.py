@@ -6,7 +6,10 @@ middle, a sentence without the name of the file. Codes of labels are the same in
 
 from __future__ import annotations
 
-from nsstream.capture.flow_cells import Cells, csv_cells, json_cells
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsstream.capture.flow_cells import Cells, csv_cells, json_cells, row_cells
 from nsstream.capture.flow_mapping import TableMapping
 from nsstream.capture.flow_rows import flow_columns
 from nsstream.capture.flow_texts import LabelCodes
@@ -54,9 +57,17 @@ class TableRows:
         before = malformed.total()
         n, cells = self._cells(lines, self.mapping)
         self.tally.offered += malformed.total() - before
+        return self._flows(n, cells, self.mapping)
+
+    def flows_of(self, rows: Sequence[Mapping[str, Any]]) -> FlowTable | None:
+        """The flows of rows that are no text any more, None where they hold none; keys are the mapping's columns."""
+        assert self.mapping is not None
+        return self._flows(len(rows), row_cells(rows, self._wanted), self.mapping)
+
+    def _flows(self, n: int, cells: Mapping[str, Cells], mapping: TableMapping) -> FlowTable | None:
         if not n:
             return None
-        columns, placeholders = flow_columns(n, cells, self.mapping, self._labels, self.tally)
+        columns, placeholders = flow_columns(n, cells, mapping, self._labels, self.tally)
         if not len(columns["flow_start_ns"]):
             return None
         self.placeholder_count += placeholders
