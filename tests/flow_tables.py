@@ -53,6 +53,9 @@ TABLES = {
     '"orig_ip_bytes":400,"resp_pkts":4,"resp_ip_bytes":300}\n'
     '{"ts":"2022-06-12T22:00:10.000000Z","id.orig_h":"2001:db8::1","id.orig_p":128,"id.resp_h":"2001:db8::2",'
     '"id.resp_p":0,"proto":"icmp","orig_pkts":1,"orig_ip_bytes":104}\n',
+    "eve": '{"timestamp":"2026-01-01T01:02:03.000004+0100","flow_id":1042873772049837,"in_iface":"eth0","ev'
+    'ent_type":"flow","vlan":[42],"src_ip":"192.0.2.1","src_port":57656,"dest_ip":"198.51.100.2","dest_port":443,"proto":"TCP","app_proto":"tls","flow":{"pkts_toserver":5,"pkts_toclient":4,"bytes_toserver":470,"bytes_toclient":356,"start":"2026-01-01T01:00:01.250000+0100","end":"2026-01-01T01:00:02.750000+0100","age":1,"state":"closed","reason":"timeout","alerted":false},"tcp":{"tcp_flags":"1b","tcp_flags_ts":"1b","tcp_flags_tc":"1a","syn":true,"fin":true,"psh":true,"ack":true,"state":"closed"}}\n'
+    '{"timestamp":"2026-01-01T01:02:04.000000+0100","flow_id":2242873772049838,"event_type":"flow","src_ip":"2001:0db8:0000:0000:0000:0000:0000:0001","dest_ip":"2001:0db8:0000:0000:0000:0000:0000:0002","proto":"IPv6-ICMP","icmp_type":128,"icmp_code":0,"response_icmp_type":129,"response_icmp_code":0,"flow":{"pkts_toserver":1,"pkts_toclient":1,"bytes_toserver":118,"bytes_toclient":118,"start":"2026-01-01T00:00:03.000000Z","end":"2026-01-01T00:00:03.000100Z","age":0,"state":"established","reason":"timeout","alerted":false}}\n',
     "binetflow": "StartTime,Dur,Proto,SrcAddr,Sport,Dir,DstAddr,Dport,State,sTos,dTos,TotPkts,TotBytes,SrcBytes,Label\n"
     "2011/08/10 09:46:53.047277,3550.182373,udp,212.50.71.179,39678,  <->,147.32.84.229,13363,CON,0,0,12,875,413,"
     "flow=Background-UDP-Established\n"

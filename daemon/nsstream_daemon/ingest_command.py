@@ -52,7 +52,8 @@ def ingest(
         typer.Option(
             "--live/--no-live",
             help="Whether rows come as they happen: then idle chunks close on the clock, and what the disk is too slow "
-            "for is dropped; by default that is so but for files, folders and pipes.",
+            "for is dropped, unless it waits in a file that is followed; by default that is so but for files that are "
+            "not followed, folders and pipes.",
         ),
     ] = None,
     flows: Annotated[bool, typer.Option("--flows", help="Meter packets into flow records, and keep those.")] = False,

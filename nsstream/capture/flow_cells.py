@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 from numpy.typing import NDArray
 
@@ -103,7 +104,10 @@ def csv_cells(
 
 
 def json_cells(lines: bytes, wanted: frozenset[str], malformed: Counter[str]) -> tuple[int, dict[str, Cells]]:
-    """How many rows there are, and the wanted keys of the objects, one a line; a key that is not there is empty."""
+    """How many rows there are, and the wanted keys of the objects, one a line; a key that is not there is empty.
+
+    ``a.b`` is the key of that name or, where there is none, the key b of the object under the key a.
+    """
     rows: list[Mapping[str, Any]] = []
     for line in lines.splitlines():
         try:
@@ -114,8 +118,12 @@ def json_cells(lines: bytes, wanted: frozenset[str], malformed: Counter[str]) ->
             rows.append(row)
         else:
             malformed[BAD_JSON] += 1
-    columns = {name: _cells([_text(row.get(name)) for row in rows]) for name in wanted}
-    return len(rows), columns
+    return len(rows), row_cells(rows, wanted)
+
+
+def row_cells(rows: Sequence[Mapping[str, Any]], wanted: frozenset[str]) -> dict[str, Cells]:
+    """The wanted columns of rows by key, as `json_cells` has them."""
+    return {name: _cells(_texts_at(rows, name)) for name in wanted}
 
 
 def _csv_cells_by_line(
@@ -134,7 +142,20 @@ def _csv_cells_by_line(
     return len(rows), {name: _cells([row[at].encode("latin-1") for row in rows]) for name, at in places.items()}
 
 
+def _texts_at(rows: Sequence[Mapping[str, Any]], name: str) -> list[bytes]:
+    outer, dot, inner = name.partition(".")
+    if not dot:
+        return [_text(row.get(name)) for row in rows]
+    return [_text(row[name] if name in row else _at(row.get(outer), inner)) for row in rows]
+
+
+def _at(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
+
+
 def _text(value: object) -> bytes:
+    if isinstance(value, list):
+        value = value[0] if value else None
     if value is None:
         return b""
     return (value if isinstance(value, str) else repr(value)).encode(errors="replace")

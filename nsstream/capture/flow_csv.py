@@ -8,32 +8,24 @@ or a mapping's of the user's own (`flow_mapping`).
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Final
 
 from nsstream.capture.compression import STREAM_ERRORS, Reader, open_decompressed
-from nsstream.capture.flow_cells import Cells, csv_cells, json_cells
 from nsstream.capture.flow_mapping import TableMapping
-from nsstream.capture.flow_presets import PRESETS, detect_preset
-from nsstream.capture.flow_rows import flow_columns
-from nsstream.capture.flow_texts import LabelCodes
+from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.line_blocks import LineBlocks
 from nsstream.capture.source import UNORDERED_S
-from nsstream.counters import Tally
+from nsstream.capture.table_header import MAX_HEADER_LINES, find_header
+from nsstream.capture.table_rows import TableRows
 from nsstream.errors import InputError
 from nsstream.trace import FlowTable
-from nsstream.trace.fields import FLOW_FIELDS
 
 LONG_LINE: Final = "long_line"
 CUT_RECORD: Final = "cut_record"
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
-_ZEEK_FIELDS: Final = b"#fields"
-_MAX_COLUMNS: Final = 4096
-_MAX_HEADER_LINES: Final = 1000
 
 
 class FlowCsvSource:
@@ -60,19 +52,20 @@ class FlowCsvSource:
             raise ValueError("a preset or a mapping, not both")
         if preset is not None and preset not in PRESETS:
             raise InputError(f"no such preset: {preset!r}; there are {', '.join(PRESETS)}")
-        self.tally = Tally()
-        self.placeholder_count = 0  # rows kept that have an address that stands for a name or an AS number
         self._path = Path(path)
         self._asked = PRESETS[preset] if preset is not None else mapping
         self._time_zone = time_zone
         self._allow_cut = allow_cut
         self._block_bytes = block_bytes
         self._file: Reader | None = None
-        self._mapping: TableMapping | None = None
-        self._header: tuple[str, ...] = ()
         self._blocks: LineBlocks | None = None
         self._has_ended = False
         self._reset()
+
+    @property
+    def placeholder_count(self) -> int:
+        """How many of the rows kept have an address that stands for a name or an AS number."""
+        return self._rows.placeholder_count
 
     @property
     def mapping(self) -> TableMapping:
@@ -80,14 +73,14 @@ class FlowCsvSource:
 
         Raises RuntimeError before the file was opened.
         """
-        if self._mapping is None:
+        if self._rows.mapping is None:
             raise RuntimeError("mapping before open")
-        return self._mapping
+        return self._rows.mapping
 
     @property
     def header(self) -> tuple[str, ...]:
         """The names of the columns, in order; none before `open`."""
-        return self._header
+        return self._rows.names
 
     def open(self) -> None:
         """Open the file and read its header.
@@ -130,7 +123,13 @@ class FlowCsvSource:
                 ) from err
             if not lines:
                 self._has_ended = True
-            elif (flows := self._flows(self._rows_of(lines))) is not None:
+                return None
+            try:
+                flows = self._rows.flows(lines)
+            except InputError as err:
+                raise InputError(f"{self._path}: {err}") from err
+            self._has_ended = self._rows.has_ended
+            if flows is not None:
                 return flows
         return None
 
@@ -142,9 +141,8 @@ class FlowCsvSource:
             self._has_ended = True
 
     def _reset(self) -> None:
-        self.tally = Tally()
-        self.placeholder_count = 0
-        self._labels = LabelCodes()
+        self._rows = TableRows(self._time_zone)
+        self.tally = self._rows.tally
         self._waiting = b""
         self._blocks = None
         self._long_lines = 0
@@ -154,15 +152,13 @@ class FlowCsvSource:
         assert self._blocks is not None
         lines = self._blocks.read()
         if more := self._blocks.long_line_count - self._long_lines:
-            self.tally.offered += more
-            self.tally.malformed[LONG_LINE] += more
+            self._rows.refuse(LONG_LINE, more)
             self._long_lines += more
         return lines
 
     def _cut(self, err: EOFError) -> None:
         self._has_ended = True
-        self.tally.offered += 1
-        self.tally.malformed[CUT_RECORD] += 1
+        self._rows.refuse(CUT_RECORD)
         if not self._allow_cut:
             raise InputError(
                 f"{self._path}: its compression is cut, after {self.tally.read - 1} whole lines: unpack it anew"
@@ -170,118 +166,22 @@ class FlowCsvSource:
 
     def _read_header(self) -> None:
         """Find out what the columns are; leaves the lines behind the header waiting."""
+        assert self._blocks is not None
         if self._waiting.startswith(_UTF16_MARKS):
             raise InputError(f"{self._path}: UTF-16 text; `iconv -f UTF-16 -t UTF-8` converts it")
         self._waiting = self._waiting.removeprefix(_BYTE_ORDER_MARK)
         if not self._waiting:
-            long = " but lines that are too long" if self._blocks and self._blocks.long_line_count else ""
+            long = " but lines that are too long" if self._blocks.long_line_count else ""
             raise InputError(f"{self._path}: empty{long or ': not even a header line'}")
-        if self._asked is not None and self._asked.header is not None:
-            self._accept(self._asked, self._asked.header)
-            return
-        line, header = self._header_line()
-        layout = "json" if not header else "csv"
-        if layout == "json":
-            header = _keys(line)
-        mapping = self._asked or detect_preset(header, layout)
-        if mapping is None:
-            known = ", ".join(PRESETS)
-            raise InputError(
-                f"{self._path}: no preset has just these columns: {_shortened(header)}; name one of {known}, or give a "
-                "mapping of your own"
-            )
-        if layout == "csv" and mapping.layout == "csv" and not line.startswith(_ZEEK_FIELDS):
-            header = _split(line, mapping.delimiter)
-        if mapping.layout == "csv" and (lacking := sorted(mapping.required_columns() - set(header))):
-            raise InputError(
-                f"{self._path}: lacks the columns {_shortened(lacking)} of the mapping {mapping.name!r}; it has "
-                f"{_shortened(header)}"
-            )
-        self._accept(mapping, header)
-
-    def _header_line(self) -> tuple[bytes, tuple[str, ...]]:
-        """The line that names the columns, which is taken away, and them; of JSON lines the first, which stays."""
-        assert self._blocks is not None
-        for _ in range(_MAX_HEADER_LINES):
-            self._waiting = self._waiting or self._blocks.read()
-            if not self._waiting:
-                break
-            line, _, rest = self._waiting.partition(b"\n")
-            if line.startswith(_ZEEK_FIELDS):
-                self._waiting = rest
-                names = line.decode("utf-8", errors="replace").split("\t")
-                return line, tuple(names[1:_MAX_COLUMNS])
-            if line.lstrip().startswith(b"{") and (self._asked is None or self._asked.layout == "json"):
-                return line, ()
-            self._waiting = rest
-            if not line.startswith(b"#"):
-                delimiter = self._asked.delimiter if self._asked is not None else ","
-                return line, _split(line, delimiter)
+        line_count = 0
+        try:
+            while self._waiting and line_count < MAX_HEADER_LINES:
+                if (header := find_header(self._waiting, self._asked)) is not None:
+                    self._rows.begin(header)
+                    self._waiting = header.rest
+                    return
+                line_count += self._waiting.count(b"\n")
+                self._waiting = self._blocks.read()
+        except InputError as err:
+            raise InputError(f"{self._path}: {err}") from err
         raise InputError(f"{self._path}: no header line among its first lines")
-
-    def _accept(self, mapping: TableMapping, header: tuple[str, ...]) -> None:
-        if self._time_zone is not None:
-            mapping = TableMapping.model_validate(mapping.model_dump() | {"time_zone": self._time_zone})
-        self._mapping = mapping
-        self._header = header
-        self._wanted = mapping.columns() if mapping.layout == "json" else mapping.columns() & set(header)
-
-    def _rows_of(self, lines: bytes) -> bytes:
-        """The lines that are rows: no comments, and none from the footer on."""
-        mapping = self.mapping
-        if mapping.footer:
-            footer = mapping.footer.encode()
-            at = 0 if lines.startswith(footer) else lines.find(b"\n" + footer) + 1
-            if at or lines.startswith(footer):
-                self._has_ended = True
-                lines = lines[:at]
-        if mapping.comment and (comment := mapping.comment.encode()) in lines:
-            rows = lines.splitlines(keepends=True)
-            for line in rows:
-                if line.startswith(_ZEEK_FIELDS) and tuple(line.decode(errors="replace").split()[1:]) != self._header:
-                    raise InputError(f"{self._path}: its columns change in the middle; split it at each {line[:7]!r}")
-            lines = b"".join(line for line in rows if not line.startswith(comment))
-        return lines
-
-    def _flows(self, lines: bytes) -> FlowTable | None:
-        if not lines:
-            return None
-        malformed = self.tally.malformed
-        before = malformed.total()
-        n, cells = self._cells(lines)
-        self.tally.offered += malformed.total() - before
-        if not n:
-            return None
-        columns, placeholders = flow_columns(n, cells, self.mapping, self._labels, self.tally)
-        if not len(columns["flow_start_ns"]):
-            return None
-        self.placeholder_count += placeholders
-        typed = {name: column.astype(FLOW_FIELDS[name][0], copy=False) for name, column in columns.items()}
-        return FlowTable.from_columns(typed, self._labels.names)
-
-    def _cells(self, lines: bytes) -> tuple[int, dict[str, Cells]]:
-        if self.mapping.layout == "json":
-            return json_cells(lines, self._wanted, self.tally.malformed)
-        return csv_cells(lines, self._header, self._wanted, self.mapping.delimiter, self.tally.malformed)
-
-
-def _split(line: bytes, delimiter: str) -> tuple[str, ...]:
-    """The names in a header line."""
-    try:
-        names = next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=delimiter), [])
-    except csv.Error:
-        names = []
-    return tuple(name.strip() for name in names[:_MAX_COLUMNS])
-
-
-def _keys(line: bytes) -> tuple[str, ...]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(row)[:_MAX_COLUMNS] if isinstance(row, dict) else ()
-
-
-def _shortened(names: tuple[str, ...] | list[str]) -> str:
-    text = ", ".join(repr(name[:40])[1:-1] for name in names[:20]) or "none"
-    return text + (", ..." if len(names) > 20 else "")

@@ -77,10 +77,10 @@ class AddressColumn(_Part):
 
 
 class FlagsColumn(_Part):
-    """TCP flags: letters or a number; Zeek's history; Argus's state, such as ``FSPA_FSPA``."""
+    """TCP flags: letters or a number; hexadecimal without a mark; Zeek's history; Argus's state, ``FSPA_FSPA``."""
 
     column: Column
-    form: Literal["flags", "zeek_history", "argus_state"] = "flags"
+    form: Literal["flags", "hexadecimal", "zeek_history", "argus_state"] = "flags"
 
 
 class LabelColumn(_Part):
@@ -90,11 +90,19 @@ class LabelColumn(_Part):
     none: tuple[str, ...] = ()
 
 
+class OnlyRows(_Part):
+    """Which rows of a table are flows: those that have one of these texts in the column; others are not supported."""
+
+    column: Column
+    texts: tuple[str, ...] = Field(min_length=1)
+
+
 class TableMapping(_Part):
     """Where each field of a flow is in a table, and in which unit or form.
 
     A flow's times are two of `start`, `end` and `duration`, the duration taking precedence over the end; or one of the
-    first two, for flows of an instant. Packets and octets are those of the first direction and of the reverse one, or
+    first two, for flows of an instant. In JSON a column is a key, or ``a.b`` for the key b of the object under a; of a
+    list the first element counts. Packets and octets are those of the first direction and of the reverse one, or
     the totals of both. With `totals` only the octets of the first direction are needed beside them: the packets are
     then shared out as the octets are.
     """
@@ -118,20 +126,25 @@ class TableMapping(_Part):
     source_port: Column | None = None
     destination_port: Column | None = None
     # Where ICMP type and code are: type << 8 | code in the destination port; "8.0" there; type in the source port and
-    # code in the destination port; as Argus has it: so of ICMPv6, and of ICMPv4 code << 8 | type in the source port
-    icmp: Literal["destination_port", "dotted", "ports", "argus"] = "destination_port"
+    # code in the destination port; as Argus has it: so of ICMPv6, and of ICMPv4 code << 8 | type in the source port;
+    # in the columns icmp_type and icmp_code
+    icmp: Literal["destination_port", "dotted", "ports", "argus", "columns"] = "destination_port"
+    icmp_type: Column | None = None
+    icmp_code: Column | None = None
     packets: Column | None = None
     octets: Column | None = None
     reverse_packets: Column | None = None
     reverse_octets: Column | None = None
     total_packets: Column | None = None
     total_octets: Column | None = None
+    link_header_octets: int = Field(default=0, ge=0, le=256)  # that the octets of each packet count beside IP's
     tcp_flags: FlagsColumn | None = None
     reverse_tcp_flags: FlagsColumn | None = None
     next_hop: AddressColumn | None = None
     exporter: AddressColumn | None = None
     numbers: dict[str, Column] = {}
     label: LabelColumn | None = None
+    only: OnlyRows | None = None
     optional: tuple[Column, ...] = ()  # columns that a table may lack
 
     @field_validator("numbers")
@@ -160,6 +173,8 @@ class TableMapping(_Part):
             raise ValueError("total_packets and total_octets go together")
         if self.total_packets is not None and (self.reverse_packets or self.reverse_octets):
             raise ValueError("totals go with the octets of the first direction only")
+        if (self.icmp == "columns") != (self.icmp_type is not None and self.icmp_code is not None):
+            raise ValueError('icmp_type and icmp_code are needed with icmp = "columns", and only with it')
         return self
 
     def columns(self) -> frozenset[str]:
@@ -180,7 +195,10 @@ class TableMapping(_Part):
         for name in ("protocol", "source_port", "destination_port", "packets", "octets", "reverse_packets"):
             if (column := getattr(self, name)) is not None:
                 yield column
-        yield from (c for c in (self.reverse_octets, self.total_packets, self.total_octets) if c is not None)
+        others = (self.reverse_octets, self.total_packets, self.total_octets, self.icmp_type, self.icmp_code)
+        yield from (column for column in others if column is not None)
+        if self.only is not None:
+            yield self.only.column
         yield from self.numbers.values()
         if self.label is not None:
             yield from self.label.columns

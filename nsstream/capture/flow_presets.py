@@ -154,6 +154,34 @@ _ALL: Final[tuple[dict[str, Any], ...]] = (
         # Zeek leaves out of an object what it would write as "-".
         "optional": (*_ZEEK["optional"], "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes"),
     },
+    {
+        "name": "eve",
+        "description": "flow events of Suricata's eve.json",
+        "layout": "json",
+        "only": {"column": "event_type", "texts": ("flow",)},
+        "start": {"column": "flow.start", "unit": "iso"},
+        "end": {"column": "flow.end", "unit": "iso"},
+        "source_address": {"column": "src_ip"},
+        "destination_address": {"column": "dest_ip"},
+        "protocol": "proto",
+        "source_port": "src_port",
+        "destination_port": "dest_port",
+        "icmp": "columns",
+        "icmp_type": "icmp_type",
+        "icmp_code": "icmp_code",
+        "packets": "flow.pkts_toserver",
+        "octets": "flow.bytes_toserver",
+        "reverse_packets": "flow.pkts_toclient",
+        "reverse_octets": "flow.bytes_toclient",
+        "link_header_octets": 14,  # Suricata counts whole frames, and does not say of which link
+        "tcp_flags": {"column": "tcp.tcp_flags_ts", "form": "hexadecimal"},
+        "reverse_tcp_flags": {"column": "tcp.tcp_flags_tc", "form": "hexadecimal"},
+        "numbers": {"vlan_id": "vlan"},
+        "optional": (
+            *("src_port", "dest_port", "icmp_type", "icmp_code"),
+            *("tcp.tcp_flags_ts", "tcp.tcp_flags_tc", "vlan"),
+        ),
+    },
     _ARGUS
     | {
         "name": "binetflow",

@@ -2,7 +2,7 @@
 
 Reasons: ``bad_protocol``, ``bad_address`` (none, or of another version than the other's), ``bad_time`` (none, before
 1970 or after 2262), ``bad_port``, ``bad_count``, ``bad_flags``, ``bad_number`` (another column's), ``no_packets``; not
-supported: ``non_ip`` (ARP and its like), ``unknown_protocol``.
+supported: ``non_ip`` (ARP and its like), ``unknown_protocol``, ``other_record`` (one that is none of a flow).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from nsstream.trace.flows import TimeQuality
 _MAX_PORT: Final = 0xFFFF
 _MAX_COUNT: Final = 2**62  # so that no sum of two leaves 63 bits
 _MAX_NS: Final = 2**63 - 1
-_UNSUPPORTED: Final = ("non_ip", "unknown_protocol")
+_LEAST_IP_OCTETS: Final = 20
+_UNSUPPORTED: Final = ("non_ip", "unknown_protocol", "other_record")
 
 
 class _Fates:
@@ -60,6 +61,8 @@ def flow_columns(
     """The columns of the rows that are kept, in their order, and how many of those have a placeholder as an address."""
     fates = _Fates(n)
     columns: dict[str, NDArray[Any]] = {}
+    if mapping.only is not None:
+        fates.refuse("other_record", ~cells[mapping.only.column].is_one_of(mapping.only.texts))
     protocol = protocol_numbers(cells[mapping.protocol], mapping.protocol_prefix)
     fates.refuse("non_ip", protocol == NON_IP)
     fates.refuse("unknown_protocol", protocol == UNKNOWN_PROTOCOL)
@@ -181,6 +184,12 @@ def _put_ports(
             is_v4 = columns["protocol_identifier"] == ICMP
             kind, code = np.where(is_v4, kind & 0xFF, kind), np.where(is_v4, kind >> 8, code)
         icmp = ((kind & 0xFF) << 8 | (code & 0xFF)).astype(np.uint16)
+    elif mapping.icmp == "columns":
+        kind, code = (
+            np.zeros(n, np.int64) if name not in cells else whole_numbers(cells[name], mapping.missing, 255)[0]
+            for name in (mapping.icmp_type or "", mapping.icmp_code or "")
+        )
+        icmp = (kind << 8 | code).astype(np.uint16)
     elif mapping.icmp == "destination_port":
         icmp = ports["destination"].astype(np.uint16)
     columns["icmp_type_code"] = np.where(is_icmp, icmp, np.uint16(0))
@@ -209,9 +218,22 @@ def _put_counts(
         reverse_octets = np.maximum(total - octets, 0)
         reverse_packets = _shared_packets(packets, octets, reverse_octets)
         packets = packets - reverse_packets
+    if mapping.link_header_octets:
+        octets = _without_link_headers(octets, packets, mapping.link_header_octets)
+        reverse_octets = _without_link_headers(reverse_octets, reverse_packets, mapping.link_header_octets)
     fates.refuse("no_packets", (packets == 0) & (reverse_packets == 0))
     columns["packet_delta_count"], columns["octet_delta_count"] = packets, octets
     columns["reverse_packet_delta_count"], columns["reverse_octet_delta_count"] = reverse_packets, reverse_octets
+
+
+def _without_link_headers(
+    octets: NDArray[np.int64], packets: NDArray[np.int64], header_octets: int
+) -> NDArray[np.int64]:
+    """Octets of the IP datagrams alone; not below what their headers have, where there was no such link header."""
+    packets = np.minimum(packets, octets)  # so that no product leaves 63 bits
+    least = np.minimum(octets, _LEAST_IP_OCTETS * packets)
+    bare: NDArray[np.int64] = np.maximum(octets - header_octets * packets, least)
+    return bare
 
 
 def _shared_packets(
@@ -240,7 +262,7 @@ def _put_flags(
             continue
         forward, reverse, is_read = tcp_flags(cells[column.column], column)
         fates.refuse("bad_flags", ~is_read)
-        if column.form == "flags":
+        if column.form in ("flags", "hexadecimal"):
             columns[name] = forward  # as exported: some say the flags of what GRE or UDP carries
         else:
             columns[name] = np.where(is_tcp, forward, 0)

@@ -92,7 +92,9 @@ def _lines(batch: pa.Table, delimiter: str) -> bytes:
 def is_writable(mapping: TableMapping) -> bool:
     """Whether a table of this mapping can be written as it was."""
     forms = [part.form for part in (mapping.tcp_flags, mapping.reverse_tcp_flags) if part is not None]
-    return mapping.layout == "csv" and mapping.total_packets is None and not mapping.comment and set(forms) <= {"flags"}
+    is_simple = mapping.total_packets is None and mapping.only is None and not mapping.comment
+    is_bare = not mapping.link_header_octets and mapping.icmp != "columns"
+    return mapping.layout == "csv" and is_simple and is_bare and set(forms) <= {"flags"}
 
 
 def one_way(table: FlowTable) -> FlowTable:

@@ -5,6 +5,7 @@ All of them have few different values, so each is read once a batch however many
 
 from __future__ import annotations
 
+from string import hexdigits
 from typing import Final
 
 import numpy as np
@@ -41,7 +42,7 @@ def protocol_numbers(cells: Cells, prefix: str) -> NDArray[np.int64]:
 def tcp_flags(cells: Cells, column: FlagsColumn) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.bool_]]:
     """Flags of each row, those of the reverse direction (where the form tells them), and whether they could be read."""
     texts, which = cells.distinct()
-    read = {"flags": _flags, "zeek_history": _history, "argus_state": _state}[column.form]
+    read = {"flags": _flags, "hexadecimal": _hexadecimal, "zeek_history": _history, "argus_state": _state}[column.form]
     pairs = [read(text) for text in texts] or [(0, 0)]
     is_read = np.array([pair is not None for pair in pairs], np.bool_)[which]
     both = np.array([pair or (0, 0) for pair in pairs], np.uint16)[which].reshape(-1, 2)
@@ -111,6 +112,12 @@ def _flags(text: str) -> tuple[int, int] | None:
                 return None
             bits |= _BIT_OF_LETTER[letter]
     return bits, 0
+
+
+def _hexadecimal(text: str) -> tuple[int, int] | None:
+    if len(text) > 4 or not set(text) <= set(hexdigits):
+        return None
+    return int(text or "0", 16), 0
 
 
 def _history(text: str) -> tuple[int, int]:

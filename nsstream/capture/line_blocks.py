@@ -41,7 +41,9 @@ class LineBlocks:
                 lines = self.take_rest() + b"\n"
             else:
                 lines = self._whole_lines(octets, octets.rfind(b"\n") + 1)
-            if lines := self._tidy(lines):
+            lines, long_line_count = tidied(lines)
+            self.long_line_count += long_line_count
+            if lines:
                 return lines
         return b""
 
@@ -79,14 +81,15 @@ class LineBlocks:
             self._rest = b""
         return lines
 
-    def _tidy(self, lines: bytes) -> bytes:
-        if b"\r" in lines:
-            lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b" ")
-        octets = np.frombuffer(lines, np.uint8)
-        ends = np.flatnonzero(octets == _LINE_FEED)
-        lengths = np.diff(ends, prepend=-1) - 1
-        is_wanted = (lengths > 0) & (lengths <= MAX_LINE_BYTES)
-        if is_wanted.all():
-            return lines
-        self.long_line_count += int((lengths > MAX_LINE_BYTES).sum())
-        return octets[np.repeat(is_wanted, lengths + 1)].tobytes()
+
+def tidied(lines: bytes) -> tuple[bytes, int]:
+    """Whole lines as they are promised, and how many were too long."""
+    if b"\r" in lines:
+        lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b" ")
+    octets = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(octets == _LINE_FEED)
+    lengths = np.diff(ends, prepend=-1) - 1
+    is_wanted = (lengths > 0) & (lengths <= MAX_LINE_BYTES)
+    if is_wanted.all():
+        return lines, 0
+    return octets[np.repeat(is_wanted, lengths + 1)].tobytes(), int((lengths > MAX_LINE_BYTES).sum())

@@ -34,6 +34,7 @@ from nsstream.trace import FlowTable, PacketBatch
 IDLE_S: Final = 0.2
 DEFAULT_LATENESS_S: Final = 5.0
 EXPORT_LATENESS_S: Final = 120.0  # an exporter waits for its idle timeout (15 to 60 s are common), and fills a datagram
+SENSOR_LATENESS_S: Final = 660.0  # Suricata tells of a silent TCP flow after 600 s, Zeek after 300 s
 COLLECTOR_LATENESS_S: Final = 3600.0  # a collector keeps what came to it, of exporters with an active timeout, too
 UNORDERED_S: Final = 1e9  # rows come in any order
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from nsstream.capture import MeteredSource, open_source
-from nsstream.capture.source import UNORDERED_S, lateness_s_of
+from nsstream.capture.source import UNORDERED_S, HandsOver, lateness_s_of
 from nsstream.chunk import Chunk, ChunkLimits
 from nsstream.chunk.retention import Retention
 from nsstream.clock import Clock
+from nsstream.errors import InputError
 from nsstream.pipeline.channel import WhenFull
 from nsstream.pipeline.ingest_loop import AnySource, IngestLoop, IngestStatus
 from nsstream.pipeline.intake import Intake, IntakeConfig
@@ -40,20 +41,37 @@ class IngestPlan:
         if text == "-":
             return Path("/dev/stdin")
         for name in (text, text.partition(":")[2]):
-            if name and Path(name).exists():
+            if name and Path(name).exists() and not Path(name).is_socket():
                 return Path(name)
         return None
 
     @property
+    def follows(self) -> bool:
+        """Whether the source follows a file that grows and is rotated: so it does where it says how far it is in it."""
+        if self.place is None or not self.place.is_file():
+            return False
+        try:
+            return isinstance(open_source(self.source.input, **self.source.options), HandsOver)
+        except InputError:
+            return False
+
+    @property
     def is_live(self) -> bool:
         """Whether rows come as they happen."""
-        return self.place is None if self.source.live is None else self.source.live
+        if self.source.live is not None:
+            return self.source.live
+        return self.place is None or self.follows
 
     @property
     def identity(self) -> str:
-        """What makes the source the same after a restart: of a file its inode, of a folder its path, else its name."""
+        """What makes the source the same after a restart: of a file its inode, of a folder its path, else its name.
+
+        A file that is followed is no other one when it was rotated.
+        """
         text, place = self.source.input, self.place
-        if place is not None and place.is_dir():
+        if place is not None and self.follows:
+            identity = text
+        elif place is not None and place.is_dir():
             identity = f"{text.partition(':')[0]}:{place.resolve()}"
         elif place is None or not place.is_file():
             identity = text
@@ -120,13 +138,15 @@ class IngestPlan:
         listen: Callable[[IngestStatus], None] | None = None,
     ) -> IngestLoop:
         """What runs the source into the intake."""
-        rows = LIVE_QUEUE_ROWS if self.is_live else QUEUE_ROWS
+        follows = self.follows
+        is_pressed = self.is_live and not follows  # what is not taken now is gone
+        rows = LIVE_QUEUE_ROWS if is_pressed else QUEUE_ROWS
         return IngestLoop(
             source,
             intake,
-            when_full=WhenFull.DROP_NEWEST if self.is_live else WhenFull.BLOCK,
+            when_full=WhenFull.DROP_NEWEST if is_pressed else WhenFull.BLOCK,
             capacity_rows=self.chunks.queue_rows or rows,
             clock=clock,
-            skips_known=self.place is not None and self.place.is_file(),
+            skips_known=self.place is not None and self.place.is_file() and not follows,
             listen=listen,
         )

@@ -72,7 +72,8 @@ class SourceSection(Section):
     live: bool | None = Field(
         default=None,
         description="Whether rows come as they happen: then idle chunks close on the clock, and what the disk is too "
-        "slow for is dropped and counted. Without it, that is so but for files, folders and pipes.",
+        "slow for is dropped and counted, unless it waits in a file that is followed. Without it, that is so but for "
+        "files that are not followed, folders and pipes.",
     )
     at_end: Literal["restart", "stay", "drain"] | None = Field(
         default=None,

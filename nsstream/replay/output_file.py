@@ -1,8 +1,10 @@
 """OutputFile: a file that a run writes, whole under its name or not there at all.
 
 Promises: the path holds nothing until the file is whole and on disk: octets go to a temporary name in the same
-directory, which is linked to the path at the end. A file that exists is replaced only where that was asked for. A
-process that is killed leaves `.nsstream-*.part` behind; a full disk is one sentence, and leaves nothing.
+directory, or in another one of the same file system, which is linked to the path at the end; the file's time of change
+is then that of its end, by which tools that poll a directory know what is new. A file that exists is replaced only
+where that was asked for. A process that is killed leaves `.nsstream-*.part` behind; a full disk is one sentence, and
+leaves nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +21,17 @@ from nsstream.replay.sink import output_error
 
 
 class OutputFile:
-    """One file; `octet_count` is what was put so far."""
+    """One file; `octet_count` is what was put so far.
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    Args:
+        path: where it is once it is whole.
+        overwrite: whether a file of that name is replaced.
+        parts_in: a directory on the same file system for what is not whole; None: the file's own.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool, parts_in: Path | None = None) -> None:
         self.path = path
+        self._parts_in = parts_in or path.parent
         self.octet_count = 0
         self._replaces = overwrite
         self._descriptor: int | None = None
@@ -36,6 +45,7 @@ class OutputFile:
     def check(self) -> None:
         """Raise OutputError if the file could not be made now; leaves nothing behind."""
         check_directory(self.path.parent)
+        check_parts_directory(self._parts_in, self.path.parent)
         if os.path.lexists(self.path):
             if not self._replaces:
                 raise OutputError(f"{self.path}: exists already, and is not overwritten")
@@ -46,7 +56,7 @@ class OutputFile:
         """Make the temporary file."""
         self.check()
         try:
-            self._descriptor, name = tempfile.mkstemp(PART_SUFFIX, ".nsstream-", self.path.parent)
+            self._descriptor, name = tempfile.mkstemp(PART_SUFFIX, ".nsstream-", self._parts_in)
         except OSError as err:
             raise output_error(self.path, err) from err
         self._temporary = Path(name)
@@ -78,6 +88,7 @@ class OutputFile:
             raise ValueError("a file is closed once, after it was opened")
         try:
             os.fchmod(self._descriptor, 0o666 & ~_umask())
+            os.utime(self._descriptor)  # nothing may have been put for a while
             os.fsync(self._descriptor)
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
@@ -119,6 +130,15 @@ def check_directory(directory: Path) -> None:
         raise OutputError(f"{directory}: the directory does not exist")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise OutputError(f"{directory}: no permission to write in the directory")
+
+
+def check_parts_directory(parts_in: Path, directory: Path) -> None:
+    """Raise OutputError if files cannot be made there, and be moved from there into the directory."""
+    if parts_in == directory:
+        return
+    check_directory(parts_in)
+    if parts_in.stat().st_dev != directory.stat().st_dev:
+        raise OutputError(f"{parts_in}: is not on the file system of {directory}, so no file can be moved there whole")
 
 
 def _umask() -> int:

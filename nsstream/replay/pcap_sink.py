@@ -21,7 +21,7 @@ from pydantic import Field
 
 from nsstream.errors import OutputError
 from nsstream.replay.messages import AbsolutePath
-from nsstream.replay.output_file import OutputFile, check_directory
+from nsstream.replay.output_file import OutputFile, check_directory, check_parts_directory
 from nsstream.replay.sink import SinkContext, SinkSpec
 from nsstream.wire.pcap import RECORD_HEADER_BYTES, pcap_header, write_records
 from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
@@ -76,6 +76,7 @@ class PcapSinkSpec(SinkSpec):
     overwrite: bool = False
     rotate_s: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     rotate_bytes: Annotated[int, Field(ge=1024, le=1 << 50)] | None = None
+    parts_in: AbsolutePath | None = None
 
 
 class PcapSink:
@@ -87,6 +88,7 @@ class PcapSink:
         self.counters = {"frames": 0, "frames_written": 0, "frames_undone": 0, "octets": 0, "files": 0}
         self._path = Path(spec.path)
         self._overwrite = spec.overwrite
+        self._parts_in = None if spec.parts_in is None else Path(spec.parts_in)
         kind, self._compression = split_suffixes(self._path)
         self._suffixes = kind + self._compression
         is_pcap = kind == ".pcap"
@@ -109,8 +111,9 @@ class PcapSink:
         """Raise OutputError if the output could not be made now; leaves nothing behind."""
         if self._rotates:
             check_directory(self._path.parent)
+            check_parts_directory(self._parts_in or self._path.parent, self._path.parent)
         else:
-            OutputFile(self._path, overwrite=self._overwrite).check()
+            OutputFile(self._path, overwrite=self._overwrite, parts_in=self._parts_in).check()
 
     def open(self) -> None:
         """Make the temporary file, unless the first frame names it."""
@@ -190,7 +193,7 @@ class PcapSink:
         return max(stop - at, 1)
 
     def _begin(self, path: Path) -> None:
-        self._file = OutputFile(path, overwrite=self._overwrite)
+        self._file = OutputFile(path, overwrite=self._overwrite, parts_in=self._parts_in)
         self._file.open()
         self._compressor = COMPRESSORS[self._compression]()
         header = self._make_header()

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from made_exports import EXPORTER
 from made_traffic import made_table, octets_of
+from nsstream_plugins.ntop import NtopSource
 from test_sending_sinks import CASES as SENDING
 
 from nsstream.assemble import Assembler
@@ -185,7 +186,41 @@ def flows_of_csv(path: Path) -> Flows:
     )  # fmt: skip
 
 
+@dataclass
+class Subscriber:
+    """Somebody who subscribes as ntopng does, for each directory, and the flows that came."""
+
+    ports: dict[Path, int] = field(default_factory=dict)
+    tables: dict[Path, list[FlowTable]] = field(default_factory=dict)
+
+    def fields(self, directory: Path) -> dict[str, object]:
+        if directory not in self.ports:
+            with socket.socket() as chosen:
+                chosen.bind(("127.0.0.1", 0))
+                self.ports[directory] = chosen.getsockname()[1]
+        return {"kind": "ntop", "endpoint": f"tcp://127.0.0.1:{self.ports[directory]}", **TIMEOUTS}
+
+    @contextmanager
+    def reader(self, directory: Path) -> Iterator[None]:
+        came = self.tables[directory] = []
+        source = NtopSource(str(self.fields(directory)["endpoint"]))
+        source.open()
+
+        def read(is_over: threading.Event) -> None:
+            while (table := source.read_batch()) is not None and (len(table) or not is_over.is_set()):
+                came.append(table)
+            source.close()
+
+        with while_reading(read):
+            yield
+        assert source.tally.offered == source.tally.kept
+
+    def flows(self, directory: Path) -> Flows:
+        return flows_of(self.tables[directory])
+
+
 COLLECTOR = Collector()
+SUBSCRIBER = Subscriber()
 CASES = {
     "pcap": SinkCase(
         fields=lambda directory: {"kind": "pcap", "path": str(directory / "twin.pcap.gz")},
@@ -229,6 +264,14 @@ CASES = {
         received=COLLECTOR.flows,
         expected=metered(),
         reader=COLLECTOR.reader,
+    ),
+    "ntop": SinkCase(
+        fields=SUBSCRIBER.fields,
+        frames=FRAMES,
+        received=SUBSCRIBER.flows,
+        expected=metered(),
+        reader=SUBSCRIBER.reader,
+        waits=True,
     ),
 }
 

@@ -100,6 +100,42 @@ def test_nfdump_columns(tmp_path: Path) -> None:
     assert second["ip_next_hop_address"] == "::"
 
 
+def test_eve_columns(tmp_path: Path) -> None:
+    flows, _ = read_text(tmp_path, TABLES["eve"])
+    first, second = row(flows, 0), row(flows, 1)
+    assert ends_of(first) == ("192.0.2.1", 57656, "198.51.100.2", 443, 6)
+    assert counts_of(first) == (5, 400, 4, 300)  # less 14 octets of Ethernet a packet
+    assert first["flow_start_ns"] == 1_767_225_601_250_000_000
+    assert first["flow_end_ns"] - first["flow_start_ns"] == 1_500_000_000
+    assert first["tcp_control_bits"] == FIN | SYN | PSH | ACK
+    assert first["reverse_tcp_control_bits"] == SYN | PSH | ACK
+    assert first["vlan_id"] == 42
+    assert ends_of(second) == ("2001:db8::1", 0, "2001:db8::2", 0, 58)
+    assert counts_of(second) == (1, 104, 1, 104)
+    assert second["icmp_type_code"] == 128 << 8
+
+
+def test_other_events_of_eve_are_counted_and_the_preset_is_found_behind_them(tmp_path: Path) -> None:
+    flow = TABLES["eve"].splitlines()[0]
+    others = [
+        '{"timestamp":"2026-01-01T00:00:00.000000+0000","event_type":"stats","stats":{"uptime":8}}',
+        flow.replace('"event_type":"flow"', '"event_type":"alert"'),  # which has the flow so far
+        '{"event_type":["flow"],"flow":7,"src_ip":{}}',
+        '{"event_type":"flow"}',
+    ]
+    flows, tally = read_text(tmp_path, "\n".join([others[0], flow, *others[1:], "{cut"]) + "\n")
+    assert len(flows) == 1
+    assert tally.unsupported == {"other_record": 2}
+    assert tally.malformed == {"bad_protocol": 2, "bad_json": 1}
+
+
+def test_octets_without_link_headers_are_no_less_than_those_of_ip_headers(tmp_path: Path) -> None:
+    flow = TABLES["eve"].splitlines()[0]
+    for octets, left in ((150, 100), (90, 90), (10**17, 10**17 - 5 * 14), (0, 0)):
+        flows, _ = read_text(tmp_path, flow.replace('"bytes_toserver":470', f'"bytes_toserver":{octets}') + "\n")
+        assert flows.octet_delta_count[0] == left
+
+
 def test_nfdump_short_columns(tmp_path: Path) -> None:
     flows, _ = read_text(tmp_path, TABLES["nfdump_short"])
     first, second = row(flows, 0), row(flows, 1)

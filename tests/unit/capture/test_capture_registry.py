@@ -99,8 +99,8 @@ def test_path_is_read_by_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("site")
 def test_relative_path_with_a_colon_that_is_there_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("eve:1.pcap").write_bytes(pcap_header())
-    assert isinstance(open_source("eve:1.pcap"), PcapFileSource)
+    Path("day:1.pcap").write_bytes(pcap_header())
+    assert isinstance(open_source("day:1.pcap"), PcapFileSource)
 
 
 @pytest.mark.usefixtures("site")
