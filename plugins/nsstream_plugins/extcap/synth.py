@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from argparse import Namespace
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +23,9 @@ from nsstream_plugins.extcap.controls import INITIALIZED as INITIAL
 from nsstream_plugins.extcap.controls import SET, Message
 from nsstream_plugins.extcap.frame_filter import FrameFilter
 from nsstream_plugins.extcap.live_sink import LiveSink
+from nsstream_plugins.lab import LAB
 
 LONGEST_DATAGRAM: Final = 65_535  # a recording is shown as it is; nothing is sent, so no MTU limits it
-LAB: Final = files("nsstream_daemon") / "data" / "lab.pcap.xz"
 
 
 class Synth:

@@ -196,8 +196,9 @@ def test_a_capture_whose_starter_is_killed_before_anybody_reads_ends(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     script = (
         "import os, subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-P', '-m', 'nsstream_plugins.extcap', 'nsstream-synth', '--capture',"
-        "'--extcap-interface', 'nsstream-synth', '--fifo', sys.argv[1]], stdout=sys.stderr)\n"
+        "command = [sys.executable, '-P', '-m', 'nsstream_plugins.extcap', 'nsstream-synth', '--capture']\n"
+        "command += ['--extcap-interface', 'nsstream-synth', '--fifo', sys.argv[1]]\n"
+        "child = subprocess.Popen(command, stdout=sys.stderr)\n"
         "print(child.pid, flush=True)\n"
         "import time; time.sleep(600)\n"
     )
