@@ -201,7 +201,8 @@ exec "$2" -P -c "$3" "$@"
 
 INSTALL_AND_REMOVE = """
 import os, stat, subprocess, sys
-uppers, names = sys.argv[2], sys.argv[5:]
+uppers, names = sys.argv[1], sys.argv[4:]
+assert names
 def directories():
     found = {}
     for top in ("/usr", "/etc", "/var"):
