@@ -26,6 +26,7 @@ from nsstream_daemon import (
     replay_commands,
     service_commands,
     subscribe_command,
+    testbed_commands,
     twin_commands,
 )
 
@@ -52,6 +53,7 @@ replay_commands.send_app.command("hello")(subscribe_command.hello)
 replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)
 app.add_typer(ctl_commands.ctl_app, name="ctl")
 app.add_typer(replay_commands.send_app, name="send")
+app.add_typer(testbed_commands.testbed_app, name="testbed")
 app.add_typer(keys_commands.keys_app, name="keys")
 
 
