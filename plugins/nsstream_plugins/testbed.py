@@ -115,7 +115,8 @@ def write_scenario(
         told = {"format": FORMAT, "version": VERSION, **asdict(scenario)}
         (made / SCENARIO).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         script = made / SCRIPT
-        script.write_text(f'#!/bin/sh\ncd "$(dirname -- "$0")" && exec {shlex.join(_command(scenario))} "$@"\n')
+        words = shlex.join(_command(scenario)[:-1])
+        script.write_text(f'#!/bin/sh\ncd "$(dirname -- "$0")" && exec {words} "$@" {TWIN}\n')
         script.chmod(0o755)
         made.chmod(0o755)
         made.rename(directory)
