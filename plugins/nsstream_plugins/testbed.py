@@ -213,8 +213,15 @@ def _draw(
         raise InputError("nothing of the twin is left to send")
     (made / CACHE).write_bytes(cache_file(np.concatenate(sides), "nsstream testbed"))
     return Scenario(
-        *interfaces, *packets, *octets, duration_s=(last_ns - first_ns) * 1e-9, longest_frame=longest
-    )  # fmt: skip
+        client_interface=interfaces[0],
+        server_interface=interfaces[1],
+        client_packets=packets[0],
+        server_packets=packets[1],
+        client_octets=octets[0],
+        server_octets=octets[1],
+        duration_s=(last_ns - first_ns) * 1e-9,
+        longest_frame=longest,
+    )
 
 
 def _command(scenario: Scenario) -> list[str]:
