@@ -23,10 +23,12 @@ from nsstream_daemon import (
     install_command,
     keys_commands,
     part_commands,
+    plugin_commands,
     replay_commands,
     service_commands,
     state_commands,
     subscribe_command,
+    testbed_commands,
     twin_commands,
 )
 
@@ -52,10 +54,12 @@ app.command("draw")(part_commands.draw)
 app.command("replay")(replay_commands.replay)
 app.command("bench", context_settings={"allow_interspersed_args": False})(bench_command.bench)
 app.add_typer(part_commands.chunk_app, name="chunk")
+app.add_typer(plugin_commands.plugin_app, name="plugin")
 replay_commands.send_app.command("hello")(subscribe_command.hello)
 replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)
 app.add_typer(ctl_commands.ctl_app, name="ctl")
 app.add_typer(replay_commands.send_app, name="send")
+app.add_typer(testbed_commands.testbed_app, name="testbed")
 app.add_typer(keys_commands.keys_app, name="keys")
 
 

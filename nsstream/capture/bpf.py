@@ -21,10 +21,14 @@ import socket
 import struct
 import subprocess
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Final, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nsstream.errors import InputError
+from nsstream.wire.filter_machine import accepted, check_program
 from nsstream.wire.link import LINUX_SLL
 
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
@@ -66,7 +70,7 @@ class Instruction:
     k: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FilterProgram:
     """A classic BPF program; what it returns is how many octets of a frame to keep."""
 
@@ -76,6 +80,18 @@ class FilterProgram:
     def accept_all(cls, snaplen: int) -> Self:
         """Keep the first `snaplen` octets of every frame; 0: no frame."""
         return cls((Instruction(_RET_K, 0, 0, snaplen),))
+
+    def run_over(
+        self, octets: NDArray[np.uint8], offset: NDArray[np.int64], wire_length: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which of m frames in memory pass; frame i is ``octets[offset[i]:offset[i + 1]]``, `wire_length` (m,)."""
+        return accepted(self._words, octets, offset, wire_length)
+
+    @cached_property
+    def _words(self) -> NDArray[np.int64]:
+        words = np.array([(i.code, i.jump_true, i.jump_false, i.k) for i in self.instructions], np.int64).reshape(-1, 4)
+        check_program(words)
+        return words
 
     def attach_to(self, sock: socket.socket) -> None:
         """Attach to a socket, in place of what was attached.

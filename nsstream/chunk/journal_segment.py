@@ -77,7 +77,14 @@ def read_messages(path: Path) -> Iterator[tuple[Rows, dict[str, Any], int]]:
         if not os.fstat(file.fileno()).st_size:
             return
         octets = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    source = pa.BufferReader(pa.py_buffer(octets))
+    for rows, told, end in messages_in(pa.py_buffer(octets)):
+        yield rows, told, end
+        octets.madvise(mmap.MADV_DONTNEED)
+
+
+def messages_in(octets: pa.Buffer) -> Iterator[tuple[Rows, dict[str, Any], int]]:
+    """As `read_messages`, of octets that begin with a schema."""
+    source = pa.BufferReader(octets)
     try:
         reader = pa.ipc.open_stream(source)
         kind = Kind((reader.schema.metadata or {}).get(b"kind", b"").decode())
@@ -88,7 +95,6 @@ def read_messages(path: Path) -> Iterator[tuple[Rows, dict[str, Any], int]]:
                 return
             told = json.loads(metadata[b"told"])
             yield rows_of_batch(batch, kind, tuple(told["label_names"])), told, source.tell()
-            octets.madvise(mmap.MADV_DONTNEED)
     except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return
 

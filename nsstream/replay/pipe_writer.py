@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nsstream.errors import OutputError
 from nsstream.replay.sink import POLL_INTERVAL_S, output_error
@@ -38,15 +39,19 @@ class PipeWriter:
         self._is_stopped = is_stopped
         self._descriptor: int | None = None
 
-    def begin(self, descriptor: int) -> None:
-        """Take the descriptor, and write the file header."""
+    def begin(self, descriptor: int, *, has_header: bool = False) -> None:
+        """Take the descriptor, and write the file header unless it is written."""
         self._descriptor = descriptor
-        self._put(pcap_header())
+        if not has_header:
+            self._put(pcap_header())
 
-    def write(self, frames: Frames) -> None:
-        """Write frames as records; waits where the reader is slow. Raises OutputError."""
+    def write(self, frames: Frames, wire_length: NDArray[np.int64] | None = None) -> None:
+        """Write frames as records; waits where the reader is slow. Raises OutputError.
+
+        `wire_length` (m,) is how long frames were of which only the beginning is there; None: they are whole.
+        """
         written = 0
-        records = memoryview(write_records(frames.observation_time_ns, frames.offset, frames.octets))
+        records = memoryview(write_records(frames.observation_time_ns, frames.offset, frames.octets, wire_length))
         self.counters["frames"] += len(frames)
         self.counters["frames_failed"] += len(frames)
         try:

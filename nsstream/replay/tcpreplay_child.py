@@ -59,6 +59,13 @@ def parse_summary(text: bytes) -> dict[str, int] | None:
     return {name: int(counts[-1][:18]) if counts else 0 for name, counts in found.items()}
 
 
+def sum_summaries(text: bytes) -> dict[str, int] | None:
+    """The counts of tcpreplay's summaries of all its interfaces, added up; None if there is none."""
+    parts = [parse_summary(part) for part in text.split(b"Statistics for network device:")]
+    found = [part for part in parts if part is not None]
+    return {name: sum(part[name] for part in found) for name in found[0]} if found else None
+
+
 class TcpreplayChild:
     """One run of tcpreplay, fed through its standard input, or reading a file that it was given.
 

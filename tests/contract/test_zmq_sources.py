@@ -14,7 +14,7 @@ import pytest
 import zmq
 from made_netflow import data_set, ipfix, template_set
 from nsstream_plugins.ntop import NtopSource
-from nsstream_plugins.pmacct import PmacctTeeSource
+from nsstream_plugins.pmacct_tee import PmacctTeeSource
 
 from nsstream.capture.contract import RULES, SourceCase, check_refusal
 from nsstream.capture.source import Source

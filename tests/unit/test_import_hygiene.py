@@ -42,3 +42,14 @@ def test_the_help_loads_nothing_that_takes_long() -> None:
 
 def test_the_score_loads_scikit_learn_only_to_detect() -> None:
     assert not _loaded_after("import nsstream.score") & {"sklearn", "rich"}  # numba itself loads scipy
+
+
+def test_an_extcap_that_is_only_asked_what_there_is_loads_nothing() -> None:
+    bare = _loaded_after("")
+    asked = (["--extcap-interfaces", "--extcap-version=4.0"], ["--extcap-dlts", "--extcap-interface", "nsstream-synth"],
+             ["--extcap-config", "--extcap-interface", "nsstream-synth"])  # fmt: skip
+    for arguments in asked:
+        loaded = _loaded_after(
+            f"from nsstream_plugins.extcap.__main__ import main\nassert main(['nsstream-synth', *{arguments}]) == 0"
+        )
+        assert loaded - bare == {"__future__", "nsstream_plugins"}

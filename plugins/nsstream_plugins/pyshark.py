@@ -1,0 +1,68 @@
+"""pyshark in notebooks: twins as pyshark's packets, and a pyshark capture that feeds a daemon.
+
+    from nsstream_plugins.pyshark import feed_from, twins
+
+    for packet in twins(count=100): print(packet.highest_layer)
+
+    capture = pyshark.LiveCapture("eth0", include_raw=True, use_json=True)
+    feed_from(capture, "/run/tap")                          # nsstream ingest fifo:/run/tap --state STATE
+
+pyshark takes some hundred packets a second (`bench/plugins.py`): for a look, not for a load.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyshark
+
+from nsstream.errors import InputError
+from nsstream_plugins.notebook import SNAPLEN, FrameFeed, Where, frames
+
+__all__ = ["feed_from", "twins"]
+
+
+def twins(
+    of: Where | Sequence[Where] | None = None,
+    *,
+    count: int,
+    seed: int = 0,
+    services: Sequence[str] | None = None,
+    hosts: Sequence[str] | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """A twin's packets, dissected by tshark; `options` are those of `pyshark.FileCapture`, the rest `notebook.frames`'.
+
+    They pass through a temporary file, so say how many.
+    """
+    with tempfile.TemporaryDirectory(prefix="nsstream-") as directory:
+        path = Path(directory) / "twin.pcap"
+        with FrameFeed(path, snaplen=262_144) as feed:
+            for time_ns, octets in frames(of, seed=seed, count=count, services=services, hosts=hosts):
+                feed.write(time_ns, octets)
+        capture = pyshark.FileCapture(str(path), keep_packets=False, **options)
+        try:
+            yield from capture
+        finally:
+            capture.close()
+
+
+def feed_from(capture: Iterable[Any], path: Where, *, count: int | None = None, snaplen: int = SNAPLEN) -> int:
+    """Hand a capture's packets on until it ends, or so many; how many. Raises NsstreamError.
+
+    The capture must have been made with ``include_raw=True, use_json=True``, and be of Ethernet.
+    """
+    with FrameFeed(path, snaplen) as feed:
+        for packet in capture:
+            if "FRAME_RAW" not in packet:
+                raise InputError("make the capture with include_raw=True, use_json=True")
+            octets = packet.get_raw_packet()
+            whole, _, fraction = packet.sniff_timestamp.partition(".")
+            time_ns = int(whole) * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
+            feed.write(time_ns, octets, int(packet.length))
+            if feed.count == count:
+                break
+        return feed.count
