@@ -1,7 +1,8 @@
 """A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
 
 QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
-taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``.
+taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``, and
+leaves what GPUs it sees in ``gpu``.
 """
 
 import json
@@ -32,6 +33,7 @@ def say(step: int) -> None:
 
 say(0)
 (quick / "pid").write_text(str(os.getpid()))
+(quick / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 if is_told("stuck"):
     time.sleep(3600)
 if is_told("leak"):
