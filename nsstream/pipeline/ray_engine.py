@@ -68,8 +68,6 @@ class RayEngine:
                 cancelled=cancelled, limit_s=limit_s, silence_s=errand.silence_s + TRAVEL_S, leash=leash,
             )  # fmt: skip
         except ChildFailedError as err:
-            if (
-                err.kind is Failure.DIED and not err.is_told
-            ):  # the courier itself: Ray's client ends its process where it loses the cluster
+            if err.kind is Failure.DIED and not err.is_told:  # the courier did: where it loses the cluster, Ray ends it
                 raise ChildFailedError(f"the connection to {settings.address} was lost: {err}", Failure.LOST) from err
             raise
