@@ -17,6 +17,7 @@ from nsstream.pipeline.service_config import (
     ChunksSection,
     ControlSection,
     GateSection,
+    RaySection,
     Section,
     ServiceConfig,
     SourceSection,
@@ -30,6 +31,7 @@ SECTIONS: Final[tuple[tuple[str, type[Section]], ...]] = (
     ("[chunks]", ChunksSection),
     ("[training]", TrainingSection),
     ("[[training.workers]]", WorkerSection),
+    ("[ray]", RaySection),
     ("[gate]", GateSection),
     ("[control]", ControlSection),
 )

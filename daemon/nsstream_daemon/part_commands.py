@@ -115,7 +115,7 @@ def unpin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
 
 
 def train(
-    chunk: Annotated[Path, typer.Argument(help="A chunk file: STATE/chunks/ID.arrow.")],
+    chunks: Annotated[list[Path], typer.Argument(help="A chunk file, STATE/chunks/ID.arrow; or several, by start.")],
     models: Annotated[Path, typer.Option("--output", "-o", help="Folder of models; the new one is made in it.")],
     parent: Annotated[Path | None, typer.Option("--from", help="The model to start from; none: from nothing.")] = None,
     budget: Budget = None,
@@ -125,8 +125,15 @@ def train(
     ipv4_range: Ipv4Range = "10.0.0.0/8",
     ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
+    turns: Annotated[int, typer.Option(min=1, max=1000, help="Of several chunks: how often weights are averaged.")] = 4,
+    ray: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of several chunks: the Ray cluster to use.")
+    ] = None,
 ) -> None:
-    """Train a model on one chunk (budget: 2m, unless --steps is given).
+    """Train a model on one chunk (budget: 2m, unless --steps is given), or on several at once (--steps a turn).
+
+    Of several chunks, each is learned by a worker of its own, on this machine or on a Ray cluster, and the weights are
+    averaged after each turn; the result is a seed like any other.
 
     The key of the address map is the file address.key beside the folder of models, as in a state directory; it is made
     if it is missing.
@@ -136,14 +143,25 @@ def train(
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
     from nsstream.pipeline import parse_duration_s
-    from nsstream.pipeline.by_hand import train_chunk
+    from nsstream.pipeline.by_hand import train_chunk, train_chunks
     from nsstream_daemon.progress_view import ProgressView
 
+    if len(chunks) > 1 or ray is not None:
+        if steps is None or budget is not None or parent is not None or model != "autoregressive":
+            raise InputError("several chunks are learned from nothing, by --steps, by the default model")
+        with ProgressView(Console(stderr=True)) as view:
+            checkpoint = train_chunks(
+                chunks, models, turns=turns, steps=steps, seed=secrets.randbelow(2**31) if seed is None else seed,
+                new_key=address_key(seed), cores=cores, ray=ray, listen=view, clock=SystemClock(),
+                ranges=(ipv4_range, ipv6_range),
+            )  # fmt: skip
+        Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
+        return
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
     with ProgressView(Console(stderr=True)) as view:
         checkpoint = train_chunk(
-            chunk,
+            chunks[0],
             models,
             parent=parent,
             budget_s=None if steps is not None else parse_duration_s(budget or "2m"),

@@ -40,6 +40,7 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
 
     A socket that the service manager passes in (``netflow:@``) is there for the service alone (`has_sockets`).
     """
+    import importlib.util
     import os
 
     from nsstream.clock import SystemClock
@@ -54,6 +55,8 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
             IngestPlan(loaded.source, loaded.chunks).new_source(SystemClock())
     except InputError as err:
         raise InputError(f"{config}: source.input = {loaded.source.input!r}: {err}") from err
+    if loaded.training.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise InputError(f"{config}: training.engine = 'ray': Ray is not installed; pip install 'nsstream[ray]'")
     there = os.sched_getaffinity(0)
     for at, worker in enumerate(loaded.training.workers):
         if missing := sorted(set(worker.cores) - there):

@@ -31,6 +31,7 @@ from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.job_runner import JUDGE
 from nsstream.pipeline.ledger import FILE, Ledger
 from nsstream.pipeline.promoter import model_as_dict
+from nsstream.pipeline.ray_engine import RayEngine
 from nsstream.pipeline.scheduler import Scheduler
 from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.pipeline.training import WORKER
@@ -163,6 +164,7 @@ class Supervisor:
         self.scheduler = Scheduler(
             config.state, ledger, config.training, config.gate, address_map, self._clock,
             on_death=self._on_death, worker=self._programs[0], judge=self._programs[1],
+            engine=RayEngine(config.ray) if config.training.engine == "ray" else None,
         )  # fmt: skip
         self.capture = CapturePart(
             IngestPlan(config.source, config.chunks), config.state, self._clock,

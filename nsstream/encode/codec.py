@@ -10,6 +10,7 @@ A codec fitted with a parent keeps the parent's slots, so that the parent's weig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import numpy as np
@@ -103,25 +104,38 @@ class Codec:
         return (self.last_ns + 1 - self.first_ns) / SLICES
 
     @classmethod
-    def fit(cls, table: ConversationTable, start_ns: int, end_ns: int, parent: Self | None = None) -> Self:
-        """Fit on a chunk's conversations (addresses mapped already, sorted by start)."""
+    def fit(
+        cls,
+        table: ConversationTable,
+        start_ns: int,
+        end_ns: int,
+        parent: Self | None = None,
+        *,
+        is_closed: bool = False,
+    ) -> Self:
+        """Fit on a chunk's conversations (addresses mapped already, sorted by start).
+
+        With a parent, what its slots hold stays there; if `is_closed`, they hold nothing else, so that weights learned
+        on several chunks mean the same (`train.parallel`).
+        """
+        vocabulary = partial(Vocabulary.fit, is_closed=is_closed)
         first = table.observation_time_ns[table.packet_offset[:-1]]
         first_ns, last_ns = int(table.observation_time_ns.min()), int(table.observation_time_ns.max())
         held: dict[str, Vocabulary | None] = {name: getattr(parent, name, None) for name in VOCABULARIES}
         hosts = np.concatenate([host_values(table, 0), host_values(table, 1)])
         are_few = len(np.unique(hosts, axis=0)) <= HOST_SLOTS
-        host = Vocabulary.fit(hosts, HOST_SLOTS, least=1 if are_few else 2, parent=held["host"])
+        host = vocabulary(hosts, HOST_SLOTS, least=1 if are_few else 2, parent=held["host"])
         services = service_values(table)
         common = Vocabulary.fit(services, SERVICE_SLOTS - 32, least=2)
         services[common.tokens(services) < 0, 3] = RARE_PORT
         ports = table.initiator_port[:, None].astype(np.int64)
         is_named = (np.bincount(ports[:, 0])[ports[:, 0]] >= max(4, len(ports) // 500)) | (ports[:, 0] < 1024)
-        port = Vocabulary.fit(ports[is_named], PORT_SLOTS, parent=held["port"])
+        port = vocabulary(ports[is_named], PORT_SLOTS, parent=held["port"])
         sizes = table.ip_total_length[:, None].astype(np.int64)
         within = np.ones(len(sizes), bool)
         within[table.packet_offset[:-1]] = False
         kinds = kind_values(table)
-        kind = Vocabulary.fit(kinds, KIND_SLOTS, parent=held["kind"])
+        kind = vocabulary(kinds, KIND_SLOTS, parent=held["kind"])
         said = kind.nearest(kinds, exact=2)
         since_any, since_own = gaps_of(table)
         own_clock = measure_clocks(said, since_any, since_own, KIND_SLOTS)
@@ -130,10 +144,10 @@ class Codec:
             own_clock = np.where(knows, parent.own_clock, own_clock)
         by_own = own_clock[said] & (since_own >= 0)
         gap_ns = np.where(by_own, since_own, since_any)
-        size = Vocabulary.fit(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
-        service = Vocabulary.fit(services, SERVICE_SLOTS, parent=held["service"])
+        size = vocabulary(sizes, SIZE_SLOTS, least=max(3, len(sizes) // 4000), parent=held["size"])
+        service = vocabulary(services, SERVICE_SLOTS, parent=held["service"])
         where = slice_of(first, first_ns, last_ns)
-        ttl = Vocabulary.fit(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"])
+        ttl = vocabulary(ttl_values(table), ATTRIBUTES["ttl"], parent=held["ttl"])
         tokens = host.tokens(hosts)
         tokens = np.where(tokens >= 0, tokens, np.where(hosts[:, 0] == 6, RARE_IPV6, RARE_IPV4))
         urns = Urns.fit(
@@ -161,7 +175,7 @@ class Codec:
             port=port,
             port_blocks=np.bincount(ports[port.tokens(ports) < 0, 0] // BLOCK_PORTS, minlength=PORT_BLOCKS),
             ttl=ttl,
-            marking=Vocabulary.fit(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
+            marking=vocabulary(marking_values(table), ATTRIBUTES["marking"], parent=held["marking"]),
             kind=kind,
             size=size,
             start_gap=Bins.fit(START_GAP_GRID, start_gaps(first, first_ns, last_ns)),

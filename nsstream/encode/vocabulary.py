@@ -43,11 +43,19 @@ class Vocabulary:
     counts: tuple[int, ...]
 
     @classmethod
-    def fit(cls, values: NDArray[np.int64], capacity: int, least: int = 1, parent: Self | None = None) -> Self:
+    def fit(
+        cls,
+        values: NDArray[np.int64],
+        capacity: int,
+        least: int = 1,
+        parent: Self | None = None,
+        *,
+        is_closed: bool = False,
+    ) -> Self:
         """Give slots to the most frequent rows of `values` (n, k) that occur at least `least` times.
 
-        With a parent of the same capacity, values keep the slots they had. Ties go to the smaller value, so that the
-        same rows in any order give the same vocabulary.
+        With a parent of the same capacity, values keep the slots they had; if `is_closed`, no others get one. Ties go
+        to the smaller value, so that the same rows in any order give the same vocabulary.
         """
         distinct, _, counts = distinct_rows(values)
         rank = np.argsort(-counts, kind="stable")
@@ -56,7 +64,7 @@ class Vocabulary:
         if len(slots) != capacity:
             raise ValueError(f"a parent of the same capacity is needed: {capacity}, got {len(slots)}")
         held = {value for value in slots if value is not None}
-        newcomers = [value for value in wanted if value not in held]
+        newcomers = [] if is_closed else [value for value in wanted if value not in held]
         free = [i for i, v in enumerate(slots) if v is None] + [
             i for i, v in enumerate(slots) if v is not None and v not in wanted
         ]

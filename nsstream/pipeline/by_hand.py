@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import is_writable, preset_columns
 from nsstream.chunk import Kind, read_chunk
@@ -15,10 +17,14 @@ from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, StateError
 from nsstream.pipeline.address_keys import key_beside
+from nsstream.pipeline.engine import Engine, LocalEngine
 from nsstream.pipeline.flow_twin import check_flow_model, draw_flows
 from nsstream.pipeline.outputs import check_output, publish, staging
+from nsstream.pipeline.parallel_seed import ParallelSeed, train_parallel_seed
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
+from nsstream.pipeline.ray_engine import RayEngine
+from nsstream.pipeline.service_config import RaySection, WorkerSection
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, train_one
 from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoint
 
@@ -71,6 +77,35 @@ def train_chunk(
         model=model,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
+
+
+def train_chunks(
+    chunks: Sequence[Path],
+    models: Path,
+    *,
+    turns: int,
+    steps: int,
+    seed: int,
+    new_key: bytes,
+    cores: int,
+    ray: str | None,
+    listen: Listener,
+    clock: Clock,
+    ranges: tuple[str, str] = ("10.0.0.0/8", "fd00::/8"),
+) -> Path:
+    """Train a seed on several chunk files at once, `cores` of them at a time, or all of them on the cluster at `ray`.
+
+    The address key is as of `train_chunk`. Raises as `train_parallel_seed`.
+    """
+    address_map = AddressMap(key_beside(models, new_key), *ranges)
+    plan = ParallelSeed(tuple(chunks), turns, steps, seed, address_map)
+    engine: Engine = LocalEngine((WorkerSection(),) * cores)
+    if ray is not None:
+        try:
+            engine = RayEngine(RaySection(address=ray, jobs=min(len(chunks), 64)))
+        except ValidationError as err:
+            raise InputError(f"{ray!r} is no HOST:PORT") from err
+    return train_parallel_seed(plan, models, engine, listen, _stopwatch_s(clock))
 
 
 def draw_models(

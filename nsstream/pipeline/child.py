@@ -3,7 +3,8 @@
 A child reads one JSON job on its standard input and writes JSON lines on its standard output. It fails by an ``error``
 line, by its exit status, by ending without ``done``, by taking too long or too much memory, or by silence: a child that
 says nothing for too long is killed. A child on a `Leash` has niceness and processors of its own, none of the ambient
-capabilities that a service manager gave us, and dies with us even where we are killed.
+capabilities that a service manager gave us, and dies with us even where we are killed. One that passes on what became
+of a job elsewhere names a `Failure` in its ``error`` line.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ class Failure(StrEnum):
     STUCK = "stuck"  # it said nothing for too long
     TIME = "time"  # it took too long
     MEMORY = "memory"  # it took too much
+    LOST = "lost"  # the machine that it ran on went away, or the connection to it
+    UNREACHABLE = "unreachable"  # there was no machine to run on
 
 
 class ChildFailedError(Exception):
-    """A child did not do its job; the message is a clause that says why."""
+    """A child did not do its job; the message is a clause that says why, in its own words if `is_told`."""
 
-    def __init__(self, message: str, kind: Failure = Failure.DIED) -> None:
+    def __init__(self, message: str, kind: Failure = Failure.DIED, *, is_told: bool = False) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.is_told = kind, is_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def run_job(
         for line in _lines(child, cancelled, limit_s=limit_s, silence_s=silence_s, most_octets=most_octets):
             message = _parse(line)
             if message.get("event") == "error":
-                raise ChildFailedError(str(message.get("message")), Failure.ERROR)
+                raise ChildFailedError(str(message.get("message")), _kind_of(message), is_told=True)
             if message.get("event") == "done":
                 done = message
             else:
@@ -234,6 +237,14 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ChildFailedError(f"it wrote {line[:80]!r}, which is not a JSON object")
     return message
+
+
+def _kind_of(error: Mapping[str, Any]) -> Failure:
+    """What an ``error`` line says it is; one that passes on another's failure names its kind."""
+    try:
+        return Failure(error.get("kind", Failure.ERROR))
+    except ValueError:
+        return Failure.ERROR
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

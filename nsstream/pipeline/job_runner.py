@@ -1,4 +1,4 @@
-"""JobRunner: one job by child processes: what it learns is gathered, a worker trains, a judge measures.
+"""JobRunner: one job by processes of an engine: what it learns is gathered, a worker trains, a judge measures.
 
 A job's checkpoint is made in a folder of its own, ``work/job-<id>``; the scheduler gives it its place. So a job whose
 process died is gone on with where its checkpoint is whole, and begun anew where it is not.
@@ -10,8 +10,8 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -20,16 +20,15 @@ from nsstream.chunk import ChunkStore
 from nsstream.chunk.interval import id_of
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import StateError
-from nsstream.pipeline.child import Leash, run_job
+from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.service_config import TrainingSection, WorkerSection
-from nsstream.pipeline.training import WORKER, TrainJob
+from nsstream.pipeline.training import WORKER, TrainJob, address_map_as_dict
 from nsstream.pipeline.training_queue import Job
 
 JUDGE: Final = (sys.executable, "-m", "nsstream.pipeline.judge_worker")
 JUDGE_LIMIT_S: Final = 600.0
-Heard = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,7 @@ class JobRunner:
     cancelled: Event
     worker: Sequence[str] = WORKER
     judge: Sequence[str] = JUDGE
+    engine: Engine = field(default_factory=LocalEngine)
 
     @property
     def models(self) -> Path:
@@ -112,7 +112,7 @@ class JobRunner:
             seed=material.seed,
             budget_s=budget_s,
             steps=steps,
-            threads=max(1, len(place.cores)),
+            threads=self.engine.threads(place),
             address_map=self.address_map,
         )
         limit_s = training.time_limit_s
@@ -138,13 +138,9 @@ class JobRunner:
             "candidate": str(candidate),
             "parent": str(parent) if parent else None,
             "seed": material.seed,
-            "threads": max(1, len(place.cores)),
+            "threads": self.engine.threads(place),
             "drawn_conversations": drawn_conversations,
-            "address_map": {
-                "key_hex": self.address_map.key.hex(),
-                "ipv4_range": self.address_map.ipv4_range,
-                "ipv6_range": self.address_map.ipv6_range,
-            },
+            "address_map": address_map_as_dict(self.address_map),
         }
         done = self._run(self.judge, told, heard, training, place, JUDGE_LIMIT_S + training.silence_s)
         figures: dict[str, Any] = done["figures"]
@@ -178,11 +174,8 @@ class JobRunner:
         place: WorkerSection,
         limit_s: float | None,
     ) -> dict[str, Any]:
-        environment = {"CUDA_VISIBLE_DEVICES": place.gpu or ""}
-        leash = Leash(place.cores, training.nice, environment, training.memory_octets)
-        return run_job(
-            command, told, heard, cancelled=self.cancelled, limit_s=limit_s, silence_s=training.silence_s, leash=leash
-        )
+        errand = Errand(command, told, limit_s, training.silence_s, training.memory_octets, training.nice)
+        return self.engine.run(errand, place, heard, cancelled=self.cancelled)
 
 
 def manifest_of(checkpoint: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ process.
 Rules: (1) a job's checkpoint is made in a folder of its own, ``work/job-<id>``, and moves to ``models`` once it is
 judged; so a job whose process died is gone on with, or begun anew, and never leaves two models; (2) the ledger says
 what is promoted, and the mark follows; (3) a fault of a worker is counted by kind and costs an attempt, our own stop
-costs none; (4) while there is no seed, one place alone trains.
+and the loss of a machine cost none; (4) while there is no seed, one place alone trains.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import NsstreamError, OutputError, StateError
-from nsstream.pipeline.child import CancelledError, ChildFailedError
+from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure
 from nsstream.pipeline.chunk_watch import ChunkWatch
+from nsstream.pipeline.engine import Engine, LocalEngine
 from nsstream.pipeline.forgetting import Forgetting
 from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
@@ -86,6 +87,7 @@ class Scheduler:
         clock: for the ledger, and for how long things took.
         on_death: told where a thread of ours ends by a defect.
         worker, judge: the programs.
+        engine: that runs them; None: children of ours, in the places of `training.workers`.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Scheduler:
         on_death: OnDeath,
         worker: Sequence[str] = WORKER,
         judge: Sequence[str] = JUDGE,
+        engine: Engine | None = None,
     ) -> None:
         self._state, self._ledger, self._clock = state, ledger, clock
         self._training, self._gate, self._on_death = training, gate, on_death
@@ -108,11 +111,12 @@ class Scheduler:
         self._forgot_ns: int | None = None
         self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
-        self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge)
+        self._engine = engine or LocalEngine(training.workers)
+        self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge, self._engine)
         self._lock = threading.Lock()
         self._is_seeding = self._waits_for_room = False
         self._counters = _Counters()
-        self._lanes = [LaneStatus(f"train-{at}") for at in range(len(training.workers))]
+        self._lanes = [LaneStatus(f"train-{at}") for at in range(len(self._engine.places))]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -130,7 +134,7 @@ class Scheduler:
         if not self._training.enabled:
             return
         self._threads.append(self._thread("chunks", self._see_chunks))
-        for lane, worker in zip(self._lanes, self._training.workers, strict=True):
+        for lane, worker in zip(self._lanes, self._engine.places, strict=True):
             self._threads.append(self._thread(lane.name, partial(self._work, lane, worker)))
         for thread in self._threads:
             thread.start()
@@ -195,6 +199,7 @@ class Scheduler:
         return {
             "enabled": self._training.enabled,
             "paused": self.is_paused,
+            "engine": self._engine.name,
             "jobs": self.queue.counts(),
             "chunks": self.queue.chunk_counts(),
             "workers": workers,
@@ -328,7 +333,10 @@ class Scheduler:
             self._insist(lambda: self.queue.give_back(job), tries=3)
         except ChildFailedError as err:
             self._counters.failures[err.kind] += 1
-            self._fail(job, name, str(err))
+            if err.kind in (Failure.LOST, Failure.UNREACHABLE):
+                self._try_elsewhere(job, name, err)
+            else:
+                self._fail(job, name, str(err))
         except StateError as err:
             if (reason := self._watch.lack_of(job.chunk_ids)) is None:
                 self._fail(job, name, str(err))
@@ -340,6 +348,17 @@ class Scheduler:
             self._fail(job, name, str(err))
         else:
             runner.clean(job)
+
+    def _try_elsewhere(self, job: Job, name: str, err: ChildFailedError) -> None:
+        """Let a job be claimed again that an engine lost: it was interrupted where it ran, or found no place at all."""
+        _log.warning("job_%s chunk=%s reason=%s", err.kind, name, err)
+        if err.kind is Failure.LOST:
+            told: list[str] = []
+            self._insist(lambda: told.append(self.queue.interrupt(job, str(err))))
+            if told[0] == "poisoned":
+                self._runner.clean(job)
+        else:
+            self._insist(lambda: self.queue.give_back(job, wait_s=max(1.0, self._training.backoff_s)))
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
         training = self._training

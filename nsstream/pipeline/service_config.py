@@ -142,6 +142,11 @@ class TrainingSection(Section):
     """What is learned, by whom, and within which bounds."""
 
     enabled: bool = Field(default=True, description="Whether chunks are learned at all.")
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="Where jobs run: as children of the daemon, in the places of `[[training.workers]]`, or on a Ray "
+        "cluster as `[ray]` says.",
+    )
     start_from: Literal["seed", "newest"] = Field(
         default="seed",
         description="What a chunk's training goes on from: the seed model, or the newest that was promoted.",
@@ -226,6 +231,32 @@ class TrainingSection(Section):
     )
 
 
+class RaySection(Section):
+    """Where jobs run if `training.engine` is `"ray"`: on a cluster that this machine has joined. See operations.md."""
+
+    address: str = Field(
+        default="127.0.0.1:6379",
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]+):[0-9]{1,5}$",
+        description="HOST:PORT of the cluster's head, as `ray start --address` has it.",
+    )
+    jobs: int = Field(default=2, ge=1, le=64, description="Jobs that are with the cluster at once.")
+    cpus: int = Field(default=1, ge=1, le=256, description="Processors that a job asks Ray for, and its threads.")
+    gpus: float = Field(
+        default=0.0,
+        ge=0,
+        le=16,
+        description="GPUs that a job asks Ray for, and sees; 0.25: four jobs share one.",
+    )
+    files: Literal["store", "shared"] = Field(
+        default="store",
+        description="How chunks and checkpoints get to a node and back: through Ray's object store, or not at all: "
+        "every node has the state directory at the same path.",
+    )
+    start_timeout_s: Positive = Field(
+        default=300.0, description="How long a job waits for a node with room; then it is given back, and no failure."
+    )
+
+
 class GateSection(Section):
     """Which candidates are promoted. All held-out figures are of conversations that the candidate did not learn."""
 
@@ -285,6 +316,7 @@ class ServiceConfig(Section):
     chunks: ChunksSection = ChunksSection()
     training: TrainingSection = TrainingSection()
     gate: GateSection = GateSection()
+    ray: RaySection = RaySection()
     control: ControlSection = ControlSection()
 
     @property
@@ -296,6 +328,8 @@ class ServiceConfig(Section):
     def _paths_fit(self) -> ServiceConfig:
         if not self.state.is_absolute():
             raise ValueError(f"state must be an absolute path, got {str(self.state)!r}")
+        if self.training.engine == "ray" and self.training.workers != (WorkerSection(),):
+            raise ValueError("training.workers are places of the local engine; with Ray, ray.jobs says how many")
         if len(str(self.socket).encode()) > MOST_SOCKET_OCTETS:
             raise ValueError(
                 f"the path of the control socket has more than {MOST_SOCKET_OCTETS} octets; "

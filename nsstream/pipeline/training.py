@@ -58,12 +58,14 @@ class TrainJob:
             "steps": self.steps,
             "budget_s": self.budget_s,
             "threads": self.threads,
-            "address_map": {
-                "key_hex": self.address_map.key.hex(),
-                "ipv4_range": self.address_map.ipv4_range,
-                "ipv6_range": self.address_map.ipv6_range,
-            },
+            "address_map": address_map_as_dict(self.address_map),
         }
+
+
+def address_map_as_dict(address_map: AddressMap) -> dict[str, str]:
+    """An address map as workers read it, its key too: for their pipes alone."""
+    ranges = {"ipv4_range": address_map.ipv4_range, "ipv6_range": address_map.ipv6_range}
+    return {"key_hex": address_map.key.hex()} | ranges
 
 
 @dataclass(frozen=True, slots=True)

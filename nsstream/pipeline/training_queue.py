@@ -7,7 +7,7 @@ and unique: so nothing is learned twice. A job goes
     pending -> claimed -> running -> done
                   ^          |-----> failed (waits, longer each time) -> claimed ...
                   |          `-----> poisoned, after so many failures
-               pending <- given back: its worker was interrupted, not at fault
+               pending <- given back: its worker was interrupted, or its machine lost; it is not at fault
     pending or failed -> skipped: training is behind, or the chunk has expired
 
 A process that dies leaves claims; the next one gives them back (`take_back_claims`), since only one process at a time
@@ -156,9 +156,20 @@ class TrainingQueue:
         )
         return state
 
-    def give_back(self, job: Job) -> None:
-        """Let a job be claimed again: we stop, it did not fail."""
-        self._set(job.id, "state = 'pending'", ())
+    def give_back(self, job: Job, *, wait_s: float = 0.0) -> None:
+        """Let a job be claimed again, after a wait: it was not begun to its end, and did not fail."""
+        self._set(job.id, "state = 'pending', not_before_ns = ?", (self._clock.wall_ns() + round(wait_s * 1e9),))
+
+    def interrupt(self, job: Job, reason: str) -> str:
+        """Let a job be claimed again whose machine was lost; gives its new state: poisoned where that was too often."""
+        with self._ledger.transaction() as db:
+            row = db.execute(
+                "UPDATE job SET interruptions = interruptions + 1, reason = ?, ended_ns = ?,"
+                " state = CASE WHEN interruptions + 1 >= ? THEN 'poisoned' ELSE 'pending' END"
+                " WHERE id = ? AND state IN ('claimed', 'running') RETURNING state",
+                (reason[:500], self._clock.wall_ns(), MOST_INTERRUPTIONS, job.id),
+            ).fetchone()
+        return "pending" if row is None else str(row["state"])
 
     def skip(self, job: Job, reason: str) -> None:
         """Leave a job out for good."""

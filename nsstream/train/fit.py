@@ -68,6 +68,7 @@ class Fit:
         clock: for the budget.
         report: called now and then.
         threads: with two, both halves learn at once; torch itself is best held to one.
+        turn: of several fits of one seed to one chunk: the same conversations are held out, all other chance differs.
 
     Raises:
         TrainError: too few conversations.
@@ -84,6 +85,7 @@ class Fit:
         clock: Clock,
         report: Callable[[Progress], None],
         threads: int = 1,
+        turn: int = 0,
     ) -> None:
         if len(tokens) < LEAST_CONVERSATIONS:
             raise TrainError(f"a chunk of {len(tokens)} conversations is too small to learn; make chunks longer")
@@ -91,7 +93,7 @@ class Fit:
         self._portraits, self._packets_read = portraits, 0
         self._clock, self._report, self._threads = clock, report, threads
         self._rng = np.random.default_rng(seed)
-        self._packet_rng, self._attribute_rng = self._rng.spawn(2)  # each half has chance of its own
+        self._packet_rng, self._attribute_rng = self._rng.spawn(2 * turn + 2)[-2:]  # each half has chance of its own
         self._packet_noise, self._attribute_noise = (
             torch.Generator().manual_seed(int(rng.integers(1 << 62))) for rng in (self._packet_rng, self._attribute_rng)
         )
@@ -128,6 +130,11 @@ class Fit:
 
     def run(self) -> None:
         """Learn until the steps or the budget are used up, a round at least."""
+        self.learn()
+        self.finish()
+
+    def learn(self) -> None:
+        """The first half of `run`: the networks hold the best that was learned, and no corrections."""
         reset_corrections(self._networks)
         self._networks.train()
         self._learn_likelihood()
@@ -135,6 +142,10 @@ class Fit:
         self._packets.back_to_best()
         while self._config.has_adversary and self._progress() < 1:
             self._adversary_round()
+
+    def finish(self) -> None:
+        """The second half of `run`: corrections for the chunk, and the critic of what is drawn; the networks stay."""
+        self._attributes.back_to_best()
         self._packets.back_to_best()
         self._critic.back_to_best()
         self._networks.eval()
@@ -262,9 +273,8 @@ class Fit:
             self._critic.average.eval()
             weights = group_weights(self._critic.average, drawn, config.group_size)
             allowed = self._kinds[torch.from_numpy(np.repeat(rows, config.group_size))]
-            loss = config.adversary_likelihood * loss + config.adversary_weight * adversary_loss(
-                network, drawn, weights, allowed
-            )
+            told_by_critic = adversary_loss(network, drawn, weights, allowed)
+            loss = config.adversary_likelihood * loss + config.adversary_weight * told_by_critic
         self._packets.step(loss, 0.25 * (1 + math.cos(math.pi * self._progress())))
         self._tick("adversary", told)
 

@@ -40,12 +40,12 @@ def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec) -> int:
         changed += len(fresh)
         if not fresh or not used:
             continue
-        for rows in _rows_of(name, weights):
+        for rows in rows_of(name, weights):
             rows[fresh] = rows[used].mean(dim=0)
     return changed
 
 
-def _rows_of(vocabulary: str, weights: dict[str, Tensor]) -> Iterator[Tensor]:
+def rows_of(vocabulary: str, weights: dict[str, Tensor]) -> Iterator[Tensor]:
     """Every weight that has a row a slot of this vocabulary."""
     for key in _PACKET_TABLES_OF.get(vocabulary, ()):
         yield weights[key]

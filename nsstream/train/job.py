@@ -20,6 +20,16 @@ class AddressMapConfig(BaseModel):
     ipv6_range: str = "fd00::/8"
 
 
+class Part(BaseModel):
+    """A job's part in a learning of several chunks (`train.parallel`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    does: Literal["begin", "learn", "finish"]
+    turn: Annotated[int, Field(ge=0)]
+    turns: Annotated[int, Field(ge=1)]
+
+
 class TrainJob(BaseModel):
     """Train one checkpoint on one chunk."""
 
@@ -35,6 +45,8 @@ class TrainJob(BaseModel):
     budget_s: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     address_map: AddressMapConfig
+    part: Part | None = None
+    models: tuple[Path, ...] = ()  # of a part: the checkpoints whose average it goes on from
 
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainJob:

@@ -35,6 +35,7 @@ from nsstream.train.fit import Fit
 from nsstream.train.flow_job import train_flows
 from nsstream.train.inherit import inherit
 from nsstream.train.job import TrainJob
+from nsstream.train.parallel import learn_in_parallel
 
 
 def main() -> int:
@@ -68,6 +69,8 @@ def run(job: TrainJob) -> dict[str, object]:
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
     learn = learn_doppelganger if job.model == "doppelganger" else _learn
+    if job.part is not None:
+        learn = learn_in_parallel
     saved = learn(job, table, (start_ns, end_ns), {"chunk": chunk_id, "seed": job.seed}, _report)
     return {"checkpoint": str(saved), "conversations": len(table), "packets": len(table.observation_time_ns)}
 

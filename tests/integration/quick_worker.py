@@ -1,8 +1,8 @@
 """A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
 
 QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
-taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``. It
-learns nothing, or what a checkpoint ``template`` knows.
+taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``, and
+leaves what GPUs it sees in ``gpu``. It learns nothing, or what a checkpoint ``template`` knows.
 """
 
 import json
@@ -34,6 +34,7 @@ def say(step: int) -> None:
 
 say(0)
 (quick / "pid").write_text(str(os.getpid()))
+(quick / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 if is_told("stuck"):
     time.sleep(3600)
 if is_told("leak"):

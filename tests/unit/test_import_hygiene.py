@@ -34,6 +34,10 @@ def test_torch_is_not_loaded_by(module: str) -> None:
     assert "torch" not in _loaded_after(f"import {module}")
 
 
+def test_ray_is_not_loaded_by_the_daemon_nor_by_its_engine() -> None:
+    assert "ray" not in _loaded_after("import nsstream_daemon.supervisor, nsstream.pipeline.ray_engine")
+
+
 def test_the_help_loads_nothing_that_takes_long() -> None:
     ask = "import nsstream_daemon.cli as cli, sys\nsys.argv = ['nsstream', '--help']\n"
     ask += "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
