@@ -47,6 +47,7 @@ class IngestStatus:
     recovered_rows: int
     unprotected_rows: int  # not in the journal, since the disk refuses
     is_done: bool = False
+    is_open: bool = True  # the source: what happens from now on is seen
     source_silent_s: float = 0.0  # since it last gave a batch, of no rows or of some; 0 before it gave any rows
 
 
@@ -87,6 +88,7 @@ class IngestLoop:
         self._stop = threading.Event()
         self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
+        self._is_open = False
         self._given_ns: int | None = None  # when the source last gave a batch; its first rows wait for numba to compile
 
     def stop(self) -> None:
@@ -175,6 +177,7 @@ class IngestLoop:
                 recovered_rows=intake.recovered.row_count,
                 unprotected_rows=intake.unprotected_rows,
                 is_done=is_done,
+                is_open=self._is_open,
                 source_silent_s=0.0 if self._given_ns is None else (now_ns - self._given_ns) * 1e-9,
             )
         )
@@ -182,6 +185,7 @@ class IngestLoop:
     def _batches(self) -> Iterator[Rows]:
         """What the source gives until it ends, or until a stop is asked for; then what it holds back."""
         self._source.open()
+        self._is_open = True
         while not self._stop.is_set():
             rows: Rows | None = self._source.read_batch()
             if rows is None:
