@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 LOOK_S: Final = 0.5
 TELL_EVERY_NS: Final = 5 * 10**9
 FLUSH_TIMEOUT_S: Final = 20.0
-OPEN_S: Final = 60.0  # that a source may take to be open before we are ready without it
+OPEN_S: Final = 120.0  # that a source may take to be open, as numba compiles, before we are ready without it
 OPEN_LOOK_S: Final = 0.02
 HUNG_S: Final = 15.0  # that the capture loop may be silent
 

@@ -26,7 +26,7 @@ from nsstream_daemon.control_server import ask
 
 from nsstream.errors import NsstreamError
 
-TOOLS = ("systemd-nspawn", "nsenter", "ip", "tcpreplay")
+TOOLS = ("systemd-nspawn", "setpriv", "nsenter", "ip", "tcpreplay")
 NEEDS = "needs root, systemd-nspawn (systemd-container), nsenter, iproute2 and tcpreplay"
 HAS_TOOLS = os.geteuid() == 0 and all(map(shutil.which, TOOLS))
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,7 @@ class Box:
         self._install()
         site = Path(importlib.metadata.distribution("numpy").locate_file("")).resolve()
         command = [
+            "setpriv", "--pdeathsig=TERM",  # where we are killed, it is powered off
             "systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot", "--register=no", "--private-network",
             "--console=pipe", f"--bind-ro={sys.base_prefix}:/opt/python", f"--bind-ro={site}:/opt/packages",
         ]  # fmt: skip
