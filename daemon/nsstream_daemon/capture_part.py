@@ -1,7 +1,8 @@
 """CapturePart: the source, into chunks, in a thread of its own; opened again where that is what its end asks for.
 
-States: ``starting``, ``running``, ``waiting`` (for the next try), ``ended`` (the source has, and nothing more comes),
-``failed`` (it cannot be used, and nobody tries again), ``stopped``. What became of records is added up over all tries.
+States: ``starting``, ``running`` (the source is open), ``waiting`` (for the next try), ``ended`` (the source has, and
+nothing more comes), ``failed`` (it cannot be used, and nobody tries again), ``stopped``. What became of records is
+added up over all tries.
 """
 
 from __future__ import annotations
@@ -199,7 +200,8 @@ class CapturePart:
     def _listen(self, status: IngestStatus) -> None:
         with self._lock:
             self._status = status
-            self._phase = "running" if status.is_open else self._phase
+            if status.is_open:
+                self._phase = "running"
             now_ns = self._clock.monotonic_ns()
             then_ns, offered = self._rated
             if now_ns - then_ns >= 2 * 10**9:

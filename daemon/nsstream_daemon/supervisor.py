@@ -1,6 +1,6 @@
 """Supervisor: the daemon's components, started in order, watched, and stopped in the order of docs/design.md.
 
-    lock -> ledger -> control socket -> scheduler -> metrics -> capture -> READY
+    lock -> ledger -> control socket -> scheduler -> metrics -> capture -> its source is open -> READY
     capture (source, drain, open chunks closed as partial, store) -> scheduler (workers ended, jobs given back)
             -> metrics -> control socket -> ledger -> lock
 
@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 LOOK_S: Final = 0.5
 TELL_EVERY_NS: Final = 5 * 10**9
 FLUSH_TIMEOUT_S: Final = 20.0
+OPEN_S: Final = 120.0  # that a source may take to be open, as numba compiles, before we are ready without it
+OPEN_LOOK_S: Final = 0.02
 HUNG_S: Final = 15.0  # that the capture loop may be silent
 
 
@@ -96,6 +98,7 @@ class Supervisor:
             stack.callback(self._stop_limit.cancel)
             self._install_signals(stack)
             self._start(stack)
+            self._await_source()
             self._phase = "running"
             self._notifier.ready()
             _log.info(
@@ -181,6 +184,16 @@ class Supervisor:
         metrics.start()
         stack.callback(self.capture.stop)
         self.capture.start()
+
+    def _await_source(self) -> None:
+        """Wait until the source is open or refused, so that who waited for us misses nothing of what happens next."""
+        until_ns = self._clock.monotonic_ns() + round(OPEN_S * 1e9)
+        while self.capture.phase == "starting" and not self._asked and not self._dead:
+            if self._clock.monotonic_ns() > until_ns:
+                _log.warning("source_opens_slowly seconds=%g", OPEN_S)
+                return
+            self._wake.wait(OPEN_LOOK_S)  # a death or a signal wakes us; what it set is looked at again by `_watch`
+            self._wake.clear()
 
     def _answer_when_started(self, request: dict[str, Any]) -> Any:
         if self._phase == "starting":

@@ -48,7 +48,7 @@ class IngestStatus:
     unprotected_rows: int  # not in the journal, since the disk refuses
     is_done: bool = False
     source_silent_s: float = 0.0  # since it last gave a batch, of no rows or of some; 0 before it gave any rows
-    is_open: bool = True  # the source; a moment before, nothing is read yet
+    is_open: bool = True  # the source: what happens from now on is seen
 
 
 class IngestLoop:
@@ -86,9 +86,9 @@ class IngestLoop:
         self._accounted = _tally_of(self._known)  # of the source's tally, what the intake was told
         self._listen = listen or (lambda status: None)
         self._stop = threading.Event()
-        self._is_open = False
         self._flush, self._flushed = threading.Event(), threading.Event()
         self._began_ns = self._reported_ns = clock.monotonic_ns()
+        self._is_open = False
         self._given_ns: int | None = None  # when the source last gave a batch; its first rows wait for numba to compile
 
     def stop(self) -> None:

@@ -140,6 +140,26 @@ def test_a_live_source_that_hangs_feeds_nobody_either(tmp_path: Path):
     watched.part.stop()
 
 
+def test_it_runs_once_its_source_is_open(tmp_path: Path):
+    gate = threading.Event()
+
+    class Plan(IngestPlan):
+        def new_source(self, clock: Clock) -> AnySource:
+            source = super().new_source(clock)
+            opened = source.open
+            source.open = lambda: gate.wait(60) and opened()  # type: ignore[method-assign]
+            return source
+
+    watched = Watched(tmp_path, SourceSection(input=str(write_pcap(tmp_path / "x.pcap", 3))), plan=Plan)
+    watched.part.start()
+    wait_until(lambda: watched.beats >= 3)
+    assert watched.part.phase == "starting"
+    gate.set()
+    wait_until(lambda: watched.part.phase == "ended")
+    assert watched.part.status()["tally"]["kept"] == 3
+    watched.part.stop()
+
+
 def test_a_pipe_that_nobody_writes_to_is_not_a_hang(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     watched = Watched(tmp_path, SourceSection(input=str(tmp_path / "pipe")))
