@@ -33,8 +33,8 @@ class FlowCsvSource:
 
     Without a `preset` (a name of `flow_presets.PRESETS`) and a `mapping` (or the path of a file with one), the header
     line tells which preset it is. `time_zone` is that of times that do not say theirs, instead of the preset's. A file
-    whose compression is cut is refused when its end is reached, or with `allow_cut` read as far as it goes, the cut line
-    counted as malformed.
+    whose compression is cut is refused when its end is reached, or with `allow_cut` read as far as it goes, the cut
+    line counted as malformed.
     """
 
     lateness_s: Final = UNORDERED_S
