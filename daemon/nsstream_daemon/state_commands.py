@@ -20,7 +20,8 @@ def doctor(
     state: State = Path("/var/lib/nsstream"),
     repairs: Annotated[bool, typer.Option("--repair", help="Repair what can be; no daemon may run meanwhile.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Of the daemon: for the cap of chunks and the seed model.")
+        Path | None,
+        typer.Option("--config", "-c", help="Of the daemon: for the cap of chunks, the seed model and the key."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +103,7 @@ def _examine(state: Path, config: Path | None, *, is_live: bool) -> Examination:
         load=load_any,
         keep_octets=None if loaded is None else loaded.chunks.keep_octets,
         spared=() if seed_model is None else (seed_model,),
+        has_own_key=loaded is None or loaded.training.address_key is None,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from nsstream.capture.compression import STREAM_ERRORS, Reader, open_decompressed
 from nsstream.capture.flow_mapping import TableMapping
-from nsstream.capture.flow_presets import PRESETS
+from nsstream.capture.flow_presets import chosen_mapping
 from nsstream.capture.line_blocks import LineBlocks
 from nsstream.capture.source import UNORDERED_S
 from nsstream.capture.table_header import MAX_HEADER_LINES, find_header
@@ -31,9 +31,10 @@ _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 class FlowCsvSource:
     """Reads a table in batches of the lines of about `block_bytes` of it.
 
-    Without a `preset` (a name of `flow_presets.PRESETS`) and a `mapping`, the header line tells which preset it is.
-    `time_zone` is that of times that do not say theirs, instead of the preset's. A file whose compression is cut is
-    refused when its end is reached, or with `allow_cut` read as far as it goes, the cut line counted as malformed.
+    Without a `preset` (a name of `flow_presets.PRESETS`) and a `mapping` (or the path of a file with one), the header
+    line tells which preset it is. `time_zone` is that of times that do not say theirs, instead of the preset's. A file
+    whose compression is cut is refused when its end is reached, or with `allow_cut` read as far as it goes, the cut
+    line counted as malformed.
     """
 
     lateness_s: Final = UNORDERED_S
@@ -43,17 +44,13 @@ class FlowCsvSource:
         path: Path | str,
         *,
         preset: str | None = None,
-        mapping: TableMapping | None = None,
+        mapping: TableMapping | Path | str | None = None,
         time_zone: str | None = None,
         allow_cut: bool = False,
         block_bytes: int = 1 << 20,
     ) -> None:
-        if preset is not None and mapping is not None:
-            raise ValueError("a preset or a mapping, not both")
-        if preset is not None and preset not in PRESETS:
-            raise InputError(f"no such preset: {preset!r}; there are {', '.join(PRESETS)}")
         self._path = Path(path)
-        self._asked = PRESETS[preset] if preset is not None else mapping
+        self._asked = chosen_mapping(preset, mapping)
         self._time_zone = time_zone
         self._allow_cut = allow_cut
         self._block_bytes = block_bytes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from nsstream.capture.flow_mapping import TableMapping
+from nsstream.capture.flow_mapping import TableMapping, load_mapping
+from nsstream.errors import InputError
 
 _ZEEK: Final[dict[str, Any]] = {
     "delimiter": "\t",
@@ -260,6 +262,20 @@ _ALL: Final[tuple[dict[str, Any], ...]] = (
 )
 
 PRESETS: Final[Mapping[str, TableMapping]] = {p["name"]: TableMapping.model_validate(p) for p in _ALL}
+
+
+def chosen_mapping(preset: str | None, mapping: TableMapping | Path | str | None) -> TableMapping | None:
+    """The mapping that a source was asked for: a preset's, one given, or that of a file; None where it was not.
+
+    Raises ValueError where both are asked for, InputError where there is no such preset, or the file is no mapping.
+    """
+    if preset is not None and mapping is not None:
+        raise ValueError("a preset or a mapping, not both")
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"no such preset: {preset!r}; there are {', '.join(PRESETS)}")
+    if preset is not None:
+        return PRESETS[preset]
+    return load_mapping(mapping) if isinstance(mapping, Path | str) else mapping
 
 
 def detect_preset(header: Sequence[str], layout: str = "csv") -> TableMapping | None:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import stat
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +27,9 @@ from typing import Final
 from nsstream.capture.file_head import HEAD_BYTES, FileHead
 from nsstream.capture.follow_position import MAX_FINISHED, FollowPosition
 from nsstream.capture.line_blocks import MAX_LINE_BYTES, tidied
+from nsstream.capture.rotated_files import find, opened, opened_sibling, siblings_of, status_of
 from nsstream.errors import InputError
 
-_COMPRESSED: Final = (".gz", ".xz", ".zst", ".bz2", ".lz4", ".zip")
 _FIRST_LINES_BYTES: Final = 1 << 16
 
 _log = logging.getLogger(__name__)
@@ -121,7 +119,7 @@ class FollowedFile:
         """
         try:
             while True:
-                if self._hand is None and _status_of(self._path) is not None:
+                if self._hand is None and status_of(self._path) is not None:
                     self._take_next(self._changed_ns)
                 hand = self._hand
                 if hand is None:
@@ -182,7 +180,7 @@ class FollowedFile:
         if not hand.is_as_read():
             self._leave_cut_off(hand)
             return True
-        ours, named = os.fstat(hand.descriptor), _status_of(self._path)
+        ours, named = os.fstat(hand.descriptor), status_of(self._path)
         if named is None or not named.st_size or os.path.samestat(named, ours):
             return False
         if not hand.is_left:
@@ -210,7 +208,7 @@ class FollowedFile:
     def _leave_cut_off(self, hand: _Hand) -> None:
         """The file in hand was truncated: go on in the copy that was made of it, if there is one."""
         head, offset, is_inside = hand.head, hand.offset, hand.is_inside_long_line
-        copy = self._find(head, offset, [path for _, path in self._siblings()])
+        copy = find(head, offset, [path for _, path in siblings_of(self._path)])
         if copy is not None:
             os.close(hand.descriptor)
             self._hold(copy, offset, is_inside)
@@ -221,9 +219,9 @@ class FollowedFile:
 
     def _begin(self) -> None:
         """Without a position: what was rotated before is not ours to read."""
-        for changed_ns, path in self._siblings()[-MAX_FINISHED:]:
+        for changed_ns, path in siblings_of(self._path)[-MAX_FINISHED:]:
             self._changed_ns = changed_ns
-            if (descriptor := _opened_sibling(path)) is not None:
+            if (descriptor := opened_sibling(path)) is not None:
                 self._note_finished(FileHead.of(os.pread(descriptor, HEAD_BYTES, 0)))
                 os.close(descriptor)
         if self._take(self._path) and self._from_end and self._hand is not None:
@@ -246,8 +244,8 @@ class FollowedFile:
         if not position.head.count:
             self._take_next(position.changed_ns)
             return
-        paths = [self._path, *(path for _, path in reversed(self._siblings()))]
-        found = self._find(position.head, position.offset, paths)
+        paths = [self._path, *(path for _, path in reversed(siblings_of(self._path)))]
+        found = find(position.head, position.offset, paths)
         if found is not None:
             self._hold(found, position.offset, position.is_inside_long_line)
             return
@@ -262,12 +260,12 @@ class FollowedFile:
             self._take(self._path)
 
     def _take_rotated(self, after_ns: int) -> bool:
-        paths = [path for changed_ns, path in self._siblings() if changed_ns >= after_ns]
+        paths = [path for changed_ns, path in siblings_of(self._path) if changed_ns >= after_ns]
         return any(self._take(path, is_rotated=True) for path in paths)
 
     def _take(self, path: Path, *, is_rotated: bool = False) -> bool:
         """Begin a file; whether there is one, and, of those that were rotated, one that was not read."""
-        descriptor = _opened_sibling(path) if is_rotated else _opened(path)
+        descriptor = opened_sibling(path) if is_rotated else opened(path)
         if descriptor is None:
             return False
         if is_rotated:
@@ -286,16 +284,6 @@ class FollowedFile:
         self.file_count += 1
         self.began_at = offset
 
-    def _find(self, head: FileHead, offset: int, paths: list[Path]) -> int | None:
-        """The file that begins so and goes at least so far, opened."""
-        for path in paths:
-            descriptor = _opened_sibling(path)
-            if descriptor is not None:
-                if os.fstat(descriptor).st_size >= offset and head.begins(descriptor):
-                    return descriptor
-                os.close(descriptor)
-        return None
-
     def _finish(self, hand: _Hand, head: FileHead) -> None:
         self._changed_ns = max(0, os.fstat(hand.descriptor).st_mtime_ns)
         os.close(hand.descriptor)
@@ -306,19 +294,6 @@ class FollowedFile:
         if head.count and head not in self._finished:
             self._finished.append(head)
 
-    def _siblings(self) -> list[tuple[int, Path]]:
-        """Files that the path may have been rotated to, by their time of change."""
-        stem, suffix = re.escape(self._path.stem), re.escape(self._path.suffix)
-        is_of_family = re.compile(rf"{re.escape(self._path.name)}[.~_-].*|{stem}[._-]\d.*{suffix}", re.DOTALL)
-        found = []
-        with os.scandir(self._path.parent) as entries:
-            for entry in entries:
-                if is_of_family.fullmatch(entry.name) and not entry.name.endswith(_COMPRESSED):
-                    status = _status_of(Path(entry.path))
-                    if status is not None and stat.S_ISREG(status.st_mode):
-                        found.append((status.st_mtime_ns, Path(entry.path)))
-        return sorted(found)
-
     def _new_position(self) -> FollowPosition:
         hand = self._hand
         if hand is None:
@@ -327,32 +302,3 @@ class FollowedFile:
         changed_ns = max(0, os.fstat(hand.descriptor).st_mtime_ns) if hand.offset else hand.began_ns
         is_inside = hand.is_inside_long_line
         return FollowPosition(hand.head, hand.offset, changed_ns, is_inside, tuple(self._finished))
-
-
-def _opened(path: Path) -> int | None:
-    """A descriptor of the file there, None if there is none; raises InputError where it is no regular file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror}") from err
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path}: not a regular file, and only such a one can be followed")
-    return descriptor
-
-
-def _opened_sibling(path: Path) -> int | None:
-    try:
-        return _opened(path)
-    except InputError as err:
-        _log.warning("rotated_file_unread reason=%s", err)
-        return None
-
-
-def _status_of(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from nsstream.capture.flow_csv import CUT_RECORD, LONG_LINE
 from nsstream.capture.flow_mapping import TableMapping
-from nsstream.capture.flow_presets import PRESETS
+from nsstream.capture.flow_presets import chosen_mapping
 from nsstream.capture.follow_position import FollowPosition
 from nsstream.capture.followed_file import FollowedFile
 from nsstream.capture.source import IDLE_S, SENSOR_LATENESS_S
@@ -39,7 +39,7 @@ class FollowedTableSource:
     Args:
         path: of the file that the tool writes to now.
         preset: a name of `flow_presets.PRESETS`; without it and a `mapping`, the beginning of each file tells.
-        mapping: of the user's own.
+        mapping: of the user's own, or the path of a file with it.
         time_zone: of times that do not say theirs, instead of the preset's.
         from_end: leave out what is there when it is opened for the first time.
         block_bytes: of lines that become a batch, about.
@@ -52,17 +52,13 @@ class FollowedTableSource:
         path: Path | str,
         *,
         preset: str | None = None,
-        mapping: TableMapping | None = None,
+        mapping: TableMapping | Path | str | None = None,
         time_zone: str | None = None,
         from_end: bool = False,
         block_bytes: int = 1 << 20,
     ) -> None:
-        if preset is not None and mapping is not None:
-            raise ValueError("a preset or a mapping, not both")
-        if preset is not None and preset not in PRESETS:
-            raise InputError(f"no such preset: {preset!r}; there are {', '.join(PRESETS)}")
         self._path = Path(path)
-        self._asked = PRESETS[preset] if preset is not None else mapping
+        self._asked = chosen_mapping(preset, mapping)
         self._time_zone = time_zone
         self._file = FollowedFile(self._path, from_end=from_end, block_bytes=block_bytes)
         self._rows = TableRows(time_zone)

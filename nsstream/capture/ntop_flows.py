@@ -22,6 +22,7 @@ from nsstream.wire.ntop_message import Record, parse_header, parse_records
 
 MAX_SOURCES: Final = 1024
 
+_MOST_ROWS: Final = 1 << 14  # that wait as objects, before they become columns; a message more than that
 _RESTART: Final = 1 << 31  # a number so far behind, modulo 2**32, is a publisher's new start
 _MAPPING: Final = TableMapping.model_validate(
     {
@@ -80,10 +81,15 @@ class NtopDecoder:
 
     def decode(self, messages: Sequence[Sequence[bytes]]) -> FlowTable:
         """The flows of messages, each of so many frames."""
+        tables: list[FlowTable] = []
         rows: list[dict[str, Any]] = []
-        for frames in messages:
+        for number, frames in enumerate(messages, 1):
             rows += [_row_of(_by_number(record)) for record in self._records(frames)]
-        return self._rows.flows_of(rows) or FlowTable.empty()
+            if len(rows) >= _MOST_ROWS or number == len(messages):
+                table = self._rows.flows_of(rows)
+                tables += [] if table is None else [table]
+                rows = []
+        return FlowTable.concatenate(tables)
 
     def _records(self, frames: Sequence[bytes]) -> list[Record]:
         try:

@@ -13,11 +13,11 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nsstream.capture.flow_csv import CUT_RECORD, LONG_LINE
 from nsstream.capture.flow_mapping import TableMapping
-from nsstream.capture.flow_presets import PRESETS
+from nsstream.capture.flow_presets import PRESETS, chosen_mapping
 from nsstream.capture.line_splitter import LineSplitter
 from nsstream.capture.netflow_udp import CUT_DATAGRAM
 from nsstream.capture.source import IDLE_S, SENSOR_LATENESS_S
@@ -27,6 +27,7 @@ from nsstream.capture.unix_listener import UnixListener
 from nsstream.errors import InputError
 from nsstream.trace import FlowTable
 
+_DEFAULT: Final = "eve"
 _KINDS: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM}
 _READ_BYTES: Final = 1 << 18  # a datagram is no longer: net.core.wmem_default is 212,992
 _BATCH_BYTES: Final = 1 << 20
@@ -44,8 +45,8 @@ class TableSocketSource:
 
     Args:
         path: of the socket, made by `open` and removed by `close`; one that nobody listens at any more is replaced.
-        preset: a name of `flow_presets.PRESETS` whose rows are JSON.
-        mapping: of the user's own, in place of a preset.
+        preset: a name of `flow_presets.PRESETS` whose rows are JSON; eve where there is no mapping either.
+        mapping: of the user's own, or the path of a file with it.
         kind: "stream" or "dgram"; Suricata's ``unix_stream`` and ``unix_dgram``.
         mode: of the socket, so that the sender's user may write to it.
         most_senders: at a time, of a stream; one more is closed at once.
@@ -58,8 +59,8 @@ class TableSocketSource:
         self,
         path: Path | str,
         *,
-        preset: str = "eve",
-        mapping: TableMapping | None = None,
+        preset: str | None = None,
+        mapping: TableMapping | Path | str | None = None,
         kind: str = "stream",
         mode: int = 0o660,
         most_senders: int = 64,
@@ -67,9 +68,8 @@ class TableSocketSource:
     ) -> None:
         if kind not in _KINDS:
             raise ValueError(f"kind must be stream or dgram, got {kind!r}")
-        if mapping is None and preset not in PRESETS:
-            raise InputError(f"no such preset: {preset!r}; there are {', '.join(PRESETS)}")
-        self._mapping = mapping or PRESETS[preset]
+        asked = chosen_mapping(preset, mapping)
+        self._mapping = PRESETS[_DEFAULT] if asked is None else asked
         if self._mapping.layout != "json":
             raise InputError(f"only lines of JSON come through a socket, and {self._mapping.name!r} is none of those")
         self.refused_senders = 0  # there were `most_senders` already
@@ -189,8 +189,3 @@ class TableSocketSource:
 
     def _drop(self, lines: bytes) -> None:
         self.tally.drop("socket", lines.count(b"\n"))
-
-
-def eve_socket_source(target: str, **options: Any) -> TableSocketSource:
-    """Suricata's eve log over a Unix socket; options as of `TableSocketSource`."""
-    return TableSocketSource(target, preset="eve", **options)

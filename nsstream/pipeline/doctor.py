@@ -53,6 +53,7 @@ def examine(
     load: Callable[[Path], object] | None = None,
     keep_octets: int | None = None,
     spared: tuple[Path, ...] = (),
+    has_own_key: bool = True,
 ) -> Examination:
     """Examine a state directory; raises StateError where it is none.
 
@@ -62,12 +63,13 @@ def examine(
         load: loads a checkpoint, or raises StateError; None: its identity is enough.
         keep_octets: the cap of the chunks, None where there is none, or it is not known.
         spared: checkpoints that need not be known to the ledger.
+        has_own_key: whether the key of the address map stands in it.
     """
     if not state.is_dir():
         raise StateError(f"there is no state directory {state}")
     view, findings = view_ledger(state / LEDGER)
     findings += _of_rights(state)
-    findings += _of_keys(state)
+    findings += _of_keys(state, has_own_key=has_own_key)
     chunks = 0
     for name in STORES:
         for path in sorted((state / name).glob(f"*{SUFFIX}")):
@@ -132,15 +134,16 @@ def _of_rights(state: Path) -> Iterator[Finding]:
             yield Finding(Code.MODE, (path,), f"others may read the key: its mode is {path.stat().st_mode & 0o777:o}")
 
 
-def _of_keys(state: Path) -> Iterator[Finding]:
+def _of_keys(state: Path, *, has_own_key: bool) -> Iterator[Finding]:
     for name, needed_by in ((ADDRESS_KEY, "models"), (SAMPLING_KEY, "chunks")):
         path = state / name
         try:
             if not 16 <= len(bytes.fromhex(path.read_text(encoding="ascii"))) <= 64:
                 yield Finding(Code.KEY, (path,), "it is not a key of 16 to 64 octets in hexadecimal; restore it")
         except FileNotFoundError:
-            if name == ADDRESS_KEY and any((state / needed_by).glob("[!.]*/")):
-                yield Finding(Code.KEY, (path,), "it is missing: a new one would give every host another address")
+            if name == ADDRESS_KEY and has_own_key and any((state / needed_by).glob("[!.]*/")):
+                told = "it is missing: a new one would give every host another address"
+                yield Finding(Code.KEY, (path,), f"{told} (-c FILE tells where it is, if training.address_key does)")
         except (OSError, ValueError) as err:
             yield Finding(Code.KEY, (path,), f"it is not a key in hexadecimal, restore it: {err}")
 

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 from nsstream.errors import WireError
 from nsstream.wire.ntop_tlv import parse_tlv
 
-MAX_PAYLOAD_BYTES: Final = 4 << 20  # unpacked; ntopng itself takes 32 KiB
+MAX_PAYLOAD_BYTES: Final = 256 << 10  # unpacked; of what is not packed ntopng itself takes 32 KiB
 
 _V0: Final = struct.Struct("<32sII")
 _V1: Final = struct.Struct("<16sBBHI")

@@ -15,11 +15,11 @@ import zmq
 from nsstream.capture.source import IDLE_S
 from nsstream.errors import InputError
 
-MAX_MESSAGE_BYTES: Final = 4 << 20
-QUEUED: Final = 10_000  # of a peer; what a publisher sends beyond is lost at its side
+MAX_MESSAGE_BYTES: Final = 128 << 10  # the longest datagram of a tee has 64 KiB, what ntopng takes 32 KiB
+QUEUED: Final = 4000  # of a peer, half a gigabyte at worst; what a publisher sends beyond is lost at its side
 
 _GATHER_S: Final = 0.05
-_BATCH_MESSAGES: Final = 2000
+_BATCH_MESSAGES: Final = 500
 _BATCH_BYTES: Final = 4 << 20
 _SCHEMES: Final = ("tcp://", "ipc://")
 

@@ -62,6 +62,15 @@ def test_what_a_killed_daemon_left_is_in_order(nest: Nest):
     assert told["facts"]["promoted"] == read_promoted(nest.state / "models").name
 
 
+def test_a_key_is_missed_unless_the_configuration_says_that_it_is_elsewhere(nest: Nest, tmp_path: Path):
+    (nest.state / "address.key").unlink()
+    assert codes(doctor(nest)[1]) == ["key"]
+    elsewhere = tmp_path / "elsewhere.toml"
+    told = f'state = "{nest.state}"\n[source]\ninput = "spool:{tmp_path}"\n[training]\naddress_key = "credential:key"\n'
+    elsewhere.write_text(told)
+    assert doctor(nest, "-c", str(elsewhere))[1]["findings"] == []
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 

@@ -237,3 +237,19 @@ def test_events_that_are_no_flows_do_not_hide_the_preset(log: RotatedLog) -> Non
         assert read_all(source) == [1]
         assert source.tally.unsupported == {"other_record": 4}
         assert not source.tally.malformed
+
+
+def test_mapping_of_a_file_reads_a_log_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text(
+        'name = "ours"\nlayout = "json"\nprotocol = "p"\npackets = "n"\nonly = {column = "kind", texts = ["flow"]}\n'
+        'start = {column = "at", unit = "ms"}\nsource_address = {column = "from.ip"}\n'
+        'destination_address = {column = "to.ip"}\n'
+    )
+    log = RotatedLog(tmp_path / "ours.log")
+    with contextlib.closing(log), opened(FollowedTableSource(log.path, mapping=str(tmp_path / "ours.toml"))) as source:
+        log.write(b'{"kind":"boot"}\n')
+        log.write(
+            b'{"kind":"flow","p":"udp","n":2,"at":1767225600123,"from":{"ip":"10.0.0.7"},"to":{"ip":"10.0.0.8"}}\n'
+        )
+        assert read_all(source) == [7]
+        assert source.tally.unsupported == {"other_record": 1}
