@@ -5,7 +5,7 @@
     python bench/plugins.py accounts [--minutes 10] [--rate 1000] [--json OUT]      # as root
 
 `wireshark`: how long an extcap takes to list itself (bar: 100 ms, the median of 20), and how far the rate of packets'
-stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO, on this machine now.
+stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO just now.
 
 `notebooks`: packets a second as scapy's and pyshark's objects, and into a feed. No bar: these are the ceilings.
 

@@ -115,6 +115,22 @@ def in_path(program: str) -> Finding:
     return Finding(path is not None, f"{program} is {path}" if path else f"{program} is not installed")
 
 
+def ours_alone(scope: Scope) -> Finding:
+    """Whether what is installed for the system runs nothing that an ordinary user could change."""
+    parts = [Path(sys.executable).resolve(), Path(sys.prefix), Path(__file__).parent]
+    others = [path for path in parts if scope == "system" and _is_others(path)]
+    if not others:
+        return Finding(True, "what is installed runs nothing of another user's")
+    return Finding(
+        False, f"{others[0]} can be changed by another user than root, and with it what all users of the tool run"
+    )
+
+
+def _is_others(path: Path) -> bool:
+    told = path.stat()
+    return told.st_uid != 0 or bool(told.st_mode & 0o022)
+
+
 def _xdg(variable: str, otherwise: str) -> Path:
     path = Path(os.environ.get(variable, ""))
     return path if path.is_absolute() else Path.home() / otherwise

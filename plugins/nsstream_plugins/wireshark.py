@@ -14,7 +14,7 @@ from nsstream_plugins.plugin import PROGRAM_MODE, Finding, Plugin, PluginFile, S
 
 LISTING_S: Final = 0.1  # what a listing may take: Wireshark asks at every start, and waits
 TIMEOUT_S: Final = 60.0
-FOLDER: Final = {"user": "Personal Extcap path", "system": "Global Extcap path"}
+FOLDER: Final = {"user": "Personal Extcap path", "system": "(?:Global )?Extcap path"}  # 4.0 tells of the latter alone
 SYSTEM_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -48,8 +48,14 @@ def _files(scope: Scope) -> Sequence[PluginFile]:
 def _check(scope: Scope) -> Sequence[Finding]:
     found: list[Finding] = []
     for file in _files(scope):
-        took_s = min(_time_of([str(file.path), "--extcap-interfaces"]) for _ in range(3))
-        found.append(Finding(took_s < LISTING_S, f"{file.path.name} lists itself in {took_s * 1000:.0f} ms"))
+        name, took_s = file.path.name, LISTING_S
+        for _ in range(3):
+            began_s = time.monotonic()
+            told = _told(str(file.path), "--extcap-interfaces")
+            took_s = min(took_s, time.monotonic() - began_s)
+        is_listed = f"interface {{value={name}}}" in told
+        found.append(Finding(is_listed, f"{name} {'answers' if is_listed else 'does not answer; install it again'}"))
+        found.append(Finding(took_s < LISTING_S, f"{name} lists itself in {took_s * 1000:.0f} ms"))
     listed = _told("tshark", "-D")
     found += [
         Finding(f" {name} " in listed, f"tshark -D {'has' if f' {name} ' in listed else 'does not have'} {name}")
@@ -64,12 +70,6 @@ def _told(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def _time_of(command: Sequence[str]) -> float:
-    began_s = time.monotonic()
-    _told(*command)
-    return time.monotonic() - began_s
 
 
 PLUGIN: Final = Plugin(
