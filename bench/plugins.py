@@ -133,7 +133,7 @@ def rates(program: Path, home: Path, rate_hz: int) -> tuple[float, float]:
     child.wait()
     times = np.concatenate(stamps)
     behind_first = len(times) - len(stamps[0])
-    return (len(times) - 1) / ((times[-1] - times[0]) * 1e-9), behind_first / (last_s - first_s)
+    return (len(times) - 1) / (int(times[-1] - times[0]) * 1e-9), behind_first / (last_s - first_s)
 
 
 def notebooks(count: int) -> list[Bar]:

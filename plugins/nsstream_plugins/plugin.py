@@ -71,15 +71,13 @@ class Plugin:
             raise ValueError(f"a plugin's name is of small letters, digits and dashes, got {self.name!r:.80}")
 
 
-def launcher(plugin: str, module: str, *arguments: str, tells_parent: bool = False) -> bytes:
+def launcher(plugin: str, module: str, *arguments: str) -> bytes:
     """A program that runs ``python -m module arguments`` in our interpreter, with what it is given behind them.
 
     It becomes the interpreter (``exec``), so that whoever ends it ends that; ``-P`` keeps the directory in which it
-    happens to be started out of Python's path. With `tells_parent` the arguments end with ``--parent`` and the number
-    of who started it, who may be gone by the time that Python is up.
+    happens to be started out of Python's path.
     """
     words = " ".join(map(shlex.quote, (sys.executable, "-P", "-m", module, *arguments)))
-    words += ' --parent "$PPID"' if tells_parent else ""
     return f'#!/bin/sh\n{made_by(plugin)}exec {words} "$@"\n'.encode()
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from nsstream_plugins.extcap.grammar import INTERFACES
-from nsstream_plugins.plugin import PROGRAM_MODE, Finding, Plugin, PluginFile, Scope, config_home, launcher
+from nsstream_plugins.plugin import PROGRAM_MODE, Finding, Plugin, PluginFile, Scope, config_home, made_by
 
 LISTING_S: Final = 0.1  # what a listing may take: Wireshark asks at every start, and waits
 TIMEOUT_S: Final = 60.0
+START: Final = "import sys; from nsstream_plugins.extcap.__main__ import main; sys.exit(main(sys.argv[1:]))"
 FOLDER: Final = {"user": "Personal Extcap path", "system": "(?:Global )?Extcap path"}  # 4.0 tells of the latter alone
 SYSTEM_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
@@ -35,14 +38,18 @@ def _folder(scope: Scope) -> Path:
     return next((root for root in roots if root.is_dir()), roots[0]) / "extcap"
 
 
+def _program(name: str) -> bytes:
+    """As `plugin.launcher`, but quicker, for ``-m`` takes as long as a listing; and it tells who started it.
+
+    Who did may be gone by the time that Python is up.
+    """
+    words = " ".join(map(shlex.quote, (sys.executable, "-P", "-c", START, name)))
+    return f'#!/bin/sh\n{made_by("wireshark")}exec {words} "$@" --parent "$PPID"\n'.encode()
+
+
 def _files(scope: Scope) -> Sequence[PluginFile]:
     folder = _folder(scope)
-    return [
-        PluginFile(
-            folder / name, launcher("wireshark", "nsstream_plugins.extcap", name, tells_parent=True), PROGRAM_MODE
-        )
-        for name in INTERFACES
-    ]
+    return [PluginFile(folder / name, _program(name), PROGRAM_MODE) for name in INTERFACES]
 
 
 def _check(scope: Scope) -> Sequence[Finding]:
