@@ -5,8 +5,7 @@
     python bench/plugins.py accounts [--minutes 10] [--rate 1000] [--json OUT]      # as root
 
 `wireshark`: how long an extcap takes to list itself (bar: 100 ms, the median of 20), and how far the rate of packets'
-stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO, on this machine
-now.
+stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO just now.
 
 `notebooks`: packets a second as scapy's and pyshark's objects, and into a feed. No bar: these are the ceilings.
 
@@ -134,7 +133,7 @@ def rates(program: Path, home: Path, rate_hz: int) -> tuple[float, float]:
     child.wait()
     times = np.concatenate(stamps)
     behind_first = len(times) - len(stamps[0])
-    return (len(times) - 1) / ((times[-1] - times[0]) * 1e-9), behind_first / (last_s - first_s)
+    return (len(times) - 1) / (int(times[-1] - times[0]) * 1e-9), behind_first / (last_s - first_s)
 
 
 def notebooks(count: int) -> list[Bar]:

@@ -49,15 +49,14 @@ def list_plugins() -> None:
 def install(name: Name, system: ScopeOption = None, force: Force = False) -> None:
     """Put a plugin's files where its tool looks; again: bring them up to date."""
     from nsstream_plugins.installer import Installer
+    from nsstream_plugins.plugin import in_path, ours_alone
     from nsstream_plugins.registry import load_plugin
 
-    plugin = load_plugin(name)
-    for line in Installer(_scope(system)).install(plugin, is_forced=force) or ["nothing to do"]:
+    plugin, scope = load_plugin(name), _scope(system)
+    for line in Installer(scope).install(plugin, is_forced=force) or ["nothing to do"]:
         print(line)
-    for program in plugin.programs:
-        from nsstream_plugins.plugin import in_path
-
-        if not (finding := in_path(program)).is_good:
+    for finding in (*map(in_path, plugin.programs), ours_alone(scope)):
+        if not finding.is_good:
             print(f"note     {finding.text}")
     if plugin.next_step:
         print(f"now      {plugin.next_step}")

@@ -37,10 +37,11 @@ class JournalFollower:
         self._watch: DirectoryWatch | None = None
         self._tails: dict[str, _Tail] = {}
         self._after = -1  # the commit whose rows, and those before, are of no interest
+        self._number = -1  # the newest that was seen
 
     def open(self) -> None:
         """Begin behind what is committed now; raises StateError where there is no journal that can be read."""
-        self._after = self._commit_number()
+        self._after = self._number = self._commit_number()
         with suppress(OSError):
             self._watch = DirectoryWatch(self._directory)
         self._look()
@@ -52,6 +53,9 @@ class JournalFollower:
         else:
             time.sleep(min(wait_s, _LOOK_S))
         number = self._commit_number()
+        if number < self._number:  # another state in the same place, which counts anew
+            self._after = -1
+        self._number = number
         self._look()
         found: list[Rows] = []
         for name, tail in sorted(self._tails.items()):
@@ -88,8 +92,8 @@ class JournalFollower:
                 raise StateError(f"{path} is {commit['format']} version {commit['format_version']}, not ours")
             return int(commit["number"])
         except FileNotFoundError as err:
-            if self._after >= 0:
-                return self._after  # who journals begins anew
+            if self._number >= 0:
+                return self._number  # who journals begins anew
             raise StateError(f"{path} is not there: nothing is being taken in") from err
         except OSError as err:
             raise StateError(f"{path}: {(err.strerror or str(err)).lower()}") from err

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from nsstream.errors import InputError, OutputError
-from nsstream_plugins.plugin import Finding, Plugin, PluginFile, Scope, in_path
+from nsstream_plugins.plugin import Finding, Plugin, PluginFile, Scope, in_path, ours_alone
 from nsstream_plugins.record import Record, locked, read_record, record_path, write_record
 
 DIRECTORY_MODE: Final = 0o755
@@ -112,7 +112,7 @@ class Installer:
         wanted = {str(file.path): _digest(file.octets) for file in plugin.files(self.scope)}
         if wanted != files:
             found.append(Finding(False, "this nsstream would install other files; install it again"))
-        return [*found, *plugin.check(self.scope)]
+        return [*found, ours_alone(self.scope), *plugin.check(self.scope)]
 
     def _missing_directories(self, files: dict[str, PluginFile]) -> list[str]:
         """The directories that have to be made, each behind those above it."""

@@ -71,15 +71,13 @@ class Plugin:
             raise ValueError(f"a plugin's name is of small letters, digits and dashes, got {self.name!r:.80}")
 
 
-def launcher(plugin: str, module: str, *arguments: str, tells_parent: bool = False) -> bytes:
+def launcher(plugin: str, module: str, *arguments: str) -> bytes:
     """A program that runs ``python -m module arguments`` in our interpreter, with what it is given behind them.
 
     It becomes the interpreter (``exec``), so that whoever ends it ends that; ``-P`` keeps the directory in which it
-    happens to be started out of Python's path. With `tells_parent` the arguments end with ``--parent`` and the number
-    of who started it, who may be gone by the time that Python is up.
+    happens to be started out of Python's path.
     """
     words = " ".join(map(shlex.quote, (sys.executable, "-P", "-m", module, *arguments)))
-    words += ' --parent "$PPID"' if tells_parent else ""
     return f'#!/bin/sh\n{made_by(plugin)}exec {words} "$@"\n'.encode()
 
 
@@ -113,6 +111,22 @@ def in_path(program: str) -> Finding:
     """Whether a program is installed; Debian keeps daemons in sbin, which is not in a user's PATH."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
     return Finding(path is not None, f"{program} is {path}" if path else f"{program} is not installed")
+
+
+def ours_alone(scope: Scope) -> Finding:
+    """Whether what is installed for the system runs nothing that an ordinary user could change."""
+    parts = [Path(sys.executable).resolve(), Path(sys.prefix), Path(__file__).parent]
+    others = [path for path in parts if scope == "system" and _is_others(path)]
+    if not others:
+        return Finding(True, "what is installed runs nothing of another user's")
+    return Finding(
+        False, f"{others[0]} can be changed by another user than root, and with it what all users of the tool run"
+    )
+
+
+def _is_others(path: Path) -> bool:
+    told = path.stat()
+    return told.st_uid != 0 or bool(told.st_mode & 0o022)
 
 
 def _xdg(variable: str, otherwise: str) -> Path:

@@ -7,7 +7,7 @@
     capture = pyshark.LiveCapture("eth0", include_raw=True, use_json=True)
     feed_from(capture, "/run/tap")                          # nsstream ingest fifo:/run/tap --state STATE
 
-pyshark takes some hundred packets a second (`bench/plugins.py`): for a look, not for a load.
+pyshark takes less than a hundred packets a second (`bench/plugins.py`): for a look, not for a load.
 """
 
 from __future__ import annotations

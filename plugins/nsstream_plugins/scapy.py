@@ -7,7 +7,7 @@
     with Feed("/run/tap") as feed:                          # nsstream ingest fifo:/run/tap --state STATE
         sniff(iface="eth0", prn=feed, store=False, timeout=60)
 
-scapy takes some ten thousand packets a second at best (`bench/plugins.py`); ``live:eth0`` takes a million.
+scapy takes some thousand packets a second (`bench/plugins.py`); ``live:eth0`` takes a million.
 """
 
 from __future__ import annotations

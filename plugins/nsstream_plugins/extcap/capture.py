@@ -109,7 +109,7 @@ class _Capture:
                 if descriptor == self._descriptor and events & (select.POLLERR | select.POLLHUP):
                     self._exit(None)
                 elif descriptor == self._ended_read:
-                    self._exit(self._error)
+                    self._exit(None if self._is_unread() else self._error)
                 elif descriptor == controls and not self._listen(controls, reader):
                     poll.unregister(controls)
             if os.getppid() != self._parent:
@@ -117,6 +117,12 @@ class _Capture:
             if self._toolbar < 0 and self._asked.extcap_control_out:
                 with suppress(OSError):  # nobody reads it yet
                     self._toolbar = os.open(self._asked.extcap_control_out, os.O_WRONLY | os.O_NONBLOCK)
+
+    def _is_unread(self) -> bool:
+        """Whether the reader is gone: then a feed that cannot write has not failed."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def _open(self, path: str) -> int:
         """Wait for a reader; raises OSError."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing import Final
 
 VERSION: Final = "1.0"
-HELP: Final = "docs/plugins.md"
 LAB: Final = "lab"  # the bundled capture
 FOLLOW: Final = "follow:"
 DEFAULT_RATE: Final = "1kpps"
@@ -34,7 +33,7 @@ INTERFACES: Final = {  # how each is shown; the program that shows it has its na
 
 def interfaces(name: str) -> Iterator[str]:
     """The answer to --extcap-interfaces of the program of that interface."""
-    yield f"extcap {{version={VERSION}}}{{help={HELP}}}{{display={INTERFACES[name]}}}"
+    yield f"extcap {{version={VERSION}}}{{display={INTERFACES[name]}}}"
     yield f"interface {{value={name}}}{{display={INTERFACES[name]}}}"
     if name == "nsstream-synth":
         yield (

@@ -7,6 +7,7 @@ stand where the rate puts them.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -53,7 +54,7 @@ class LiveSink:
 
     def open(self) -> None:
         """Take the FIFO."""
-        self._pipe.begin(self._descriptor, has_header=True)
+        self._pipe.begin(os.dup(self._descriptor), has_header=True)  # the original tells of its reader to the end
 
     def write(self, frames: Frames) -> None:
         """Write frames now."""

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from nsstream_plugins.plugin import Plugin, launcher
+from nsstream_plugins.plugin import Plugin, PluginFile, launcher
 from nsstream_plugins.registry import load_plugin, plugin_names
+from nsstream_plugins.testing import check_plugin
 
 from nsstream.errors import InputError
 
@@ -56,6 +57,22 @@ def test_all_of_ours_load_and_say_what_they_are() -> None:
             files = plugin.files(scope)  # type: ignore[arg-type]
             assert files
             assert all(file.path.is_absolute() and file.octets for file in files)
+
+
+@pytest.mark.parametrize("name", plugin_names())
+def test_each_of_ours_keeps_the_rules_that_are_published(name: str, tmp_path: Path) -> None:
+    check_plugin(load_plugin(name), tmp_path)
+
+
+def test_a_plugin_that_breaks_a_rule_is_told_so(tmp_path: Path) -> None:
+    for number, files in enumerate((
+        [], [PluginFile(Path("relative"), b"x")], [PluginFile(Path("/etc/x"), b"x")],
+        [PluginFile(tmp_path / "3" / "x", b"x", 0o777)], [PluginFile(tmp_path / "4" / "x", b"x")] * 2,
+    )):  # fmt: skip
+        home = tmp_path / str(number)
+        home.mkdir()
+        with pytest.raises(AssertionError):
+            check_plugin(Plugin("sample", "", "", lambda scope, files=files: files), home)
 
 
 def test_a_stranger_is_listed_installed_looked_at_and_removed_as_ours_are(stranger: Path) -> None:
