@@ -65,6 +65,7 @@ def _training(status: dict[str, Any]) -> list[tuple[str, str]]:
     jobs, chunks = training["jobs"], training["chunks"]
     waiting = jobs["pending"] + jobs["failed"]
     told = [f"{jobs['done']:,} done", f"{waiting:,} waiting"]
+    told += ["on Ray"] if training.get("engine") == "ray" else []
     told += [f"{jobs['failed']:,} of them failed before"] if jobs["failed"] else []
     told += [f"[red]{jobs['poisoned']:,} given up[/red]"] if jobs["poisoned"] else []
     for fate, count in chunks.items():

@@ -80,8 +80,11 @@ def place_folder(out: Path, name: str, files: Folder) -> Path:
     target = out / _plain(name)
     if target.exists():
         return target
-    out.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".new-", dir=out))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".new-", dir=out))
+    except OSError as err:
+        raise OutputError(f"cannot write {target}: {err.strerror}") from err
     try:
         for each, octets in files.items():
             with whole_file(work / _plain(each)) as file:

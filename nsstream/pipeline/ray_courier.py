@@ -149,8 +149,8 @@ def _from_node(request: dict[str, Any], packed: Mapping[str, Any] | None) -> Ite
                 raise _FailedError("its node says nothing any more", Failure.LOST)
             elif not is_started and now_s - began_s > settings["start_timeout_s"]:
                 raise _FailedError(
-                    f"no node had room for {settings['cpus']} processors and {settings['gpus']:g} GPUs "
-                    f"within {settings['start_timeout_s']:g} s",
+                    f"no node had room for {settings['cpus']} processors, {settings['gpus']:g} GPUs and "
+                    f"{(request['most_octets'] or 0) >> 20} MB within {settings['start_timeout_s']:g} s",
                     Failure.UNREACHABLE,
                 )
             elif not is_started:

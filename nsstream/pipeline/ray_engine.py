@@ -69,5 +69,5 @@ class RayEngine:
             )  # fmt: skip
         except ChildFailedError as err:
             if err.kind is Failure.DIED and not err.is_told:  # the courier did: where it loses the cluster, Ray ends it
-                raise ChildFailedError(f"the connection to {settings.address} was lost: {err}", Failure.LOST) from err
+                raise ChildFailedError(f"the courier to {settings.address} ended: {err}", Failure.LOST) from err
             raise

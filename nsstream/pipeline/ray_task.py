@@ -1,8 +1,9 @@
 """What runs on a node of a Ray cluster: a job's files are put into a folder of its own, and its worker is run there.
 
 Promises: the worker is the child process that it would be at home, on a leash of the same bounds; it is gone when the
-task is, however that ends (`child`, `tool_guard`). The folder is the task's user's alone, and gone with the task; one
-that a killed task left is removed by the next on that machine. The address key is only ever in the worker's pipe.
+task is, however that ends (`child`, `tool_guard`), and the task ends with its node's raylet. The folder is the task's
+user's alone, and gone with the task; one that a killed task left is removed by the next on that machine. The address
+key is only ever in the worker's pipe.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure, L
 from nsstream.pipeline.parcel import OUT, read_folder, unpack
 from nsstream.pipeline.ray_engine import PYTHON
 
+LOOK_S: Final = 1.0  # for the raylet, and for an interrupt
 LOCK: Final = ".lock"  # in a task's folder, held as long as the task lives
 
 
@@ -84,9 +86,15 @@ def _lines(request: Mapping[str, Any], told: Mapping[str, Any], gpus: list[str])
 
     thread = Thread(target=run, name="worker", daemon=True)
     thread.start()
+    raylet = os.getppid()
     try:
         while True:
-            line = lines.get()
+            if os.getppid() != raylet:  # Ray lets a task live on whose node it has given up
+                raise ChildFailedError("its node's raylet is gone", Failure.LOST)
+            try:
+                line = lines.get(timeout=LOOK_S)
+            except Empty:
+                continue
             if isinstance(line, CancelledError):
                 return
             if isinstance(line, BaseException):

@@ -354,7 +354,8 @@ class Scheduler:
         _log.warning("job_%s chunk=%s reason=%s", err.kind, name, err)
         if err.kind is Failure.LOST:
             told: list[str] = []
-            self._insist(lambda: told.append(self.queue.interrupt(job, str(err))))
+            backoff_s = self._training.backoff_s
+            self._insist(lambda: told.append(self.queue.interrupt(job, str(err), backoff_s=backoff_s)))
             if told[0] == "poisoned":
                 self._runner.clean(job)
         else:

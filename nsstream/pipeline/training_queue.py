@@ -160,14 +160,19 @@ class TrainingQueue:
         """Let a job be claimed again, after a wait: it was not begun to its end, and did not fail."""
         self._set(job.id, "state = 'pending', not_before_ns = ?", (self._clock.wall_ns() + round(wait_s * 1e9),))
 
-    def interrupt(self, job: Job, reason: str) -> str:
-        """Let a job be claimed again whose machine was lost; gives its new state: poisoned where that was too often."""
+    def interrupt(self, job: Job, reason: str, *, backoff_s: float) -> str:
+        """Let a job be claimed again whose machine was lost: at once, but later each time it happens.
+
+        Gives its new state: poisoned where that was too often.
+        """
+        now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:
             row = db.execute(
                 "UPDATE job SET interruptions = interruptions + 1, reason = ?, ended_ns = ?,"
+                " not_before_ns = ? + interruptions * ?,"
                 " state = CASE WHEN interruptions + 1 >= ? THEN 'poisoned' ELSE 'pending' END"
                 " WHERE id = ? AND state IN ('claimed', 'running') RETURNING state",
-                (reason[:500], self._clock.wall_ns(), MOST_INTERRUPTIONS, job.id),
+                (reason[:500], now_ns, now_ns, round(backoff_s * 1e9), MOST_INTERRUPTIONS, job.id),
             ).fetchone()
         return "pending" if row is None else str(row["state"])
 

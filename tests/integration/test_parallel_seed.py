@@ -1,5 +1,6 @@
 """A seed of several chunks, by real workers: it knows what a seed of one chunk does not, and others go on from it."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -102,3 +103,14 @@ def test_a_worker_that_fails_and_fails_ends_the_run(chunks: tuple[Path, ...], tm
 def test_a_chunk_is_learned_once(chunks: tuple[Path, ...], tmp_path: Path):
     with pytest.raises(InputError, match="named twice"):
         train_parallel_seed(plan_of((chunks[0], chunks[0])), tmp_path, LocalEngine(), print, time.monotonic)
+
+
+def test_the_command_says_what_several_chunks_need(chunks: tuple[Path, ...], tmp_path: Path):
+    def told(*options: str) -> str:
+        command = [sys.executable, "-m", "nsstream_daemon", "train", *map(str, chunks), "-o", str(tmp_path), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "several chunks are learned from nothing, by --steps" in told("--budget", "9s")
+    assert "'here' is no HOST:PORT" in told("--steps", "3", "--ray", "here")

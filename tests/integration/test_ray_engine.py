@@ -9,12 +9,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_traffic import MINUTE_NS, START_NS, made_packets
 from service_nest import HERE, Nest, is_gone, wait_until
 from test_service_real import two_chunks_of_the_lab
+
+from nsstream.chunk import Chunk, ChunkStore
+from nsstream.counters import Tally
+from nsstream.encode.address_map import AddressMap
+from nsstream.pipeline.engine import LocalEngine
+from nsstream.pipeline.parallel_seed import ParallelSeed, train_parallel_seed
+from nsstream.pipeline.ray_engine import RayEngine
+from nsstream.pipeline.service_config import RaySection
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,13 +130,13 @@ def test_the_same_jobs_give_the_same_checkpoints(tmp_path: Path, nodes: Nodes):
             folder,
             source={"input": str(tmp_path / "lab.pcap"), "at_end": "drain"},
             chunks={"length_s": 10, "lateness_s": 5},
-            training={"engine": engine, "seed_steps": 4, "steps": 4, "silence_s": 170},
+            training={"engine": engine, "seed_steps": 4, "steps": 4, "silence_s": 600},
             gate={"drawn_conversations": 60, "worst_ratio": 1.5},
             ray={"address": nodes.address},
         )
         try:
             daemon = nest.start(sys.executable, "-m", "nsstream_daemon", "daemon", "-c", str(nest.config))
-            assert daemon.wait(400) == 0, nest.log.read_text()
+            assert daemon.wait(600) == 0, nest.log.read_text()
         finally:
             nest.close()
         assert nest.rows("SELECT DISTINCT state, attempts FROM job") == [("done", 0)]
@@ -164,9 +174,7 @@ def test_a_lost_node_costs_a_job_nothing(nest: Nest, nodes: Nodes):
     nest.put(3)
     nest.start()
     pid = nest.worker_pid()
-    worker = parent_of(pid)
-    for lost in (int(variable_of(worker, "RAY_RAYLET_PID")), worker):  # as if its machine had no power any more
-        os.kill(lost, signal.SIGKILL)
+    os.kill(int(variable_of(parent_of(pid), "RAY_RAYLET_PID")), signal.SIGKILL)
     wait_until(lambda: is_gone(pid))
     (nest.quick / "slow").unlink()
     wait_until(lambda: nest.done() == 2)
@@ -237,3 +245,21 @@ def test_a_cluster_that_is_not_there_costs_no_attempt(nest: Nest):
     assert "no Ray cluster answers at 127.0.0.1" in nest.log.read_text()
     assert nest.stop() == 0
     assert nest.rows("SELECT DISTINCT state, attempts, interruptions FROM job") == [("pending", 0, 0)]
+
+
+def test_a_seed_of_several_chunks_is_the_same_on_the_cluster(tmp_path: Path, nodes: Nodes):
+    store, chunks = ChunkStore(tmp_path / "chunks"), []
+    for minute in (0, 1):
+        packets, begin = made_packets(count=60, minute=minute), START_NS + minute * MINUTE_NS
+        tally = Tally(offered=len(packets), kept=len(packets))
+        chunks.append(store.write(Chunk.of(begin, begin + MINUTE_NS, packets, tally, is_partial=False)))
+    plan = ParallelSeed(tuple(chunks), 1, 2, 5, AddressMap(KEY))
+    cluster = RayEngine(RaySection(address=nodes.address, jobs=2))
+    made = [
+        train_parallel_seed(plan, tmp_path / engine.name, engine, lambda progress: None, time.monotonic)
+        for engine in (LocalEngine(), cluster)
+    ]
+    assert made[0].name == made[1].name  # which is the hash of what it holds
+    assert [path.read_bytes() for path in sorted(made[0].iterdir())] == [
+        path.read_bytes() for path in sorted(made[1].iterdir())
+    ]

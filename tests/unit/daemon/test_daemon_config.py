@@ -56,6 +56,8 @@ def test_durations_and_sizes_are_numbers_or_texts(tmp_path: Path):
         ("[[training.workers]]\ncpu = 1", "training.workers[0].cpu: there is no such key; there are cores, gpu"),
         ("[gate]\nworst_ratio = inf", "gate.worst_ratio = inf: input should be a finite number"),
         ("[gate]\nworst_ratio = 2026-01-01", "gate.worst_ratio = '2026-01-01': input should be a valid number"),
+        ("[ray]\naddress = 'here'", "ray.address = 'here': string should match pattern"),
+        ("[training]\nengine = 'ray'\n[[training.workers]]\ncores = [0]", "training.workers are places of the local"),
         ("[nonsense]\na = 1", "nonsense: there is no such key; there are state, source, chunks,"),
         (f'[control]\nsocket = "/{"x" * 120}"', "the path of the control socket has more than 107 octets"),
         ("= 3", "is not TOML: "),
@@ -88,7 +90,7 @@ def test_a_file_that_is_none_or_no_text_is_told(tmp_path: Path):
 def test_every_key_has_a_description():
     for _, section in SECTIONS:
         for key, field in section.model_fields.items():
-            if key not in ("source", "chunks", "training", "gate", "control"):
+            if key not in ("source", "chunks", "training", "ray", "gate", "control"):
                 assert field.description, key
                 assert field.description[0].isupper(), key
                 assert field.description.endswith("."), key

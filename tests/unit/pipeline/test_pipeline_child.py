@@ -111,6 +111,16 @@ def test_a_failure_is_told_by_its_kind(program: str, settings: dict[str, Any], k
     assert raised.value.kind is kind
 
 
+def test_a_child_may_pass_on_the_kind_of_another_s_failure():
+    for said, kind in (("lost", Failure.LOST), ("nonsense", Failure.ERROR)):
+        with pytest.raises(ChildFailedError, match=r"^gone$") as raised:
+            run(f'print(json.dumps({{"event": "error", "message": "gone", "kind": "{said}"}})); sys.exit(1)')
+        assert (raised.value.kind, raised.value.is_told) == (kind, True)
+    with pytest.raises(ChildFailedError) as raised:
+        run("sys.exit(1)")
+    assert (raised.value.kind, raised.value.is_told) == (Failure.DIED, False)
+
+
 def test_a_child_on_a_leash_runs_where_and_as_it_is_told():
     core = min(os.sched_getaffinity(0))
     tell = """

@@ -186,12 +186,35 @@ def test_a_job_given_back_did_not_fail(nest: Nest):
     assert nest.claim().attempts == 0
 
 
+def test_a_job_given_back_for_a_while_is_not_claimed_before(nest: Nest):
+    nest.see(chunk(1))
+    nest.queue.give_back(nest.claim(), wait_s=10.0)
+    assert nest.queue.claim() is None
+    nest.clock.advance(10 * S)
+    assert nest.claim().attempts == 0
+
+
+def test_a_job_whose_machine_is_lost_waits_longer_each_time_and_is_poisoned_in_the_end(nest: Nest):
+    nest.see(chunk(1))
+    for times in range(MOST_INTERRUPTIONS - 1):
+        assert nest.queue.interrupt(nest.claim(), "the node died", backoff_s=10.0) == "pending"
+        if times:
+            assert nest.queue.claim() is None
+        nest.clock.advance(times * 10 * S)
+    job = nest.claim()
+    assert job.attempts == 0
+    assert nest.queue.interrupt(job, "the node died", backoff_s=10.0) == "poisoned"
+    assert nest.queue.claim() is None
+    assert nest.queue.counts()["poisoned"] == 1
+
+
 def test_a_job_that_is_settled_can_neither_fail_nor_be_given_back(nest: Nest):
     nest.see(chunk(1))
     job = nest.claim()
     nest.settle(job, "m")
     nest.fail(job)
     nest.queue.give_back(job)
+    nest.queue.interrupt(job, "the node died", backoff_s=0.0)
     assert nest.queue.counts()["done"] == 1
     assert nest.queue.claim() is None
 
