@@ -290,6 +290,9 @@ class Scheduler:
         training, reseed_after = self._training, self._gate.reseed_after
         if reseed_after and self.models.failures_in_a_row() >= reseed_after:
             return None
+        if (bound := self._gate.reseed_drift) is not None and self.models.has_drifted(bound):
+            _log.warning("reseeding drift_above=%g", bound)
+            return None
         promoted = self._promoter.promoted()
         if training.start_from == "newest" and promoted is not None:
             return self._promoter.folder / promoted.id
