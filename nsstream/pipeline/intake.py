@@ -272,7 +272,9 @@ class Intake:
         done = self._closed.put_away(chunks)
         if done:
             self._journal.remove([chunk.id for chunk in done])
-        if done and not self._closed.waiting_rows:
+        if self._closed.waiting_rows:
+            self.unprotected_rows = self._unsaved_rows()
+        elif done:
             self._journal.remove_apart(self._chunker.apart.number)
 
     def _lose(self, chunk: Chunk) -> None:
