@@ -66,9 +66,12 @@ def held_by(state: Path) -> str | None:
 @contextmanager
 def kept_out(state: Path) -> Iterator[None]:
     """Let no daemon and no ingest into a state directory meanwhile; raises StateError where one is in it."""
-    lock = StateLock(state)
+    lock, owner = StateLock(state), state.stat()
     try:
         with ingest_lock(state):
+            for name in (FILE, INGEST_FILE):
+                if (state / name).stat().st_uid != owner.st_uid:  # root made it now: the daemon is to open it, too
+                    os.chown(state / name, owner.st_uid, owner.st_gid)
             yield
     finally:
         lock.release()

@@ -23,12 +23,13 @@ from nsstream.chunk import ChunkStore
 from nsstream.chunk.chunk_file import SUFFIX
 from nsstream.chunk.retention import remove_unread
 from nsstream.clock import Clock
-from nsstream.errors import InputError, StateError
+from nsstream.errors import InputError, OutputError, StateError
 from nsstream.pipeline.ledger import Ledger, add_to_total
 from nsstream.pipeline.model_records import PROMOTED
 
 _log = logging.getLogger(__name__)
 
+EVERY_NS: Final = 3600 * 10**9  # rows of old
 MOST_AT_ONCE: Final = 500  # chunks; who asks for more asks again
 _GROUP: Final = 50  # to a transaction
 _CHUNK_ID: Final = re.compile(r"[0-9A-Za-z-]{1,100}", re.ASCII)
@@ -60,6 +61,7 @@ class Forgetting:
 
     def __init__(self, state: Path, ledger: Ledger, clock: Clock) -> None:
         self._state, self._ledger, self._clock = state, ledger, clock
+        self._forgot_ns: int | None = None
 
     def forget(self, chunk_id: str) -> Forgotten:
         """Forget one chunk.
@@ -93,6 +95,17 @@ class Forgetting:
         done = self._forget_all(wanted[:MOST_AT_ONCE], f"before {before_ns}")
         done.left = max(0, len(wanted) - MOST_AT_ONCE) if done.chunks else 0
         return done
+
+    def forget_old_rows_now_and_then(self, keep_s: float) -> None:
+        """The same as `forget_old_rows`, each hour; call it often."""
+        now_ns = self._clock.monotonic_ns()
+        if self._forgot_ns is not None and now_ns - self._forgot_ns < EVERY_NS:
+            return
+        self._forgot_ns = now_ns
+        try:
+            self.forget_old_rows(keep_s)
+        except OutputError as err:
+            _log.warning("old_rows_not_forgotten error=%s", err)
 
     def forget_old_rows(self, keep_s: float) -> int:
         """Drop rows of the ledger that are older, where no file is of them; gives how many chunks they were of."""

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from nsstream.chunk import Chunk, Chunker, ChunkLimits, ChunkStore, Fate, Kind, Rows
+from nsstream.chunk import Chunk, Chunker, ChunkLimits, Fate, Kind, Rows
 from nsstream.chunk.interval import SECOND_NS, Grid
 from nsstream.chunk.journal import Journal, Recovered
-from nsstream.chunk.retention import Expiry, Retention, expire
+from nsstream.chunk.retention import Retention
 from nsstream.chunk.rows import kind_of, time_of
 from nsstream.chunk.sampling import KEY_BYTES
 from nsstream.chunk.scratch import Scratch
@@ -27,6 +27,7 @@ from nsstream.chunk.whole_file import whole_file
 from nsstream.clock import Clock
 from nsstream.counters import Tally
 from nsstream.errors import OutputError, StateError
+from nsstream.pipeline.closed_chunks import ClosedChunks
 from nsstream.pipeline.handover_files import HandoverFiles
 
 _log = logging.getLogger(__name__)
@@ -79,22 +80,22 @@ class Intake:
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> None:
         self._config = config
-        self._retention = config.retention
         self._source_id = source_id
         self._clock = clock
-        self._on_chunk = on_chunk or (lambda chunk: None)
         try:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"cannot make the state directory {state}: {err.strerror}") from err
         self._lock = ingest_lock(state)
         self._key = _key_in(state)
-        self.store = ChunkStore(state / "chunks")
-        self.apart = ChunkStore(state / "apart")
+        self._closed = ClosedChunks(
+            state, config.retention, config.closed_rows, clock,
+            is_live=config.is_live, commit=self.sync, lose=self._lose, on_chunk=on_chunk or (lambda chunk: None),
+        )  # fmt: skip
+        self.store, self.apart = self._closed.store, self._closed.apart
         self._journal = Journal(state / "journal")
         self._scratch = Scratch(state / "journal")
         self._kind = Kind.PACKETS
-        self._closed: list[Chunk] = []  # and not stored: the disk refuses them
         self._lateness_ns = round(config.allowed_lateness_s * SECOND_NS)
         self._ahead_ns = clock.wall_ns() - clock.monotonic_ns()
         self._has_stepped_back = False
@@ -104,10 +105,7 @@ class Intake:
         self._handover: dict[str, Any] | None = None
         self._source_total: dict[str, object] = {}
         self._synced_ns = self._moved_ns = self._expired_ns = clock.monotonic_ns()
-        self.chunk_count = 0  # stored by this intake
-        self.apart_rows = 0  # of the late and future ones, those that this intake stored
         self.unprotected_rows = 0  # taken, and not in the journal since the disk refused
-        self.expired_count = 0
         self.recovered = self._recover()
 
     @property
@@ -126,7 +124,22 @@ class Intake:
     @property
     def is_full(self) -> bool:
         """Whether no more is to be taken of a source that can wait: the disk refuses chunks that are closed."""
-        return bool(self._closed) and not self._config.is_live
+        return self._closed.waiting_rows > 0 and not self._config.is_live
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks stored by this intake."""
+        return self._closed.chunk_count
+
+    @property
+    def apart_rows(self) -> int:
+        """Of the late and future rows, those that this intake stored."""
+        return self._closed.apart_rows
+
+    @property
+    def expired_count(self) -> int:
+        """Chunks that expired under this intake."""
+        return self._closed.expired_count
 
     @property
     def latest_ns(self) -> int:
@@ -200,12 +213,14 @@ class Intake:
             self._put_away([])
             self.sync()
         if now_ns - self._expired_ns >= EXPIRE_EVERY_NS:
-            self._expire()
+            self._expired_ns = now_ns
+            self._closed.expire()
 
     def sync(self, closing: Sequence[Chunk] = ()) -> bool:
         """Commit the journal, but not while a closed chunk waits: no journal has its last rows; whether it was done."""
         self._synced_ns = self._clock.monotonic_ns()
-        if self._closed:
+        if self._closed.waiting_rows:
+            self.unprotected_rows = self._unsaved_rows()
             return False
         try:
             handover = self._handover_files.save(self._handover)
@@ -223,7 +238,7 @@ class Intake:
 
     def retain(self, retention: Retention) -> None:
         """Let chunks expire by other bounds from now on; from any thread."""
-        self._retention = retention
+        self._closed.retention = retention
 
     def flush(self) -> None:
         """Close every interval, and commit."""
@@ -253,86 +268,20 @@ class Intake:
         self._has_stepped_back = False
 
     def _put_away(self, chunks: list[Chunk]) -> None:
-        """Store chunks, behind those that the disk refused before; what it refuses now waits, or is lost."""
-        new, chunks = len(chunks), self._closed + chunks
-        self._closed = []
-        if not chunks:
-            return
-        parts = [*chunks, *(rows for chunk in chunks for rows in chunk.apart)]
-        refused = {part.id: err for part in parts if (err := self._prepare(part)) is not None}
-        if refused and self._config.closed_rows:
-            self._wait(chunks, new, next(iter(refused.values())))
-            return
-        for part in parts:
-            if part.id in refused:
-                self._lose(part, refused[part.id])
-        prepared = [part for part in parts if part.id not in refused]
-        if not self.sync(closing=prepared) and self._config.closed_rows:
-            self._wait(chunks, new, OutputError("the journal cannot be written"))
-            return
-        for chunk in prepared:
-            self._publish(chunk.id)
-            _log.info("chunk_stored id=%s rows=%d", chunk.id, len(chunk.table))
-            if chunk.fate is Fate.KEPT:
-                self.chunk_count += 1
-                self._on_chunk(chunk)
-            else:
-                self.apart_rows += len(chunk.table)
-        self._journal.remove([chunk.id for chunk in chunks])
-        self._journal.remove_apart(self._chunker.apart.number)
-        if self._retention != Retention():
-            self._expire()
+        """Store chunks, and forget what the journal has of those that need it no more."""
+        done = self._closed.put_away(chunks)
+        if done:
+            self._journal.remove([chunk.id for chunk in done])
+        if self._closed.waiting_rows:
+            self.unprotected_rows = self._unsaved_rows()
+        elif done:
+            self._journal.remove_apart(self._chunker.apart.number)
 
-    def _wait(self, chunks: list[Chunk], new: int, err: OutputError) -> None:
-        """Keep chunks until the disk takes them: of a live source so many rows of the newest, of another all."""
-        for chunk in chunks[-new:] if new else []:
-            _log.warning("chunk_waits id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
-        while self._config.is_live and _rows_of(chunks) > self._config.closed_rows:
-            oldest, *chunks = chunks
-            for part in (oldest, *oldest.apart):
-                self._lose(part, err)
-        self._closed = chunks
-        self.unprotected_rows = self._unsaved_rows()
-
-    def _lose(self, chunk: Chunk, err: OutputError) -> None:
-        _log.warning("chunk_dropped id=%s rows=%d error=%s", chunk.id, len(chunk.table), err)
+    def _lose(self, chunk: Chunk) -> None:
         (self._chunker if chunk.fate is Fate.KEPT else self._chunker.apart).lose(chunk)
 
-    def _prepare(self, chunk: Chunk) -> OutputError | None:
-        """Make a chunk durable; why not, where the disk refuses."""
-        store = self.store if chunk.fate is Fate.KEPT else self.apart
-        try:
-            try:
-                store.prepare(chunk)
-            except OutputError:
-                if not self._expire().expired:
-                    raise
-                store.prepare(chunk)
-        except OutputError as err:
-            return err
-        return None
-
     def _unsaved_rows(self) -> int:
-        return sum(unsaved.row_count for unsaved in self._chunker.unsaved()) + _rows_of(self._closed)
-
-    def _publish(self, chunk_id: str) -> bool:
-        return self.store.publish(chunk_id) or self.apart.publish(chunk_id)
-
-    def _expire(self) -> Expiry:
-        self._expired_ns = self._clock.monotonic_ns()
-        if self._retention == Retention():
-            return Expiry()
-        try:
-            done = expire(self.store, self._retention, self._clock.wall_ns(), apart=self.apart)
-        except OutputError as err:
-            _log.warning("chunks_not_expired error=%s", err)
-            return Expiry()
-        self.expired_count += len(done.expired)
-        for judged in done.expired:
-            _log.info("chunk_expired id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
-        for judged in done.spared:
-            _log.info("chunk_spared id=%s octets=%d reason=%s", judged.id, judged.octets, judged.reason)
-        return done
+        return sum(unsaved.row_count for unsaved in self._chunker.unsaved()) + self._closed.waiting_rows
 
     def _new_chunker(self, length_ns: int) -> Chunker:
         config = self._config
@@ -349,12 +298,11 @@ class Intake:
         )
 
     def _first_part(self, start_ns: int, end_ns: int) -> int:
-        waiting = sum(chunk.start_ns == start_ns for chunk in self._closed)
-        return self.store.next_part(start_ns, end_ns, self._kind) + waiting
+        return self.store.next_part(start_ns, end_ns, self._kind) + self._closed.waiting_of(start_ns)
 
     def _recover(self) -> Recovered:
         """Take up the intervals that a process before left open: in the same grid, or closed where ours is another."""
-        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists(), self._publish)
+        found = self._journal.recover(lambda chunk_id: self.store.path_of(chunk_id).exists(), self._closed.publish)
         self.store.sweep()
         self.apart.sweep()
         if found.length_ns is None:
@@ -384,10 +332,6 @@ class Intake:
             ours.account(chunker.loose)
             ours.apart.resume(chunker.apart.number, chunker.apart.lost)
         return replace(found, intervals=(), apart=())  # their rows are the chunker's now
-
-
-def _rows_of(chunks: Sequence[Chunk]) -> int:
-    return sum(len(part.table) for chunk in chunks for part in (chunk, *chunk.apart))
 
 
 def ingest_lock(state: Path) -> IO[bytes]:

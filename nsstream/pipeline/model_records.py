@@ -18,6 +18,7 @@ from nsstream.errors import StateError
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.training_queue import Job
 
+DRIFTS: Final = 3  # in a row
 HOLD: Final = "promotion.hold"  # a setting: the model that an operator promoted
 
 PROMOTED: Final = (
@@ -129,6 +130,11 @@ class ModelRecords:
             " AND trained_ns > (SELECT COALESCE(MAX(trained_ns), 0) FROM model WHERE passed)"
         )
         return int(self._ledger.rows(query)[0][0])
+
+    def has_drifted(self, bound: float) -> bool:
+        """Whether the newest models, `DRIFTS` of them, all found more drift than that."""
+        drifts = [model.figures.get("drift") for model in self.newest(DRIFTS)]
+        return len(drifts) == DRIFTS and all(drift is not None and drift > bound for drift in drifts)
 
     def newest(self, limit: int = 50) -> list[ModelRecord]:
         """The newest models, the newest first."""

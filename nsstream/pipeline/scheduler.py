@@ -14,7 +14,6 @@ and the loss of a machine cost none; (4) while there is no seed, one place alone
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections import Counter
@@ -38,6 +37,7 @@ from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
 from nsstream.pipeline.promoter import Promoter, model_as_dict
+from nsstream.pipeline.room import Room
 from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER
 from nsstream.pipeline.training_queue import Job, TrainingQueue
@@ -46,8 +46,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0  # for chunks, where nobody says that one was stored
 IDLE_S: Final = 0.5
-SPARE_OCTETS: Final = 16 << 20  # of the disk, below which nothing is trained
-FORGET_EVERY_NS: Final = 3600 * 10**9  # rows of old
 PAUSED: Final = "training.paused"  # a setting
 OnDeath = Callable[[str, BaseException], None]
 
@@ -108,13 +106,12 @@ class Scheduler:
         self._training, self._gate, self._on_death = training, gate, on_death
         self.queue, self.models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
         self.forgetting = Forgetting(state, ledger, clock)
-        self._forgot_ns: int | None = None
         self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
         self._engine = engine or LocalEngine(training.workers)
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge, self._engine)
         self._lock = threading.Lock()
-        self._is_seeding = self._waits_for_room = False
+        self._room, self._is_seeding = Room(state), False
         self._counters = _Counters()
         self._lanes = [LaneStatus(f"train-{at}") for at in range(len(self._engine.places))]
         self._threads: list[threading.Thread] = []
@@ -232,24 +229,15 @@ class Scheduler:
                 )
             except OutputError as err:  # the disk or the ledger refuses: nothing was seen, and is looked at again
                 _log.warning("chunks_not_seen error=%s", err)
-            self._forget_old_rows()
+            self.forgetting.forget_old_rows_now_and_then(training.remember_s)
             self._pause_for(LOOK_EVERY_S)
-
-    def _forget_old_rows(self) -> None:
-        now_ns = self._clock.monotonic_ns()
-        if self._forgot_ns is None or now_ns - self._forgot_ns > FORGET_EVERY_NS:
-            self._forgot_ns = now_ns
-            try:
-                self.forgetting.forget_old_rows(self._training.remember_s)
-            except OutputError as err:
-                _log.warning("old_rows_not_forgotten error=%s", err)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _work(self, lane: LaneStatus, worker: WorkerSection) -> None:
         while not self._stop.is_set():
             try:
-                claimed = None if self.is_paused or self._lacks_room() else self._claim()
+                claimed = None if self.is_paused or self._room.is_lacking() else self._claim()
             except OutputError as err:
                 _log.warning("job_not_claimed error=%s", err)
                 claimed = None
@@ -266,19 +254,6 @@ class Scheduler:
                     if parent is None:
                         self._is_seeding = False
 
-    def _lacks_room(self) -> bool:
-        """Whether the disk is full or read-only, so that a training would be in vain."""
-        try:
-            room = os.statvfs(self._state)
-            lacks = room.f_bavail * room.f_frsize < SPARE_OCTETS or bool(room.f_flag & os.ST_RDONLY)
-        except OSError:
-            lacks = True
-        with self._lock:
-            is_news, self._waits_for_room = lacks is not self._waits_for_room, lacks
-        if is_news:
-            _log.warning("training_waits_for_disk state=%s" if lacks else "training_goes_on state=%s", self._state)
-        return lacks
-
     def _claim(self) -> tuple[Job, Path | None] | None:
         with self._lock:
             if self._is_seeding:
@@ -294,6 +269,9 @@ class Scheduler:
         """The checkpoint to go on from, None where a seed is to be trained."""
         training, reseed_after = self._training, self._gate.reseed_after
         if reseed_after and self.models.failures_in_a_row() >= reseed_after:
+            return None
+        if (bound := self._gate.reseed_drift) is not None and self.models.has_drifted(bound):
+            _log.warning("reseeding drift_above=%g", bound)
             return None
         promoted = self._promoter.promoted()
         if training.start_from == "newest" and promoted is not None:
@@ -363,7 +341,7 @@ class Scheduler:
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
         training = self._training
-        if self._lacks_room():  # which is no fault of the job
+        if self._room.is_lacking():  # which is no fault of the job
             _log.warning("job_given_back chunk=%s reason=%s", name, reason)
             self._insist(lambda: self.queue.give_back(job))
             self._runner.clean(job)

@@ -286,6 +286,12 @@ class GateSection(Section):
         description="Candidates in a row that fail, after which a new seed is trained; 0: never.",
         json_schema_extra=LIVE,
     )
+    reseed_drift: float | None = Field(
+        default=None,
+        gt=0,
+        description="Drift above which three models in a row let a new seed be trained. Without it, never.",
+        json_schema_extra=LIVE,
+    )
 
 
 class ControlSection(Section):

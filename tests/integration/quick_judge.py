@@ -1,14 +1,17 @@
-"""A judge that finds what the file ``ratio`` in the folder QUICK says, 0.9 without it."""
+"""A judge that finds what the files ``ratio`` and ``drift`` in the folder QUICK say, 0.9 and 1.1 without them."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-job, said = json.load(sys.stdin), Path(os.environ["QUICK"]) / "ratio"
-ratio = float(said.read_text()) if said.exists() else 0.9
+job, quick = json.load(sys.stdin), Path(os.environ["QUICK"])
+ratio, drift = (
+    float((quick / name).read_text()) if (quick / name).exists() else usual
+    for name, usual in (("ratio", 0.9), ("drift", 1.1))
+)
 figures = {"loss": 10.0, "parent_loss": None, "ratio": None, "drift": None}
 if job["parent"]:
-    figures |= {"parent_loss": 10.0 / ratio, "ratio": ratio, "drift": 1.1}
+    figures |= {"parent_loss": 10.0 / ratio, "ratio": ratio, "drift": drift}
 drawn = {"drawn": 10, "frames": 100, "faults": 0, "copied": 0.0, "copied_floor": 0.0}
 print(json.dumps({"event": "done", "figures": figures | drawn}))

@@ -111,6 +111,25 @@ def test_a_candidate_that_is_worse_than_its_parent_is_not_promoted(nest: Nest):
     assert nest.ask("promote", model=None)["id"] == nest.ask("models")[0]["id"]
 
 
+@pytest.mark.parametrize("gate", [{"reseed_drift": 1.5}, {"reseed_after": 3}])
+def test_a_new_seed_is_trained_where_drift_or_the_gate_says_so(tmp_path: Path, gate: dict[str, Any]):
+    nest = Nest(tmp_path, gate=gate)
+    try:
+        (nest.quick / ("drift" if "reseed_drift" in gate else "ratio")).write_text("1.6")
+        nest.put(2)
+        nest.start()
+        for done in range(1, 6):  # one at a time: what is asked is what the newest said
+            wait_until(lambda done=done: nest.done() == done)
+            nest.put(1)
+        parents = [row[0] for row in nest.rows("SELECT parent FROM model ORDER BY trained_ns LIMIT 5")]
+        assert [parent is None for parent in parents] == [True, False, False, False, True]
+        newest = nest.rows("SELECT id FROM model WHERE parent IS NULL ORDER BY trained_ns DESC LIMIT 1")[0][0]
+        wait_until(lambda: nest.done() == 6)
+        assert nest.rows("SELECT parent FROM model ORDER BY trained_ns DESC LIMIT 1") == [(newest,)]
+    finally:
+        nest.close()
+
+
 def test_kill_minus_nine_at_any_moment_loses_no_chunk_and_does_no_job_twice(nest: Nest):
     chance = np.random.default_rng(7)
     for _ in range(6):

@@ -219,6 +219,19 @@ def test_what_belongs_to_another_is_given_back(nest: Nest):
     status, told = doctor(nest, "--repair")
     assert (status, told["findings"]) == (0, []), told
     assert {path.lstat().st_uid for path in nest.state.rglob("*")} == {12345}
+    (nest.state / "ingest.lock").unlink()
+    assert doctor(nest, "--repair")[1]["repaired"] == []  # its own locks are no finding
+    assert (nest.state / "ingest.lock").stat().st_uid == 12345
+
+
+def test_a_disk_that_is_full_before_the_cap_is_told(nest: Nest):
+    nest.settings["chunks"]["keep_octets"] = shutil.disk_usage(nest.state).total * 2
+    nest.write_config()
+    status, told = doctor(nest, "-c", str(nest.config))
+    assert (status, codes(told)) == (1, ["room"])
+    assert told["findings"][0]["repair"] is None
+    assert "its disk is full before chunks.keep_octets" in told["findings"][0]["says"]
+    assert doctor(nest)[0] == 0
 
 
 def test_a_person_reads_what_is_wrong(nest: Nest):

@@ -80,9 +80,8 @@ def test_a_disk_that_is_full_and_has_room_again(tmp_path: Path):
             nest.put(4)
             wait_until(lambda: "chunk_waits id=" in nest.log.read_text())
             wait_until(lambda: "training_waits_for_disk" in nest.log.read_text())
-            status = nest.ask("status")
-            assert not status["healthy"]
-            assert status["problems"] == ["the disk refuses what is captured"]
+            wait_until(lambda: not is_well(nest))
+            assert nest.ask("status")["problems"] == ["the disk refuses what is captured"]
             assert len(nest.stored()) == 2
             ballast.unlink()
             wait_until(lambda: is_well(nest) and len(nest.stored()) == 6, HEALTHY_S)

@@ -79,7 +79,7 @@ def test_a_kill_between_commit_and_publication_loses_none_and_doubles_none(tmp_p
     intake.sync()
     (chunk,) = intake._chunker.push(packets_at(35))
     for prepared in (chunk, *chunk.apart):
-        assert intake._prepare(prepared) is None
+        assert intake._closed.prepare(prepared) is None
     assert intake.sync(closing=[chunk, *chunk.apart])
     intake.close()
     again = intake_of(tmp_path)
