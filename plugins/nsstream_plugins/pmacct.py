@@ -1,8 +1,9 @@
-"""pmacct: pmacctd as an exporter to nsstream, and nfacctd as a collector of what nsstream exports."""
+"""pmacct: pmacctd exports to nsstream, nfacctd collects what nsstream exports, or hands exports on (`pmacct_tee`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +35,15 @@ aggregate: src_host,dst_host,src_port,dst_port,proto,tos,tcpflags
 """
 
 
+TEE: Final = ("nsstream-tee.conf", "nsstream-tee.lst")
+
+
 def _files(scope: Scope) -> Sequence[PluginFile]:
     folder = Path("/etc/pmacct") if scope == "system" else share_directory(scope) / "pmacct"
     texts = {"nsstream-export.conf": EXPORTER, "nsstream-collect.conf": COLLECTOR}
+    for name in TEE:
+        text = (resources.files("nsstream_plugins") / "data" / "pmacct" / name).read_text(encoding="ascii")
+        texts[name] = text.replace("/etc/pmacct", str(folder))
     comment = made_by("pmacct").replace("#", "!", 1)
     return [PluginFile(folder / name, (comment + text).encode()) for name, text in texts.items()]
 
@@ -44,7 +51,7 @@ def _files(scope: Scope) -> Sequence[PluginFile]:
 PLUGIN: Final = Plugin(
     name="pmacct",
     tool="pmacctd, nfacctd",
-    summary="configurations: pmacctd exports to nsstream, nfacctd collects what a twin exports",
+    summary="configurations: pmacctd exports to nsstream, nfacctd collects a twin's exports, or tees",
     files=_files,
     programs=("pmacctd", "nfacctd"),
     next_step="pmacctd -i eth0 -f nsstream-export.conf",

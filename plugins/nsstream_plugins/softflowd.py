@@ -14,7 +14,8 @@ TEXT: Final = """\
 interface='any'
 
 # IPFIX, whose times nsstream reads in full. A flow is told of each minute, so that it falls into a chunk of its time;
-# expint=1 looks for flows that are over each second.
+# expint=1 looks for flows that are over each second. Where a tee hands them on to nfcapd, -v 9: nfcapd 1.7.1 reads the
+# times of softflowd's IPFIX wrongly.
 options="-n 127.0.0.1:2055 -v 10 -t maxlife=60 -t expint=1"
 """
 
