@@ -18,7 +18,7 @@ import pytest
 from exporters import Flow, flows_of, flows_of_nfcapd, run
 from made_captures import write_capture
 from nfdump_tools import DEADLINE_S, NEEDS_NFDUMP, free_port, received_and_waiting, wait_until, wait_until_taken
-from nsstream_plugins.pmacct import PmacctTeeSource
+from nsstream_plugins.pmacct_tee import PmacctTeeSource
 
 from nsstream.trace import FlowTable
 
