@@ -8,6 +8,7 @@ the job, ``progress`` with the stage ``waiting``. SIGTERM cancels the job on its
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -112,7 +113,7 @@ def _connect(address: str, lines: TextIO) -> None:
     limit.daemon = True
     limit.start()
     try:
-        ray.init(address=f"{host}:{port}", namespace="nsstream", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=f"{host}:{port}", namespace="nsstream", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         raise _FailedError(f"{address} cannot be joined: {_last_line(err)}", Failure.UNREACHABLE) from err
     finally:
@@ -122,7 +123,8 @@ def _connect(address: str, lines: TextIO) -> None:
 def _from_node(request: dict[str, Any], packed: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """What the task yields, and that it waits; raises RayError where it is lost, _FailedError where it never starts."""
     settings = request["ray"]
-    task = ray.remote(on_node).options(
+    remote: Any = ray.remote(on_node)  # whose types know no task that yields
+    task = remote.options(
         num_cpus=settings["cpus"],
         num_gpus=settings["gpus"],
         memory=request["most_octets"],
