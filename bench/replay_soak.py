@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Lane(name, seconds, given.rate, str(capture.absolute()), None if model is None else str(model))
                 for name in wave
             ]
-            with ThreadPoolExecutor(len(wave)) as pool:
-                found += list(pool.map(_run, lanes))
-    _show_lanes(found)
+            found += _run(lanes)
+            _show_lanes(found[-len(wave) :])
     bars = judge(found, given.rate)
     show(f"a soak of {given.minutes:g} minutes, {len(waves)} waves of {seconds:.0f} s", bars, beside="where")
     return finish(as_dict(bars) | {"sinks": found}, given.json, passed=has_passed(bars))
@@ -121,17 +120,21 @@ def judge(found: Sequence[Found], rate: float) -> list[Bar]:
     return bars
 
 
-def _run(lane: Lane) -> Found:
-    command = [sys.executable, str(LANE), json.dumps(asdict(lane))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
+def _run(lanes: Sequence[Lane]) -> list[Found]:
+    """Run lanes side by side; all of them end where one fails, or we are told to end."""
+    with ExitStack() as stack:
+        children = []
+        for lane in lanes:
+            command = [sys.executable, str(LANE), json.dumps(asdict(lane))]
+            child = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(child.terminate)
+            children.append(child)
+        found: list[Found] = []
+        for lane, child in zip(lanes, children, strict=True):
             told, _ = child.communicate()
-        except BaseException:
-            child.terminate()
-            raise
-    if child.returncode:
-        raise RunFailedError(f"the soak of {lane.name} ended with status {child.returncode}")
-    found: Found = json.loads(told)
+            if child.returncode:
+                raise RunFailedError(f"the soak of {lane.name} ended with status {child.returncode}")
+            found.append(json.loads(told))
     return found
 
 
