@@ -310,22 +310,28 @@ class Scheduler:
         except CancelledError:
             self._insist(lambda: self.queue.give_back(job), tries=3)
         except ChildFailedError as err:
-            self._counters.failures[err.kind] += 1
             if err.kind in (Failure.LOST, Failure.UNREACHABLE):
+                self._counters.failures[err.kind] += 1
                 self._try_elsewhere(job, name, err)
-            else:
+            elif not self._is_skipped(job, name, err):
+                self._counters.failures[err.kind] += 1
                 self._fail(job, name, str(err))
         except StateError as err:
-            if (reason := self._watch.lack_of(job.chunk_ids)) is None:
+            if not self._is_skipped(job, name, err):
                 self._fail(job, name, str(err))
-            else:
-                _log.warning("job_skipped job=%d chunk=%s reason=%s error=%s", job.id, name, reason, err)
-                self._insist(lambda: self.queue.skip(job, reason))
-                runner.clean(job)
         except NsstreamError as err:
             self._fail(job, name, str(err))
         else:
             runner.clean(job)
+
+    def _is_skipped(self, job: Job, name: str, err: Exception) -> bool:
+        """Leave a job out whose chunk is damaged, or has expired before its worker could read it; whether it was."""
+        if (reason := self._watch.lack_of(job.chunk_ids)) is None:
+            return False
+        _log.warning("job_skipped job=%d chunk=%s reason=%s error=%s", job.id, name, reason, err)
+        self._insist(lambda: self.queue.skip(job, reason))
+        self._runner.clean(job)
+        return True
 
     def _try_elsewhere(self, job: Job, name: str, err: ChildFailedError) -> None:
         """Let a job be claimed again that an engine lost: it was interrupted where it ran, or found no place at all."""

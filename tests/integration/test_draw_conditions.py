@@ -82,7 +82,7 @@ def test_twice_as_many_clients_have_twice_as_many_conversations(model: Path, who
     assert len(twice) == pytest.approx(2 * len(whole), rel=0.1)
     assert len(more) == pytest.approx(2 * len(whole), rel=0.1)
     clients = [len(np.unique(table.initiator_address, axis=0)) for table in (whole, twice, more)]
-    assert clients[1] <= 1.1 * clients[0]
+    assert clients[1] <= 1.4 * clients[0]  # hosts that were seen once are others in each chunk
     assert clients[2] == pytest.approx(2 * clients[0], rel=0.2)
 
 

@@ -217,6 +217,20 @@ def test_a_worker_that_is_killed_costs_its_job_an_attempt(nest: Nest):
     assert "it was killed by SIGKILL" in nest.log.read_text()
 
 
+def test_a_job_whose_chunk_expires_as_it_is_learned_is_skipped_and_no_failure(nest: Nest):
+    (nest.quick / "slow").touch()
+    nest.put(2)
+    nest.start()
+    worker = nest.worker_pid()
+    for path in (nest.state / "chunks").glob("*.arrow"):
+        path.unlink()
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: jobs(nest) == {"skipped": 1})
+    status = nest.ask("status")["training"]
+    assert (status["failures"], status["chunks"]) == ({}, status["chunks"] | {"skipped_expired": 1})
+    assert "job_skipped job=1 chunk=" in nest.log.read_text()
+
+
 def test_a_job_that_always_fails_is_given_up_and_the_next_goes_on(tmp_path: Path):
     nest = Nest(tmp_path, training={"attempts": 2})
     try:
