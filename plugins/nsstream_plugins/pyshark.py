@@ -7,19 +7,23 @@
     capture = pyshark.LiveCapture("eth0", include_raw=True, use_json=True)
     feed_from(capture, "/run/tap")                          # nsstream ingest fifo:/run/tap --state STATE
 
-pyshark takes less than a hundred packets a second (`bench/plugins.py`): for a look, not for a load.
+pyshark takes less than a hundred packets a second (`bench/plugins.py`): for a look, not for a load. `twins` does not
+use pyshark's event loop, which cannot run in a notebook's; a capture that is fed from a notebook needs `nest_asyncio`.
 """
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyshark
+from pyshark.tshark.output_parser.tshark_xml import packet_from_xml_packet
+from pyshark.tshark.tshark import get_process_path
 
 from nsstream.errors import InputError
+from nsstream.wire.pdml import PdmlSplitter
 from nsstream_plugins.notebook import SNAPLEN, FrameFeed, Where, frames
 
 __all__ = ["feed_from", "twins"]
@@ -32,22 +36,36 @@ def twins(
     seed: int = 0,
     services: Sequence[str] | None = None,
     hosts: Sequence[str] | None = None,
-    **options: Any,
+    display_filter: str | None = None,
+    tshark_options: Sequence[str] = (),
 ) -> Iterator[Any]:
-    """A twin's packets, dissected by tshark; `options` are those of `pyshark.FileCapture`, the rest `notebook.frames`'.
+    """A twin's packets, dissected by tshark, as pyshark's; `services` and the like are `notebook.frames`'.
 
-    They pass through a temporary file, so say how many.
+    They pass through a temporary file, so say how many. Raises InputError where tshark does not take the options.
     """
     with tempfile.TemporaryDirectory(prefix="nsstream-") as directory:
         path = Path(directory) / "twin.pcap"
         with FrameFeed(path, snaplen=262_144) as feed:
             for time_ns, octets in frames(of, seed=seed, count=count, services=services, hosts=hosts):
                 feed.write(time_ns, octets)
-        capture = pyshark.FileCapture(str(path), keep_packets=False, **options)
+        command = [get_process_path(), "-n", "-T", "pdml", "-r", path, *tshark_options]
+        if display_filter is not None:
+            command += ["-Y", display_filter]
+        yield from _dissected(command, Path(directory) / "messages")
+
+
+def _dissected(command: Sequence[str | Path], messages: Path) -> Iterator[Any]:
+    splitter = PdmlSplitter()
+    with messages.open("wb") as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as tshark:
+        assert tshark.stdout is not None
         try:
-            yield from capture
+            while octets := tshark.stdout.read(1 << 16):
+                yield from (packet_from_xml_packet(piece) for piece in splitter.feed(octets) if piece is not None)
+            status = tshark.wait()
         finally:
-            capture.close()
+            tshark.kill()
+    if status:
+        raise InputError(f"tshark: {messages.read_text(errors='replace').strip() or f'exit status {status}'}")
 
 
 def feed_from(capture: Iterable[Any], path: Where, *, count: int | None = None, snaplen: int = SNAPLEN) -> int:

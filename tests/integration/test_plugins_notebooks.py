@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,13 +86,39 @@ def test_a_sniff_of_scapys_feeds_an_ingest(capture, tmp_path):
     assert ingested(tmp_path / "fifo", tmp_path / "state", feed) == times_of(capture)
 
 
-def test_pyshark_gives_twins_and_feeds_an_ingest(capture, tmp_path):
-    pyshark = pytest.importorskip("pyshark")
-    from nsstream_plugins.pyshark import feed_from, twins
+@pytest.fixture
+def pysharks_loop() -> Iterator[None]:
+    """The event loop that pyshark's captures take, and leave open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_child_watcher(None)
+    asyncio.set_event_loop(None)
+    loop.close()
 
-    with_dns = list(twins(capture, count=COUNT, display_filter="dns"))
+
+def test_pyshark_gives_twins_also_where_an_event_loop_runs(capture):
+    pytest.importorskip("pyshark")
+    from nsstream_plugins.pyshark import twins
+
+    async def in_a_notebook() -> list[Any]:
+        return list(twins(capture, count=COUNT, display_filter="dns"))
+
+    with_dns = asyncio.run(in_a_notebook())
     assert with_dns
     assert all(packet.highest_layer == "DNS" for packet in with_dns)
+    some = twins(capture, count=COUNT)
+    assert next(some).eth.type is not None
+    some.close()
+    with pytest.raises(InputError, match="tshark: .*nonsense"):
+        list(twins(capture, count=3, display_filter="nonsense"))
+
+
+@pytest.mark.usefixtures("pysharks_loop")
+def test_a_capture_of_pysharks_feeds_an_ingest(capture, tmp_path):
+    pyshark = pytest.importorskip("pyshark")
+    from nsstream_plugins.pyshark import feed_from
+
     source = pyshark.FileCapture(str(capture), include_raw=True, use_json=True, keep_packets=False)
 
     def feed() -> None:
