@@ -130,6 +130,7 @@ class Client:
             thread = threading.Thread(target=read)
             thread.start()
             try:
+                assert self.feed.wait_for_subscribers(1, DEADLINE_S)  # whose sockets are all open then
                 yield
             finally:
                 is_over.set()
