@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from nsstream_daemon.config_file import load_config
+
+from nsstream.pipeline.config_file import load_config
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = ["nsstreamd.service", "nsstream-replay.service"]
