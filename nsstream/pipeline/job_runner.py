@@ -100,7 +100,13 @@ class JobRunner:
     def train(
         self, job: Job, material: Material, training: TrainingSection, place: WorkerSection, heard: Heard
     ) -> Path:
-        """Train a checkpoint; raises ChildFailedError, and CancelledError."""
+        """Train a job's checkpoint; raises ChildFailedError, and CancelledError."""
+        return self.train_material(material, self.folder_of(job), training, place, heard)
+
+    def train_material(
+        self, material: Material, models: Path, training: TrainingSection, place: WorkerSection, heard: Heard
+    ) -> Path:
+        """Train a checkpoint in a folder of models; raises as `train`."""
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
@@ -108,7 +114,7 @@ class JobRunner:
             chunk=material.chunk,
             before=material.before,
             parent=material.parent,
-            models=self.folder_of(job),
+            models=models,
             seed=material.seed,
             budget_s=budget_s,
             steps=steps,
