@@ -24,11 +24,12 @@ from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.service_config import TrainingSection, WorkerSection
-from nsstream.pipeline.training import WORKER, TrainJob, address_map_as_dict
+from nsstream.pipeline.training import START_S, WORKER, TrainJob, address_map_as_dict
 from nsstream.pipeline.training_queue import Job
 
 JUDGE: Final = (sys.executable, "-m", "nsstream.pipeline.judge_worker")
 JUDGE_LIMIT_S: Final = 600.0
+LEAST_FIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class JobRunner:
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
+        if budget_s is not None:
+            budget_s = max(LEAST_FIT_S, budget_s - START_S)  # so that it is the time of all of the training
         told = TrainJob(
             chunk=material.chunk,
             before=material.before,

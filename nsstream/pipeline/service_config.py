@@ -161,9 +161,11 @@ class TrainingSection(Section):
         "all together, before anything else.",
     )
     seed_budget_s: Positive = Field(
-        default=240.0, description="Wall-clock time of the seed's training.", json_schema_extra=LIVE
+        default=240.0, description="Wall-clock time of the seed's training, from its start.", json_schema_extra=LIVE
     )
-    budget_s: Positive = Field(default=40.0, description="Wall-clock time of a fine-tune.", json_schema_extra=LIVE)
+    budget_s: Positive = Field(
+        default=40.0, description="Wall-clock time of a fine-tune, from its start.", json_schema_extra=LIVE
+    )
     seed_steps: int | None = Field(
         default=None,
         ge=1,
