@@ -29,15 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bars.daemon_status import differences, in_a_fate, status_of, wait_for
 from bars.replay_frames import read_frames
 from bars.runs import RunFailedError, run_main
 from bars.soak_figures import Sample, sample, trend, warm_up_s
 from bars.traces import lab_capture
 from bars.verdict import Bar, as_dict, at_least, at_most, equal, finish, has_passed, show
-from nsstream_daemon.control_server import ask
 
 from nsstream.assemble.frames import Frames
-from nsstream.errors import NsstreamError
 from nsstream.model.loading import load_any
 from nsstream.pipeline.doctor import examine
 from nsstream.pipeline.plan import parse_octets
@@ -120,20 +119,20 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen([sys.executable, "-m", "nsstream_daemon", "daemon", "-c", config], stderr=log)
     try:
-        _until(lambda: _status(state) is not None, READY_S, daemon)
+        wait_for(lambda: status_of(state) is not None, READY_S, daemon)
         feeder.start()
         samples, most_octets = [], 0
         began_s = time.monotonic()
         while feeder.is_alive():
             feeder.join(1.0)
             samples.append(sample(daemon.pid, time.monotonic() - began_s))
-            status = _status(state)
+            status = status_of(state)
             if status is not None:
                 most_octets = max(most_octets, status["disk"]["chunks_octets"])
         if feeder.error is not None:
             raise RunFailedError(f"the daemon no longer reads: {feeder.error}")
-        _until(lambda: (s := _status(state)) is not None and s["capture"]["state"] == "ended", SETTLE_S, daemon)
-        status = _status(state)
+        wait_for(lambda: (s := status_of(state)) is not None and s["capture"]["state"] == "ended", SETTLE_S, daemon)
+        status = status_of(state)
         assert status is not None
         largest = max((path.stat().st_size for path in (state / "chunks").glob("*.arrow")), default=0)
         daemon.terminate()
@@ -176,9 +175,9 @@ def judge(found: dict[str, Any], given: argparse.Namespace) -> list[Bar]:
         at_most("descriptors more than behind the warm-up", kept_open, 0),
         at_most("threads more than behind the warm-up", threads, 0),
         at_most("octets of chunks at most", found["most_octets"], given.keep + found["largest_octets"]),
-        equal("chunks at another time than wanted, missing or twice", _differences(found["starts"], wanted), 0),
+        equal("chunks at another time than wanted, missing or twice", differences(found["starts"], wanted), 0),
         equal("packets that were read", tally["offered"], found["written"]),
-        equal("packets in a fate", tally["kept"] + _others(tally), found["written"]),
+        equal("packets in a fate", in_a_fate(tally), found["written"]),
         equal("packets dropped", sum(tally["dropped"].values()), 0),
         at_least("models promoted", training["models"]["passed"], 1),
         Bar("trainings done, skipped", f"{training['jobs']['done']}, {training['jobs']['skipped']}"),
@@ -201,38 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(f"{given.hours:g} hours at {given.speed:g} times their pace", bars, beside="where")
     told = {name: value for name, value in found.items() if name not in ("samples", "starts")}
     return finish(as_dict(bars) | told, given.json, passed=has_passed(bars))
-
-
-def _status(state: Path) -> dict[str, Any] | None:
-    try:
-        told: dict[str, Any] = ask(state / "control.sock", {"command": "status"})
-    except NsstreamError:
-        return None
-    return told
-
-
-def _until(holds: Any, seconds: float, daemon: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not holds():
-        if daemon.poll() is not None or time.monotonic() > deadline_s:
-            raise RunFailedError(f"the daemon did not come to it; exit status {daemon.poll()}")
-        time.sleep(0.1)
-
-
-def _others(tally: dict[str, Any]) -> int:
-    """Packets of all fates but `kept`."""
-    parts = [tally[name] for name in ("unsupported", "malformed", "dropped")]
-    return (
-        sum(sum(part.values()) for part in parts)
-        + tally["late"]
-        + tally["future"]
-        + tally["parked"]
-        + tally["sampled_out"]
-    )
-
-
-def _differences(found: Sequence[int], wanted: Sequence[int]) -> int:
-    return len(set(found) ^ set(wanted)) + len(found) - len(set(found))
 
 
 if __name__ == "__main__":

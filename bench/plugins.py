@@ -1,11 +1,12 @@
 """The plugins with their real tools: how fast they answer, how true they keep a rate, and whether anything gets lost.
 
-    python bench/plugins.py wireshark [--json OUT]
+    python bench/plugins.py wireshark [--model DIR] [--json OUT]
     python bench/plugins.py notebooks [--packets N] [--json OUT]
     python bench/plugins.py accounts [--minutes 10] [--rate 1000] [--json OUT]      # as root
 
 `wireshark`: how long an extcap takes to list itself (bar: 100 ms, the median of 20), and how far the rate of packets'
-stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO just now.
+stamps is from what was asked for (bar: 1 %); beside it the rate at which they came out of the FIFO just now. How soon
+the first packet comes, of the bundled capture and of a model: no bar, since most of it is the start of libraries.
 
 `notebooks`: packets a second as scapy's and pyshark's objects, and into a feed. No bar: these are the ceilings.
 
@@ -85,7 +86,7 @@ def installed(*names: str) -> Iterator[Path]:
             os.environ.update(before)
 
 
-def wireshark() -> list[Bar]:
+def wireshark(model: Path | None) -> list[Bar]:
     bars: list[Bar] = []
     with installed("wireshark") as home:
         (program,) = home.rglob("nsstream-synth")
@@ -97,6 +98,10 @@ def wireshark() -> list[Bar]:
             bars.append(at_most(f"{name}, s, median of {LISTINGS}", statistics.median(took), LISTING_S, max(took)))
         bars.append(Bar("python that does nothing, s", timed([sys.executable, "-c", "pass"])))
         bars.append(Bar("tshark -D with both, s", timed(["tshark", "-D"])))
+        bars.append(Bar("first packet of the bundled capture, s", first_packet(program, home / "lab")))
+        if model is not None:
+            took_s = first_packet(program, home / "model", "--model", str(model.absolute()))
+            bars.append(Bar(f"first packet of the model {model.name}, s", took_s))
         for rate_hz in RATES_HZ:
             stamped, came = rates(program, home, rate_hz)
             off = abs(stamped / rate_hz - 1)
@@ -108,6 +113,25 @@ def timed(command: list[str]) -> float:
     began_s = time.monotonic()
     subprocess.run(command, capture_output=True, check=True)
     return time.monotonic() - began_s
+
+
+def first_packet(program: Path, fifo: Path, *words: str) -> float:
+    """Seconds from the start of a capture to its first packet, of the second of two: the first may compile."""
+    took_s = 0.0
+    for _ in range(2):
+        os.mkfifo(fifo)
+        began_s, reader = time.monotonic(), FrameReader()
+        command = [str(program), "--capture", "--extcap-interface", "nsstream-synth", "--fifo", str(fifo), *words]
+        child = subprocess.Popen(command)
+        with fifo.open("rb", buffering=0) as file:
+            while octets := file.read(1 << 16):
+                columns = reader.feed(octets)
+                if columns is not None and len(columns["observation_time_ns"]):
+                    break
+        took_s = round(time.monotonic() - began_s, 2)
+        child.wait()
+        fifo.unlink()
+    return took_s
 
 
 def rates(program: Path, home: Path, rate_hz: int) -> tuple[float, float]:
@@ -319,10 +343,11 @@ def main() -> int:
     parser.add_argument("--packets", type=int, default=20_000, help="of notebooks (%(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of accounts (%(default)s)")
     parser.add_argument("--rate", type=float, default=1000.0, help="datagrams a second (%(default)s)")
+    parser.add_argument("--model", type=Path, help="of wireshark: whose first packet is waited for as well")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     if asked.what == "wireshark":
-        bars, beside = wireshark(), "beside"
+        bars, beside = wireshark(asked.model), "beside"
     elif asked.what == "notebooks":
         bars, beside = notebooks(asked.packets), ""
     else:

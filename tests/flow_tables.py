@@ -46,13 +46,13 @@ TABLES = {
     "zeek": ZEEK_HEADER
     + "1655071209.953394\tCv1\t192.0.2.1\t1025\t198.51.100.2\t443\ttcp\tssl\t0.000002\t0\t0\tSF\tF\tT\t0\tShADadFf\t5\t400\t"
     + "4\t300\t(empty)\n"
-    + "1655071210.000000\tCv2\t2001:db8::1\t128\t2001:db8::2\t0\ticmp\t-\t-\t-\t-\tOTH\tF\tT\t0\t-\t1\t104\t0\t0\t(empty)\n"
+    + "1655071210.000000\tCv2\t2001:db8::1\t128\t2001:db8::2\t129\ticmp\t-\t-\t-\t-\tOTH\tF\tT\t0\t-\t1\t104\t0\t0\t(empty)\n"
     + "#close\t2026-01-01-01-00-00\n",
     "zeek_json": '{"ts":1655071209.953394,"uid":"Cv1","id.orig_h":"192.0.2.1","id.orig_p":1025,"id.resp_h":"198.51.100.2",'
     '"id.resp_p":443,"proto":"tcp","duration":2e-06,"conn_state":"SF","history":"ShADadFf","orig_pkts":5,'
     '"orig_ip_bytes":400,"resp_pkts":4,"resp_ip_bytes":300}\n'
     '{"ts":"2022-06-12T22:00:10.000000Z","id.orig_h":"2001:db8::1","id.orig_p":128,"id.resp_h":"2001:db8::2",'
-    '"id.resp_p":0,"proto":"icmp","orig_pkts":1,"orig_ip_bytes":104}\n',
+    '"id.resp_p":129,"proto":"icmp","orig_pkts":1,"orig_ip_bytes":104}\n',
     "eve": '{"timestamp":"2026-01-01T01:02:03.000004+0100","flow_id":1042873772049837,"in_iface":"eth0","ev'
     'ent_type":"flow","vlan":[42],"src_ip":"192.0.2.1","src_port":57656,"dest_ip":"198.51.100.2","dest_port":443,"proto":"TCP","app_proto":"tls","flow":{"pkts_toserver":5,"pkts_toclient":4,"bytes_toserver":470,"bytes_toclient":356,"start":"2026-01-01T01:00:01.250000+0100","end":"2026-01-01T01:00:02.750000+0100","age":1,"state":"closed","reason":"timeout","alerted":false},"tcp":{"tcp_flags":"1b","tcp_flags_ts":"1b","tcp_flags_tc":"1a","syn":true,"fin":true,"psh":true,"ack":true,"state":"closed"}}\n'
     '{"timestamp":"2026-01-01T01:02:04.000000+0100","flow_id":2242873772049838,"event_type":"flow","src_ip":"2001:0db8:0000:0000:0000:0000:0000:0001","dest_ip":"2001:0db8:0000:0000:0000:0000:0000:0002","proto":"IPv6-ICMP","icmp_type":128,"icmp_code":0,"response_icmp_type":129,"response_icmp_code":0,"flow":{"pkts_toserver":1,"pkts_toclient":1,"bytes_toserver":118,"bytes_toclient":118,"start":"2026-01-01T00:00:03.000000Z","end":"2026-01-01T00:00:03.000100Z","age":0,"state":"established","reason":"timeout","alerted":false}}\n',

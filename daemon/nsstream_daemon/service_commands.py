@@ -45,8 +45,8 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
 
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
+    from nsstream.pipeline.config_file import load_config
     from nsstream.pipeline.ingest_plan import IngestPlan
-    from nsstream_daemon.config_file import load_config
 
     loaded = load_config(config)
     is_passed = loaded.source.input.partition(":")[2].startswith("@")
@@ -66,6 +66,9 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
     seed_model = loaded.training.seed_model
     if seed_model is not None and not (seed_model / "manifest.json").is_file():
         raise InputError(f"{config}: training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
+    for capture in loaded.training.seed_captures:
+        if not capture.is_file():
+            raise InputError(f"{config}: training.seed_captures has {str(capture)!r}: there is no such file")
     return loaded
 
 

@@ -92,8 +92,8 @@ def restore(
 
 def _examine(state: Path, config: Path | None, *, is_live: bool) -> Examination:
     from nsstream.model.loading import load_any
+    from nsstream.pipeline.config_file import load_config
     from nsstream.pipeline.doctor import examine
-    from nsstream_daemon.config_file import load_config
 
     loaded = None if config is None else load_config(config)
     seed_model = None if loaded is None else loaded.training.seed_model

@@ -27,6 +27,7 @@ from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, NsstreamError, StateError
 from nsstream.pipeline.address_keys import key_beside, own_key
+from nsstream.pipeline.config_file import load_config
 from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.job_runner import JUDGE
 from nsstream.pipeline.ledger import FILE, Ledger
@@ -37,7 +38,6 @@ from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.pipeline.training import WORKER
 from nsstream.secret_files import find_secret
 from nsstream_daemon.capture_part import CapturePart
-from nsstream_daemon.config_file import load_config
 from nsstream_daemon.control_server import ControlServer
 from nsstream_daemon.metrics_server import MetricsServer
 from nsstream_daemon.reload import changes_of, refused_changes

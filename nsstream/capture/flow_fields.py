@@ -19,9 +19,23 @@ Flags = NDArray[np.bool_]
 
 SCALE_OF_UNIT: Final = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 
+# ICMP types that are answered by another, and the answer's; their code is 0 (RFC 792, 950, 1256).
+_ICMP_PAIRS: Final = ((8, 0), (10, 9), (13, 14), (15, 16), (17, 18))
+# The same of ICMPv6 (RFC 4443, 2710, 4861, 4620, 6275).
+_ICMPV6_PAIRS: Final = ((128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145))
 _NS_PER_S: Final = 1_000_000_000
 _ZONE_STEP_S: Final = 900  # offsets of zones change on quarters of an hour
 _MAX_IPV4: Final = 2**32 - 1
+
+
+def answering_types(kind: NDArray[np.int64], is_v6: Flags) -> NDArray[np.int64]:
+    """The ICMP type that answers each type (n,), -1 where none does; a question answers its answer."""
+    tables = np.full((2, 256), -1, np.int64)
+    for table, pairs in zip(tables, (_ICMP_PAIRS, _ICMPV6_PAIRS), strict=True):
+        for question, answer in pairs:
+            table[question], table[answer] = answer, question
+    found: NDArray[np.int64] = tables[is_v6.astype(np.int64), kind & 0xFF]
+    return found
 
 
 def whole_numbers(cells: Cells, missing: tuple[str, ...], most: int) -> tuple[NDArray[np.int64], Flags]:

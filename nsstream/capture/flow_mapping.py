@@ -127,8 +127,9 @@ class TableMapping(_Part):
     destination_port: Column | None = None
     # Where ICMP type and code are: type << 8 | code in the destination port; "8.0" there; type in the source port and
     # code in the destination port; as Argus has it: so of ICMPv6, and of ICMPv4 code << 8 | type in the source port;
-    # in the columns icmp_type and icmp_code
-    icmp: Literal["destination_port", "dotted", "ports", "argus", "columns"] = "destination_port"
+    # in the columns icmp_type and icmp_code; as Zeek has it: "ports", but for a type that is answered by another the
+    # destination port is the answer's type, and nothing tells the code
+    icmp: Literal["destination_port", "dotted", "ports", "argus", "columns", "zeek"] = "destination_port"
     icmp_type: Column | None = None
     icmp_code: Column | None = None
     packets: Column | None = None

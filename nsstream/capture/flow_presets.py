@@ -20,7 +20,7 @@ _ZEEK: Final[dict[str, Any]] = {
     "protocol": "proto",
     "source_port": "id.orig_p",
     "destination_port": "id.resp_p",
-    "icmp": "ports",
+    "icmp": "zeek",
     "packets": "orig_pkts",
     "octets": "orig_ip_bytes",
     "reverse_packets": "resp_pkts",

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.capture.flow_cells import Cells
-from nsstream.capture.flow_fields import Flags, addresses, durations_ns, icmp_of_text, times_ns, whole_numbers
+from nsstream.capture.flow_fields import (
+    Flags,
+    addresses,
+    answering_types,
+    durations_ns,
+    icmp_of_text,
+    times_ns,
+    whole_numbers,
+)
 from nsstream.capture.flow_mapping import NUMBER_FIELDS, AddressColumn, TableMapping
 from nsstream.capture.flow_texts import (
     BAD_PROTOCOL,
@@ -178,11 +186,13 @@ def _put_ports(
             values, is_read = whole_numbers(cells[column], mapping.missing, _MAX_PORT)
         fates.refuse("bad_port", ~is_read)
         ports[end] = values
-    if mapping.icmp in ("ports", "argus"):
+    if mapping.icmp in ("ports", "argus", "zeek"):
         kind, code = ports["source"], ports["destination"]
         if mapping.icmp == "argus":  # of ICMPv4 it prints both as the little-endian number that they are in memory
             is_v4 = columns["protocol_identifier"] == ICMP
             kind, code = np.where(is_v4, kind & 0xFF, kind), np.where(is_v4, kind >> 8, code)
+        elif mapping.icmp == "zeek":
+            code = np.where(answering_types(kind, columns["protocol_identifier"] == ICMPV6) >= 0, 0, code)
         icmp = ((kind & 0xFF) << 8 | (code & 0xFF)).astype(np.uint16)
     elif mapping.icmp == "columns":
         kind, code = (

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from nsstream.capture.flow_fields import answering_types
 from nsstream.capture.flow_mapping import AddressColumn, LabelColumn, TableMapping
 from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.protocol_names import NUMBER_OF_NAME
@@ -228,7 +229,10 @@ def _ports(table: FlowTable, mapping: TableMapping) -> dict[str, Texts]:
         dotted = pc.binary_join_element_wise(pa.array(kind).cast(pa.string()), pa.array(code).cast(pa.string()), ".")
         there = pc.if_else(pa.array(is_icmp), dotted, pa.array(destination).cast(pa.string()))
         return {mapping.source_port: pa.array(source), mapping.destination_port: there}
-    if mapping.icmp == "ports":
+    if mapping.icmp in ("ports", "zeek"):
+        if mapping.icmp == "zeek":
+            answer = answering_types(kind.astype(np.int64), table.protocol_identifier == ICMPV6)
+            code = np.where(answer >= 0, answer, code)
         source, destination = np.where(is_icmp, kind, source), np.where(is_icmp, code, destination)
     else:
         destination = np.where(is_icmp, table.icmp_type_code, destination)

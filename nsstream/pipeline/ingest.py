@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from nsstream.capture import PcapFileSource
-from nsstream.chunk import Chunk, Chunker, ChunkInfo, ChunkStore, Kind
+from nsstream.chunk import Chunk, Chunker, ChunkInfo, ChunkLimits, ChunkStore, Kind
 from nsstream.chunk.interval import SECOND_NS
 from nsstream.chunk.rows import concatenate, time_of
+from nsstream.chunk.sampling import UNLIMITED
 from nsstream.counters import Tally
 from nsstream.encode.flow_conversations import group_flows
 from nsstream.errors import InputError
@@ -72,18 +73,30 @@ def survey_trace(path: Path) -> Survey:
     return Survey(count, packets_by_bin, disorder_ns, longest, source.tally)
 
 
-def import_trace(path: Path, store: ChunkStore, *, length_s: int, disorder_ns: int) -> list[ChunkInfo]:
+def import_trace(
+    path: Path,
+    store: ChunkStore,
+    *,
+    length_s: int,
+    disorder_ns: int,
+    most_packets: int | None = None,
+    limits: ChunkLimits = UNLIMITED,
+) -> list[ChunkInfo]:
     """Read a trace into the chunks of a store, and return them by start.
 
-    `disorder_ns` is the survey's, so that no packet is late, however the trace was merged.
+    `disorder_ns` is the survey's, so that no packet is late, however the trace was merged. Reading ends with the chunk
+    that brings the packets to `most_packets`.
     """
-    chunker = Chunker(length_s * SECOND_NS, allowed_lateness_ns=disorder_ns)
+    chunker = Chunker(length_s * SECOND_NS, allowed_lateness_ns=disorder_ns, limits=limits)
     source = PcapFileSource(path)
     infos: list[ChunkInfo] = []
     source.open()
     try:
         while (batch := source.read_batch()) is not None:
-            infos += [store.info(store.write(chunk)) for chunk in chunker.push(batch)]
+            for chunk in chunker.push(batch):
+                infos.append(store.info(store.write(chunk)))
+                if most_packets is not None and sum(info.packet_count for info in infos) >= most_packets:
+                    return infos
     finally:
         source.close()
     infos += [store.info(store.write(chunk)) for chunk in chunker.flush()]

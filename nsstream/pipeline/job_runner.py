@@ -24,11 +24,12 @@ from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.service_config import TrainingSection, WorkerSection
-from nsstream.pipeline.training import WORKER, TrainJob, address_map_as_dict
+from nsstream.pipeline.training import START_S, WORKER, TrainJob, address_map_as_dict
 from nsstream.pipeline.training_queue import Job
 
 JUDGE: Final = (sys.executable, "-m", "nsstream.pipeline.judge_worker")
 JUDGE_LIMIT_S: Final = 600.0
+LEAST_FIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +101,23 @@ class JobRunner:
     def train(
         self, job: Job, material: Material, training: TrainingSection, place: WorkerSection, heard: Heard
     ) -> Path:
-        """Train a checkpoint; raises ChildFailedError, and CancelledError."""
+        """Train a job's checkpoint; raises ChildFailedError, and CancelledError."""
+        return self.train_material(material, self.folder_of(job), training, place, heard)
+
+    def train_material(
+        self, material: Material, models: Path, training: TrainingSection, place: WorkerSection, heard: Heard
+    ) -> Path:
+        """Train a checkpoint in a folder of models; raises as `train`."""
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
+        if budget_s is not None:
+            budget_s = max(LEAST_FIT_S, budget_s - START_S)  # so that it is the time of all of the training
         told = TrainJob(
             chunk=material.chunk,
             before=material.before,
             parent=material.parent,
-            models=self.folder_of(job),
+            models=models,
             seed=material.seed,
             budget_s=budget_s,
             steps=steps,

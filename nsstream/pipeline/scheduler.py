@@ -8,7 +8,8 @@ process.
 Rules: (1) a job's checkpoint is made in a folder of its own, ``work/job-<id>``, and moves to ``models`` once it is
 judged; so a job whose process died is gone on with, or begun anew, and never leaves two models; (2) the ledger says
 what is promoted, and the mark follows; (3) a fault of a worker is counted by kind and costs an attempt, our own stop
-and the loss of a machine cost none; (4) while there is no seed, one place alone trains.
+and the loss of a machine cost none; (4) while there is no seed, one place alone trains; a seed of captures comes before
+any job.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import NsstreamError, OutputError, StateError
+from nsstream.pipeline.capture_seed import CaptureSeed
 from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure
 from nsstream.pipeline.chunk_watch import ChunkWatch
 from nsstream.pipeline.engine import Engine, LocalEngine
@@ -47,6 +49,7 @@ _log = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 2.0  # for chunks, where nobody says that one was stored
 IDLE_S: Final = 0.5
 PAUSED: Final = "training.paused"  # a setting
+CAPTURES: Final = "captures"  # what a lane learns that is no chunk
 OnDeath = Callable[[str, BaseException], None]
 
 
@@ -112,6 +115,7 @@ class Scheduler:
         self._runner = JobRunner(state, ledger, address_map, self._stop, worker, judge, self._engine)
         self._lock = threading.Lock()
         self._room, self._is_seeding = Room(state), False
+        self._capture_seed = CaptureSeed(state, training.seed_captures, clock)
         self._counters = _Counters()
         self._lanes = [LaneStatus(f"train-{at}") for at in range(len(self._engine.places))]
         self._threads: list[threading.Thread] = []
@@ -130,6 +134,8 @@ class Scheduler:
         self._promoter.follow_ledger()
         if not self._training.enabled:
             return
+        if self._promoter.seed() is not None:
+            self._capture_seed.disown()  # what was learned here is nearer than anything public
         self._threads.append(self._thread("chunks", self._see_chunks))
         for lane, worker in zip(self._lanes, self._engine.places, strict=True):
             self._threads.append(self._thread(lane.name, partial(self._work, lane, worker)))
@@ -237,7 +243,10 @@ class Scheduler:
     def _work(self, lane: LaneStatus, worker: WorkerSection) -> None:
         while not self._stop.is_set():
             try:
-                claimed = None if self.is_paused or self._room.is_lacking() else self._claim()
+                is_held_back = self.is_paused or self._room.is_lacking()
+                if not is_held_back and self._seed_of_captures(lane, worker):
+                    continue
+                claimed = None if is_held_back else self._claim()
             except OutputError as err:
                 _log.warning("job_not_claimed error=%s", err)
                 claimed = None
@@ -249,21 +258,55 @@ class Scheduler:
                 with suppress(CancelledError):  # we stop, and the ledger refuses: the next process takes the job back
                     self._do(job, parent, lane, worker)
             finally:
-                with self._lock:
-                    lane.state, lane.chunk, lane.stage, lane.step, lane.loss, lane.left_s = ("idle", *[None] * 5)
-                    if parent is None:
-                        self._is_seeding = False
+                self._rest(lane, was_seeding=parent is None)
+
+    def _seed_of_captures(self, lane: LaneStatus, worker: WorkerSection) -> bool:
+        """Learn the seed of captures, if it is wanted and no other place does; whether it was tried."""
+        with self._lock:
+            if self._is_seeding or not self._capture_seed.is_due():
+                return False
+            self._is_seeding = True
+        training, began_ns = self._training, self._clock.monotonic_ns()
+        self._show(lane, "training", chunk=CAPTURES, is_seed=True, since_ns=began_ns)
+        try:
+            seed = self._capture_seed.train(self._runner, training, worker, lambda line: self._hear(lane, line))
+            seconds = (self._clock.monotonic_ns() - began_ns) * 1e-9
+            self._counters.training_s += seconds
+            _log.info("seed_of_captures id=%s training_s=%.1f", seed.name, seconds)
+        except CancelledError:
+            pass
+        except (ChildFailedError, NsstreamError) as err:
+            if isinstance(err, ChildFailedError):
+                self._counters.failures[err.kind] += 1
+            is_given_up = self._capture_seed.fail(training.attempts, training.backoff_s)
+            _log.warning("seed_of_captures_%s reason=%s", "given_up" if is_given_up else "failed", err)
+        finally:
+            self._rest(lane, was_seeding=True)
+        return True
+
+    def _rest(self, lane: LaneStatus, *, was_seeding: bool) -> None:
+        with self._lock:
+            lane.state, lane.chunk, lane.stage, lane.step, lane.loss, lane.left_s = ("idle", *[None] * 5)
+            if was_seeding:
+                self._is_seeding = False
 
     def _claim(self) -> tuple[Job, Path | None] | None:
         with self._lock:
-            if self._is_seeding:
+            if self._is_seeding or self._capture_seed.is_wanted:
                 return None
             parent = self._parent()
             job = self.queue.claim(oldest=parent is None, most_waiting=self._training.most_waiting)
             if job is None:
                 return None
+            if parent is not None and parent == self._capture_seed.checkpoint and self._is_of_flows(job):
+                _log.warning("seed_of_captures_unused job=%d reason=it is of packets, the chunk of flows", job.id)
+                self._capture_seed.disown()
+                parent = None
             self._is_seeding = parent is None
             return job, parent
+
+    def _is_of_flows(self, job: Job) -> bool:
+        return bool(self._ledger.rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)))
 
     def _parent(self) -> Path | None:
         """The checkpoint to go on from, None where a seed is to be trained."""
@@ -279,7 +322,7 @@ class Scheduler:
         if training.seed_model is not None:
             return training.seed_model
         seed = self._promoter.seed()
-        return None if seed is None else self._promoter.folder / seed.id
+        return self._capture_seed.checkpoint if seed is None else self._promoter.folder / seed.id
 
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerSection) -> None:
         """One job, to its end; what goes wrong is written down, and ends nothing but the job."""

@@ -155,10 +155,17 @@ class TrainingSection(Section):
     seed_model: Path | None = Field(
         default=None, description="A checkpoint to fine-tune from. Without it, the first good chunk gives the seed."
     )
-    seed_budget_s: Positive = Field(
-        default=240.0, description="Wall-clock time of the seed's training.", json_schema_extra=LIVE
+    seed_captures: Annotated[tuple[Path, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Public captures of packets. At its first start the daemon learns a seed from their first minutes, "
+        "all together, before anything else.",
     )
-    budget_s: Positive = Field(default=40.0, description="Wall-clock time of a fine-tune.", json_schema_extra=LIVE)
+    seed_budget_s: Positive = Field(
+        default=240.0, description="Wall-clock time of the seed's training, from its start.", json_schema_extra=LIVE
+    )
+    budget_s: Positive = Field(
+        default=40.0, description="Wall-clock time of a fine-tune, from its start.", json_schema_extra=LIVE
+    )
     seed_steps: int | None = Field(
         default=None,
         ge=1,
@@ -334,6 +341,8 @@ class ServiceConfig(Section):
     def _paths_fit(self) -> ServiceConfig:
         if not self.state.is_absolute():
             raise ValueError(f"state must be an absolute path, got {str(self.state)!r}")
+        if self.training.seed_model is not None and self.training.seed_captures:
+            raise ValueError("training.seed_model is the seed, or training.seed_captures give it: leave one out")
         if self.training.engine == "ray" and self.training.workers != (WorkerSection(),):
             raise ValueError("training.workers are places of the local engine; with Ray, ray.jobs says how many")
         if len(str(self.socket).encode()) > MOST_SOCKET_OCTETS:

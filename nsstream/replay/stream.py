@@ -114,6 +114,7 @@ def open_stream(
     loop: int | None = 1,
     clock: Clock | None = None,
     stopped: threading.Event | None = None,
+    starts_soon: bool = False,
 ) -> OpenedStream:
     """Make the stream that a specification describes, drawn ahead in a thread of its own until it is closed.
 
@@ -125,13 +126,18 @@ def open_stream(
         loop: passes over `models` or `recorded`, None without end; other kinds have no end.
         clock: measures waiting; the system's if None.
         stopped: when set, opening and reading end early, as `close` would end them.
+        starts_soon: draw each conversation of the first chunk once, whatever the scenario's candidates are, so that its
+            frames come many times sooner.
 
     Raises InputError or StateError if the models or the file cannot be used, or the parts do not go together. May take
     seconds, and of kind `follow` as long as `wait_s`.
     """
     from nsstream.replay.streams.opening import open_parts
 
-    return open_parts(spec, scenario, seed, framing, loop, clock or SystemClock(), stopped or threading.Event())
+    return open_parts(
+        spec, scenario, seed, framing, loop, clock or SystemClock(), stopped or threading.Event(),
+        starts_soon=starts_soon,
+    )  # fmt: skip
 
 
 def cut_points(frames: Frames) -> Iterator[tuple[int, int]]:

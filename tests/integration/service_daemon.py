@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from nsstream_daemon.config_file import load_config
 from nsstream_daemon.sd_notify import Notifier
 from nsstream_daemon.supervisor import Supervisor, set_log_level
 
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
+from nsstream.pipeline.config_file import load_config
 
 HERE = Path(__file__).parent
 SAID = Path(os.environ["QUICK"]) / "clock"

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from namespaces import loopback_namespace, wait_until
 from nfdump_tools import free_port, received_and_waiting, wait_until_taken
 from nsstream_plugins.handover import hand_over, trim
 from nsstream_plugins.installer import Installer
@@ -57,21 +57,8 @@ def programs(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def inside() -> Iterator[list[str]]:
-    """The beginning of commands that run in a network namespace of the test's own."""
-    name = f"nsp{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
+    with loopback_namespace() as command:
+        yield command
 
 
 def ingest(source: str, state: Path, *options: str) -> list[str]:

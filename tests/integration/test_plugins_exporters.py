@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from namespaces import loopback_namespace, wait_until
 from nsstream_plugins.installer import Installer
 from nsstream_plugins.lab import LAB
 from nsstream_plugins.registry import load_plugin
@@ -53,21 +53,8 @@ def share(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def inside() -> Iterator[list[str]]:
-    """The beginning of commands that run in a network namespace of the test's own."""
-    name = f"nse{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
+    with loopback_namespace() as command:
+        yield command
 
 
 def sockets_at(inside: list[str], port: int) -> list[list[str]]:

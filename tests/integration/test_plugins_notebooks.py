@@ -110,7 +110,7 @@ def test_pyshark_gives_twins_also_where_an_event_loop_runs(capture):
     some = twins(capture, count=COUNT)
     assert next(some).eth.type is not None
     some.close()
-    with pytest.raises(InputError, match="tshark: .*nonsense"):
+    with pytest.raises(InputError, match=r"tshark: .*nonsense"):
         list(twins(capture, count=3, display_filter="nonsense"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import shutil
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import drawn_checkpoint
 from nsstream_plugins.installer import Installer
 from nsstream_plugins.registry import load_plugin
 
+from nsstream.draw import Drawer
 from nsstream.encode.address_map import AddressMap
 from nsstream.wire import PcapReader, pcap_header
 
@@ -157,18 +160,30 @@ def record(number: int, payload: int) -> bytes:
     return (now_ns // 10**9).to_bytes(4, "little") + (now_ns % 10**9).to_bytes(4, "little") + lengths + frame
 
 
-@pytest.mark.parametrize("addresses", ["twin", "real"])
-def test_the_tap_shows_headers_of_what_is_taken_in_from_now_on_each_once(home, taken_in, tmp_path, addresses):
+@pytest.mark.parametrize("addresses", ["twin", "real", "config"])
+def test_the_tap_shows_headers_of_what_is_taken_in_from_now_on_each_once(
+    home, taken_in, tmp_path, addresses, monkeypatch
+):
     state, writer = taken_in
-    key = bytes(range(32))
+    key, ipv4_range = bytes(range(32)), "10.0.0.0/8"
     os.write(writer, b"".join(record(number, 0) for number in range(40)))  # before anybody looks
     until_s = time.monotonic() + PATIENCE_S
     while not list(state.glob("journal/*.arrows")):
         assert time.monotonic() < until_s
         time.sleep(0.05)
     (state / "address.key").write_text(key.hex() + "\n")
+    asked = {"state": state, "addresses": addresses}
+    if addresses == "config":  # the key is a credential, and the range is another
+        (state / "address.key").rename(tmp_path / "nsstream.key")
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        ipv4_range = "172.16.0.0/12"
+        (tmp_path / "nsstream.toml").write_text(
+            f'state = "{state}"\n[source]\ninput = "-"\n'
+            f'[training]\naddress_key = "credential:nsstream.key"\nipv4_range = "{ipv4_range}"\n'
+        )
+        asked = {"config": tmp_path / "nsstream.toml"}
     path = tmp_path / "tap.pcapng"
-    options = [f"extcap.nsstream_tap.{name}:{value}" for name, value in (("state", state), ("addresses", addresses))]
+    options = [f"extcap.nsstream_tap.{name}:{value}" for name, value in asked.items()]
     command = ["tshark", "-i", "nsstream-tap", *(w for option in options for w in ("-o", option))]
     child = subprocess.Popen([*command, "-f", "udp dst port 53", "-c", "300", "-w", path], stderr=subprocess.PIPE)
     stop = threading.Event()
@@ -195,10 +210,42 @@ def test_the_tap_shows_headers_of_what_is_taken_in_from_now_on_each_once(home, t
     assert numbers.tolist() == list(range(numbers[0], numbers[0] + 300))
     assert numbers[0] >= 40
     source = np.frombuffer(bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1]), np.uint8).reshape(1, 16)
-    shown = AddressMap(key).map(source) if addresses == "twin" else source
+    shown = source if addresses == "real" else AddressMap(key, ipv4_range).map(source)
     assert (columns["source_address"] == shown).all()
     assert set(columns["ip_total_length"].tolist()) == {108}
     assert b"secret" not in path.read_bytes()
+
+
+def test_a_model_is_chosen_looked_for_again_and_captured_from(home, tmp_path, monkeypatch):
+    models = tmp_path / "models"
+    models.mkdir()
+    monkeypatch.setenv("NSSTREAM_MODELS", str(models))
+    (program,) = home.rglob("nsstream-synth")
+    asked = ("--extcap-interface=nsstream-synth", "--extcap-config", "--extcap-reload-option=model")
+
+    def offered() -> list[str]:
+        """What Wireshark offers when it looks again; the service's own models may be among it."""
+        told = subprocess.run([program, *asked], capture_output=True, text=True, check=True).stdout
+        return [line.split("{value=")[1].split("}")[0] for line in told.splitlines() if str(models) in line]
+
+    assert offered() == []
+    model = drawn_checkpoint(models)
+    assert offered() == [str(model)]
+    (models / "promoted").symlink_to(model.name)
+    assert offered() == [f"follow:{models}", str(model)]
+    for chosen in offered():
+        path = tmp_path / "out.pcapng"
+        options = ("-o", f"extcap.nsstream_synth.model:{chosen}", "-o", "extcap.nsstream_synth.rate:max")
+        done = tshark("-i", "nsstream-synth", *options, "-c", "200", "-w", str(path))
+        assert done.returncode == 0, done.stderr
+        fields = ("ip.src", "ip.checksum.status", "tcp.checksum.status", "udp.checksum.status")
+        told = tshark("-r", str(path), *CHECKS, "-T", "fields", *(w for f in fields for w in ("-e", f))).stdout
+        rows = [line.split("\t") for line in told.splitlines()]
+        assert len(rows) == 200
+        assert "0" not in {status for row in rows for status in row[1:]}  # bad
+        # of the model's own hosts, which are none of the bundled capture's
+        known = {str(ipaddress.IPv4Address(host[12:])) for host in Drawer(0).hosts(model) if host[10:12] == b"\xff\xff"}
+        assert {row[0] for row in rows if row[0]} <= known
 
 
 def test_a_tap_on_nothing_says_so(home, tmp_path):

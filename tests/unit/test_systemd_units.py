@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from nsstream_daemon.config_file import load_config
+
+from nsstream.pipeline.config_file import load_config
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = ["nsstreamd.service", "nsstream-replay.service"]
@@ -57,6 +58,25 @@ def test_a_unit_whose_workers_have_a_gpu_is_hardened_nearly_so(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
     assert "char-nvidia-uvm:rw" in done.stdout
+
+
+@needs_systemd
+def test_the_units_that_the_guide_has_for_ray_are_verified_and_as_hardened(tmp_path: Path):
+    page = (SYSTEMD.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^```ini\n# /etc/systemd/system/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    assert told.keys() == {"nsstream-ray.service", "nsstreamd.service.d/ray.conf"}
+    units = [placed("nsstreamd.service", tmp_path), tmp_path / "nsstream-ray.service"]
+    units[1].write_text(told["nsstream-ray.service"].replace("/opt/nsstream/bin/ray", "/bin/true"))
+    drop_in = tmp_path / "nsstreamd.service.d" / "ray.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(told["nsstreamd.service.d/ray.conf"])
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, units)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", str(units[0])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 @needs_systemd

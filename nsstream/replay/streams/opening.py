@@ -29,7 +29,7 @@ from nsstream.replay.stream import OpenedStream
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead, PlainStream
 from nsstream.replay.streams.blend import Blend
 from nsstream.replay.streams.drawn import DrawnStream
-from nsstream.replay.streams.effort import AsManyAsKeepUp
+from nsstream.replay.streams.effort import AsManyAsKeepUp, SoonFirst
 from nsstream.replay.streams.flow_models import FlowModelStream, check_flows_agree
 from nsstream.replay.streams.follow import FollowPlan
 from nsstream.replay.streams.labels import LabelledStream, Labels
@@ -58,6 +58,8 @@ def open_parts(
     clock: Clock,
     stopped: threading.Event,
     make_drawer: Callable[[int, int], DrawsChunks] | None = None,
+    *,
+    starts_soon: bool = False,
 ) -> OpenedStream:
     """As `stream.open_stream`; `make_drawer` makes a drawer of a seed and of how many models it keeps loaded."""
     try:
@@ -85,6 +87,8 @@ def open_parts(
                 effort = AsManyAsKeepUp(drawer)
             elif scenario.candidates is not None:
                 drawer.candidates = scenario.candidates
+            if starts_soon:
+                drawer = SoonFirst(drawer)
             plain = _drawn(spec, plan, scenario, seed, framing, drawer)
     stream: OpenedStream = DrawnAhead(plain, limits, clock, stopped, effort)
     if framing.testbed is not None:

@@ -23,7 +23,7 @@ from typing import Final, NoReturn, Protocol
 
 from nsstream.errors import NsstreamError
 from nsstream_plugins.extcap import grammar
-from nsstream_plugins.extcap.controls import ERROR, NO_CONTROL, Message, MessageReader, encode
+from nsstream_plugins.extcap.controls import ERROR, NO_CONTROL, STATUS_BAR, Message, MessageReader, encode
 
 # As `wire.pcap_header` has it, which would load numpy: nanoseconds, version 2.4, Ethernet.
 HEADER: Final = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262_144, 1)
@@ -35,8 +35,11 @@ MOST_TRIES: Final = 1000  # 10 s: then whoever started us has gone before we cou
 class Feed(Protocol):
     """Where the packets come from; of a thread of its own, but for `control`."""
 
-    def run(self, descriptor: int) -> None:
-        """Write records until there are no more; raises NsstreamError. The header is written."""
+    def run(self, descriptor: int, show: Callable[[str], None]) -> None:
+        """Write records until there are no more; raises NsstreamError. The header is written.
+
+        show: puts a sentence into the status bar, "" clears it.
+        """
         ...
 
     def control(self, message: Message) -> None:
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in (
         "--fifo", "--extcap-capture-filter", "--extcap-control-in", "--extcap-control-out", "--log-file", "--trace",
+        "--config",
     ):  # fmt: skip
         parser.add_argument(option)
     for option in ("--services", "--hosts"):
@@ -85,6 +89,7 @@ class _Capture:
         self._early: list[Message] = []  # said by the toolbar before there was a feed
         self._lock = threading.Lock()
         self._toolbar = -1
+        self._status: str | None = None  # what was shown last
 
     def run(self) -> NoReturn:
         threading.Thread(target=self._run_feed, name="feed", daemon=True).start()
@@ -116,7 +121,10 @@ class _Capture:
                 self._exit(None)
             if self._toolbar < 0 and self._asked.extcap_control_out:
                 with suppress(OSError):  # nobody reads it yet
-                    self._toolbar = os.open(self._asked.extcap_control_out, os.O_WRONLY | os.O_NONBLOCK)
+                    toolbar = os.open(self._asked.extcap_control_out, os.O_WRONLY | os.O_NONBLOCK)
+                    with self._lock:
+                        self._toolbar = toolbar
+                        self._put(STATUS_BAR, self._status)
 
     def _is_unread(self) -> bool:
         """Whether the reader is gone: then a feed that cannot write has not failed."""
@@ -166,9 +174,18 @@ class _Capture:
 
     def _tell(self, sentence: str) -> None:
         """Show an error in the toolbar."""
+        self._put(ERROR, sentence)
+
+    def _show(self, sentence: str) -> None:
+        """Show in the status bar how far it is, or once somebody looks."""
+        with self._lock:
+            self._status = sentence
+            self._put(STATUS_BAR, sentence)
+
+    def _put(self, command: int, sentence: str | None) -> None:
         with suppress(OSError):
-            if self._toolbar >= 0:
-                os.write(self._toolbar, encode(Message(NO_CONTROL, ERROR, sentence)))
+            if self._toolbar >= 0 and sentence is not None:
+                os.write(self._toolbar, encode(Message(NO_CONTROL, command, sentence)))
 
     def _run_feed(self) -> None:
         try:
@@ -179,7 +196,7 @@ class _Capture:
             for message in early:
                 self._obey(feed, message)
             self._has_header.wait()
-            feed.run(self._descriptor)
+            feed.run(self._descriptor, self._show)
         except NsstreamError as err:
             self._error = str(err)
         except BaseException as err:  # the thread's boundary: the process ends, and says so

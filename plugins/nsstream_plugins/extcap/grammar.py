@@ -64,6 +64,10 @@ def options(name: str, reload: str | None = None) -> Iterator[str]:
         )
         yield "value {arg=1}{value=twin}{display=As in the twin}{default=true}"
         yield "value {arg=1}{value=real}{display=Real}{default=false}"
+        yield (
+            "arg {number=2}{call=--config}{display=Daemon's configuration}{type=fileselect}{mustexist=true}"
+            "{fileext=TOML (*.toml)}{tooltip=It says where state and key are, and which ranges addresses are mapped to}"
+        )
         return
     if reload is None:
         yield (

@@ -32,10 +32,16 @@ class LiveSink:
         frame_filter: which frames pass; the others are counted.
         clock: of what is due.
         is_stopped: whether the run was told to stop.
+        on_first: called when the first frames have come.
     """
 
     def __init__(
-        self, descriptor: int, frame_filter: FrameFilter, clock: Clock, is_stopped: Callable[[], bool]
+        self,
+        descriptor: int,
+        frame_filter: FrameFilter,
+        clock: Clock,
+        is_stopped: Callable[[], bool],
+        on_first: Callable[[], None] = lambda: None,
     ) -> None:
         self._pipe = PipeWriter("the capture", is_stopped)
         self._descriptor = descriptor
@@ -43,6 +49,7 @@ class LiveSink:
         self._clock = clock
         self._is_stopped = is_stopped
         self._wall_less_monotonic_ns = clock.wall_ns() - clock.monotonic_ns()
+        self._on_first: Callable[[], None] | None = on_first
         self._last_ns: int | None = None
         self._filtered = 0
 
@@ -62,6 +69,9 @@ class LiveSink:
 
     def write_due(self, frames: Frames, due_ns: NDArray[np.int64]) -> None:
         """Write frames once the last of them is due, each with the time of its own."""
+        if self._on_first is not None:
+            self._on_first()
+            self._on_first = None
         now_ns = self._clock.monotonic_ns()
         due_ns = np.where(due_ns > 0, due_ns, now_ns)
         while (wait_ns := int(due_ns[-1]) - self._clock.monotonic_ns()) > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from argparse import Namespace
+from collections.abc import Callable
 from importlib.resources import as_file
 from pathlib import Path
 from typing import Final
@@ -43,18 +44,24 @@ class Synth:
         self._is_paused = False
         self._lock = threading.Lock()
 
-    def run(self, descriptor: int) -> None:
+    def run(self, descriptor: int, show: Callable[[str], None]) -> None:
         """Play until the stream ends or fails; a stream without end ends with the process."""
         clock, ended = SystemClock(), threading.Event()
         with as_file(LAB) as lab:
             spec = _stream(self._asked, lab)
             is_recorded = isinstance(spec, RecordedSpec)
+            if not is_recorded:
+                show("nsstream: the model is loaded, and its first packets are drawn")
             framing = Framing(mtu=LONGEST_DATAGRAM if is_recorded else 1500)
             # A pipe or a FIFO can be read once; everything else that is recorded is played again and again.
             loop = None if not isinstance(spec, RecordedSpec) or Path(spec.path).is_file() else 1
             player = Player(
-                lambda: open_stream(spec, self._scenario, self._seed, framing, loop=loop, clock=clock),
-                lambda is_stopped: LiveSink(descriptor, self._filter, clock, is_stopped),
+                lambda: open_stream(
+                    spec, self._scenario, self._seed, framing, loop=loop, clock=clock, starts_soon=True
+                ),
+                lambda is_stopped: LiveSink(
+                    descriptor, self._filter, clock, is_stopped, lambda: None if is_recorded else show("")
+                ),
                 self._rate,
                 clock,
                 ended.set,

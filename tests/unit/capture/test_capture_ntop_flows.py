@@ -68,6 +68,18 @@ def test_record_by_names() -> None:
     assert (one["flow_start_ns"], one["flow_end_ns"]) == (1_767_225_600_250 * 10**6, 1_767_225_601_500 * 10**6)
 
 
+def test_record_as_short_as_centos() -> None:
+    """What nProbe Cento's manual shows of its JSON: these fifteen elements, and of them none that says who exports."""
+    kept = {"8", "12", "10", "14", "2", "1", "24", "23", "22", "21", "7", "11", "6", "4", "5"}
+    decoder = NtopDecoder()
+    short, whole = (row(decoder.decode([message(one)]), 0) for one in ({k: BY_NUMBER[k] for k in kept}, BY_NUMBER))
+    assert decoder.tally.kept == 2
+    untold = {"vlan_id", "bgp_source_as_number", "bgp_destination_as_number", "exporter_address"}
+    assert {name for name in short if np.any(short[name] != whole[name])} <= untold | {
+        "ip_next_hop_address", "source_prefix_length", "destination_prefix_length"
+    }  # fmt: skip
+
+
 def test_record_in_tlv_with_addresses_as_numbers() -> None:
     record = {int(key): value for key, value in BY_NUMBER.items()} | {8: 0xC0000201, 12: 0xC6336402}
     ours, theirs = (NtopDecoder().decode([one]) for one in (message(record, is_tlv=True), message(BY_NUMBER)))

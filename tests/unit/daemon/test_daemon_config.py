@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from nsstream_daemon.config_file import load_config
 from nsstream_daemon.config_page import SECTIONS, page
 from nsstream_daemon.service_commands import validate
 
 from nsstream.errors import InputError
+from nsstream.pipeline.config_file import load_config
 from nsstream.pipeline.service_config import ServiceConfig, SourceSection
 
 ROOT = Path(__file__).parents[3]
@@ -133,6 +133,15 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_model = "/nowhere"\n')
     seedless = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "training.seed_model = '/nowhere': is no directory of a checkpoint" in seedless.stderr
+    path.write_text(
+        f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n'
+        f'[training]\nseed_captures = ["{capture}", "/nowhere"]\n'
+    )
+    lacking = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "training.seed_captures has '/nowhere': there is no such file" in lacking.stderr
+    path.write_text(path.read_text() + 'seed_model = "/seed"\n')
+    with pytest.raises(InputError, match=r"training\.seed_model is the seed, or training\.seed_captures give it"):
+        load_config(path)
 
 
 def test_validate_tries_a_key_of_ones_own_and_leaves_credentials_to_the_service(tmp_path: Path, capsys, monkeypatch):

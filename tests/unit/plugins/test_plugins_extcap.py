@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import re
@@ -16,11 +17,14 @@ from pathlib import Path
 import nsstream_daemon
 import numpy as np
 import pytest
+from checkpoints import drawn_checkpoint
 from nsstream_plugins.extcap import grammar
 from nsstream_plugins.extcap.__main__ import main, value_of
-from nsstream_plugins.extcap.controls import ERROR, INITIALIZED, SET, Message, MessageReader, encode
+from nsstream_plugins.extcap.controls import ERROR, INITIALIZED, SET, STATUS_BAR, Message, MessageReader, encode
+from nsstream_plugins.extcap.tap import _map_of, _secret
 
 from nsstream.capture.bpf import compile_filter
+from nsstream.errors import StateError
 from nsstream.wire.frame_stream import FrameReader
 
 PATIENCE_S = 60.0
@@ -238,6 +242,41 @@ def test_the_toolbar_holds_the_packets_back_and_changes_the_rate(run):
     heard = MessageReader().feed(os.read(captured.heard, 4096))
     assert [message.command for message in heard] == [ERROR]
     assert "a rate is" in heard[0].text
+
+
+def test_a_key_that_is_kept_elsewhere_is_found_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "unit").mkdir()
+    (tmp_path / "store").mkdir()
+    places = (tmp_path / "unit", tmp_path / "store")
+    with pytest.raises(StateError, match=r"credential:a\.key: cannot be read in .*unit or .*store"):
+        _secret("credential:a.key", places)
+    for place in reversed(places):
+        (place / "a.key").write_text("00" * 32)
+        assert _secret("credential:a.key", places).path == place / "a.key"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(places[1]))
+    assert _secret("credential:a.key", ()).path == places[1] / "a.key"
+    assert _secret(str(tmp_path / "own"), places).path == tmp_path / "own"
+    state = tmp_path / "state"
+    (state / "models").mkdir(parents=True)
+    assert _map_of(state, None).ipv4_range == "10.0.0.0/8"  # no model yet: a key of the capture's own
+    (state / "models/promoted").symlink_to("one")
+    with pytest.raises(StateError, match=r"key is kept elsewhere; .*--config"):
+        _map_of(state, None)
+
+
+def test_a_model_that_is_loaded_and_drawn_shows_in_the_status_bar(run, tmp_path):
+    captured = run("--model", str(drawn_checkpoint(tmp_path)), "--rate", "1kpps")
+    captured.read_until(300)
+    assert np.array_equal(np.diff(captured.times), np.full(len(captured.times) - 1, 1_000_000))
+    reader, heard, until_s = MessageReader(), [], time.monotonic() + PATIENCE_S
+    while not heard or heard[-1].text:
+        assert time.monotonic() < until_s
+        with contextlib.suppress(BlockingIOError):
+            heard += reader.feed(os.read(captured.heard, 4096))
+        captured.read(0.1)
+    assert {message.command for message in heard} == {STATUS_BAR}
+    assert heard[-1].text == ""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from nsstream.replay.stream import BLOCK_OCTETS, BLOCK_PACKETS, FrameBlock, Reco
 from nsstream.replay.streams.ahead import AheadLimits, DrawnAhead
 from nsstream.replay.streams.batches import split
 from nsstream.replay.streams.blend import Blend
-from nsstream.replay.streams.effort import AsManyAsKeepUp
+from nsstream.replay.streams.effort import AsManyAsKeepUp, SoonFirst
 from nsstream.replay.streams.labels import HEADER, LabelledStream, Labels
 from nsstream.replay.streams.limited import LimitedStream
 from nsstream.replay.streams.line import Line, starts_of
@@ -351,6 +352,26 @@ def test_candidates_are_fewer_where_a_stream_is_late_and_as_many_as_before_where
             wait_for(stream._is_full)
             stream.read()
         wait_for(lambda: drawer.candidates == 16)
+
+
+def test_a_first_chunk_that_is_to_come_soon_is_drawn_once_on_every_line_and_those_behind_it_with_care():
+    class Counting(MadeDrawer):
+        def draw(self, directory, *, line, turn, select):
+            self.told.append((line, turn, self.candidates))
+            return super().draw(directory, line=line, turn=turn, select=select)
+
+    drawer = Counting({"a": 0})
+    drawer.told = []
+    soon = SoonFirst(drawer)
+    for turn in (0, 1, 0):
+        for line in (0, 1):
+            soon.draw(Path("/models/a"), line=line, turn=turn, select=None)
+    assert drawer.told == [(line, turn, 16 if turn else 1) for turn in (0, 1, 0) for line in (0, 1)]
+    soon.candidates = 4
+    assert (soon.candidates, drawer.candidates) == (4, 4)
+    with pytest.raises(StateError):
+        soon.draw(Path("/models/gone"), line=0, turn=0, select=None)
+    assert drawer.candidates == 4
 
 
 def test_an_error_comes_behind_the_blocks_before_it_and_stays():
