@@ -13,6 +13,7 @@ from nsstream.privacy.mechanisms import (
     as_dicts,
     from_dicts,
 )
+from nsstream.privacy.noise import choose, laplace_counts, noisy_counts
 
 __all__ = [
     "DiscreteGaussian",
@@ -21,7 +22,10 @@ __all__ = [
     "PureEpsilon",
     "SampledGaussian",
     "as_dicts",
+    "choose",
     "epsilon",
     "from_dicts",
+    "laplace_counts",
     "noise_multiplier_for",
+    "noisy_counts",
 ]

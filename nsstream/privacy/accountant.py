@@ -15,16 +15,24 @@ from typing import Final
 import numpy as np
 
 from nsstream.errors import InputError
+from nsstream.privacy.loss_distribution import LEAST_DELTA, has_distribution, loss_epsilon
 from nsstream.privacy.mechanisms import Mechanism, PureEpsilon, SampledGaussian
 from nsstream.privacy.renyi import ORDERS, Curve, curve
 
+MOST_EPSILON: Final = 100.0  # that is worth a tighter bound
 MOST_NOISE: Final = 1e6  # noise multiplier that `noise_multiplier_for` looks at
 _CLOSE: Final = 1e-4  # to which a noise multiplier is found, relative
 
 
 def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
     """The smallest epsilon we can prove for all of these together at `delta`; 0 for none, inf where there is none."""
-    return renyi_epsilon(mechanisms, delta)
+    done = tuple(mechanisms)
+    bound = renyi_epsilon(done, delta)
+    if not 0 < bound <= MOST_EPSILON or delta < LEAST_DELTA:
+        return bound
+    known = [each for each in done if has_distribution(each)]
+    rest = curve(each for each in done if not has_distribution(each))
+    return min(bound, loss_epsilon(known, rest, delta, bound))
 
 
 def renyi_epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:

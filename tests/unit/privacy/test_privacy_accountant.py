@@ -61,8 +61,8 @@ def test_curves_of_a_sequence_add() -> None:
 def test_a_pure_mechanism_never_costs_more_than_its_epsilons_together() -> None:
     for times in (1, 3, 40):
         assert 0 < renyi_epsilon([PureEpsilon(0.1, times)], 1e-5) <= 0.1 * times * (1 + 1e-12)
-    assert renyi_epsilon([PureEpsilon(0.1, 1000)], 1e-5) < 15  # where composition is better than the sum
-    assert renyi_epsilon([PureEpsilon(1e-7, 5)], 1e-5) == 0  # delta covers it
+    assert renyi_epsilon([PureEpsilon(0.1, 1000)], 1e-5) < 20  # where composition is better than the sum
+    assert renyi_epsilon([PureEpsilon(1e-7, 5)], 1e-5) == pytest.approx(5e-7)
 
 
 def test_nothing_done_costs_nothing() -> None:
