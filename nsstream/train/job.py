@@ -30,6 +30,17 @@ class Part(BaseModel):
     turns: Annotated[int, Field(ge=1)]
 
 
+class Privacy(BaseModel):
+    """What a private fit promises; the rest is as of `config.PrivateConfig`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    unit: Literal["host", "flow"] = "host"
+    most_conversations: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
 class TrainJob(BaseModel):
     """Train one checkpoint on one chunk."""
 
@@ -45,6 +56,7 @@ class TrainJob(BaseModel):
     budget_s: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     address_map: AddressMapConfig
+    private: Privacy | None = None  # None: openly
     part: Part | None = None
     models: tuple[Path, ...] = ()  # of a part: the checkpoints whose average it goes on from
 
@@ -52,6 +64,16 @@ class TrainJob(BaseModel):
     def _has_an_end(self) -> TrainJob:
         if self.steps is None and self.budget_s is None:
             raise ValueError("steps or budget_s must be given")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_private(self) -> TrainJob:
+        if self.private is None:
+            return self
+        if self.parent is None or self.model != "autoregressive" or self.part is not None:
+            raise ValueError("what is learned privately goes on from a public parent of the default model")
+        if self.steps is None:
+            raise ValueError("what is learned privately is learned for so many steps, told beforehand")
         return self
 
     @classmethod

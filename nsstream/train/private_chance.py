@@ -1,9 +1,9 @@
 """Chance for private learning: from the operating system's generator alone, and never reproducible.
 
 Lots are a keyed function of a unit and of what they are drawn for: a unit's do not change with who else is there. The
-key is secret, made for one training and forgotten. Noise is a sum of four normal numbers, halved, each by the inverse of
-its distribution from 53 random bits: what was added to a sum cannot be told from the low bits of the result (Holohan and
-Braghin 2021, "Secure random sampling in differential privacy", section 5.1; Mironov 2012 shows what one alone gives
+key is secret, made for one training and forgotten. Noise is a sum of four normal numbers, halved, each by the inverse
+of its distribution from 53 random bits: what was added to a sum cannot be told from the low bits of the result (Holohan
+and Braghin 2021, "Secure random sampling in differential privacy", section 5.1; Mironov 2012 shows what one alone gives
 away). opacus' `secure_mode` adds up four numbers too, but of torch's own generator, which is no cryptographic one.
 """
 

@@ -18,16 +18,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.encode.bins import Bins
 from nsstream.encode.codec import Codec, slice_of, slice_starts, start_gaps
 from nsstream.encode.schema import ATTRIBUTE_INDEX, ATTRIBUTES, LENGTH_GRID, MOMENTS, SLICES, START_GAP_GRID
-from nsstream.encode.bins import Bins
 from nsstream.encode.tokens import ChunkTokens, moment_of
 from nsstream.encode.urns import Pairs, Urns
 from nsstream.train.private_units import Units
 
 GRAIN: Final = 64  # a conversation counts for so many, so that as many packets can count for one
 _SERVICE, _RESPONDER = ATTRIBUTE_INDEX["service"], ATTRIBUTE_INDEX["responder_host"]
-_SIZES: Final = (1, 1, 1, MOMENTS, ATTRIBUTES["service"], ATTRIBUTES["responder_host"], len(LENGTH_GRID))
+SIZES: Final = (1, 1, 1, MOMENTS, ATTRIBUTES["service"], ATTRIBUTES["responder_host"], len(LENGTH_GRID))
 _FEWEST: Final = 8  # conversations that a chunk is taken to have at least
 _MOST: Final = 1 << 22
 
@@ -49,7 +49,7 @@ class Told:
 
 def sensitivity(most: int) -> float:
     """The most that one unit with so many conversations changes the vector, in l2."""
-    return GRAIN * most * math.sqrt(len(_SIZES))
+    return GRAIN * most * math.sqrt(len(SIZES))
 
 
 def count_units(tokens: ChunkTokens, units: Units, codec: Codec, most: int) -> NDArray[np.int64]:
@@ -63,14 +63,14 @@ def count_units(tokens: ChunkTokens, units: Units, codec: Codec, most: int) -> N
         np.array([GRAIN * len(tokens)]),
         np.array([np.minimum(packets, GRAIN * most).sum()]),
     )
-    counted = [GRAIN * np.bincount(s, minlength=size) for s, size in zip(said, _SIZES[3:], strict=True)]
+    counted = [GRAIN * np.bincount(s, minlength=size) for s, size in zip(said, SIZES[3:], strict=True)]
     return np.concatenate([*totals, *counted]).astype(np.int64)
 
 
 def tell(noisy: NDArray[np.int64], noise_multiplier: float, most: int, codec: Codec, seed: Codec) -> Told:
     """What the noisy vector says of the chunk, with the seed's shares where the noise hides what the chunk has."""
     std = noise_multiplier * sensitivity(most) / GRAIN
-    ends = np.cumsum(_SIZES)[:-1]
+    ends = np.cumsum(SIZES)[:-1]
     units, conversations, packets, moments, services, responders, lengths = np.split(noisy / GRAIN, ends)
     total = int(np.clip(round(float(conversations[0])), _FEWEST, _MOST))
     by_moment = _settle(moments, np.ones(MOMENTS), total, std)

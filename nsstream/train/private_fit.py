@@ -9,7 +9,6 @@ moves a logit's bias by `DRIFT` nats, and `FASTEST` at most.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -111,7 +110,7 @@ def learn_privately(
             p.copy_(average)
     module.remove_hooks()
     for head in heads.values():
-        cast(PrivateHead, head).keep(copy.deepcopy(cast(PrivateHead, head).change))
+        cast(PrivateHead, head).keep()
 
 
 def learning_rate(noise_multiplier: float, clip: float, expected: float, steps: int) -> float:

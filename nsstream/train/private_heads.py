@@ -58,7 +58,7 @@ class PrivateHead(nn.Module):
     """One head: the seed's, frozen, and its low-rank change, which is learned.
 
     Args:
-        layer: the head; changed by `keep` alone.
+        layer: the head; `keep` alone changes it.
         tokens: those that may be said; rising.
         rank: of the change.
     """
@@ -87,10 +87,10 @@ class PrivateHead(nn.Module):
         return fixed + changed
 
     @torch.no_grad()
-    def keep(self, change: nn.Linear) -> None:
-        """Add a change to the layer for good."""
-        self._layer[0].weight[self.tokens] = self.weight + change.weight @ self.directions
-        self._layer[0].bias[self.tokens] = self.bias + change.bias
+    def keep(self) -> None:
+        """Write the layer with the change added."""
+        self._layer[0].weight[self.tokens] = self.weight + self.change.weight @ self.directions
+        self._layer[0].bias[self.tokens] = self.bias + self.change.bias
 
 
 def private_heads(networks: nn.ModuleDict, codec: Codec, rank: int) -> nn.ModuleDict:

@@ -1,7 +1,7 @@
 """Units: whose conversations are protected together, and how many of each are learned.
 
-A *host* is all conversations that an address initiates, a *flow* is one conversation. At most so many conversations of a
-unit are learned, and so many packets, chosen by lot for each unit apart: what a unit gives does not depend on others.
+A *host* is all conversations that an address initiates, a *flow* is one conversation. At most so many conversations of
+a unit are learned, and so many packets, chosen by lot for each unit apart: what a unit gives does not depend on others.
 """
 
 from __future__ import annotations
