@@ -82,7 +82,7 @@ def _hosts_of(tokens: NDArray[np.int64], host: Vocabulary, version: int) -> NDAr
     if not len(tokens) or table.shape[1] != 17:
         return np.zeros(0, np.int64)
     is_group = (table[:, 13] >= 224) if version == 4 else (table[:, 1] == 0xFF)
-    return tokens[active & (table[:, 0] == version) & ~is_group]
+    return np.asarray(tokens[active & (table[:, 0] == version) & ~is_group], np.int64)
 
 
 def _hash(addresses: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ away). opacus' `secure_mode` adds up four numbers too, but of torch's own genera
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from typing import Final
 
@@ -38,11 +39,12 @@ class Chance:
             n = min(_BLOCK, count - begin)
             bits = np.frombuffer(os.urandom(8 * SUMMANDS * n), np.uint64) >> np.uint64(11)
             out[begin : begin + n] = ndtri((bits + 0.5) * 2.0**-53).reshape(SUMMANDS, n).sum(axis=0)
-        return out / np.sqrt(SUMMANDS)
+        out /= math.sqrt(SUMMANDS)
+        return out
 
     def coins(self, unit: bytes, rate: float, count: int) -> NDArray[np.bool_]:
         """Which of so many Poisson samples a unit is in, each with chance `rate`: (count,)."""
-        return self._lots(b"coins", unit, count) < rate
+        return np.asarray(self._lots(b"coins", unit, count) < rate, np.bool_)
 
     def choose(self, what: bytes, unit: bytes, n: int, most: int) -> NDArray[np.int64]:
         """At most so many of n things of a unit, by lot: rising indices."""
@@ -53,4 +55,4 @@ class Chance:
     def _lots(self, what: bytes, unit: bytes, count: int) -> NDArray[np.float64]:
         """Numbers in [0, 1) that belong to a unit and a purpose."""
         stream = hashlib.shake_256(self._secret + len(what).to_bytes(1, "big") + what + unit).digest(8 * count)
-        return (np.frombuffer(stream, np.uint64) >> np.uint64(11)) * 2.0**-53
+        return np.asarray((np.frombuffer(stream, np.uint64) >> np.uint64(11)) * 2.0**-53, np.float64)

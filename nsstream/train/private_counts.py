@@ -120,7 +120,7 @@ def _active(codec: Codec) -> NDArray[np.float64]:
 
 def _counts_of(pairs: Pairs, size: int) -> NDArray[np.float64]:
     """How often a seed's urn says each token: (size,)."""
-    return np.bincount(pairs[:, 1], pairs[:, 2], minlength=size)
+    return np.bincount(pairs[:, 1], pairs[:, 2], minlength=size).astype(np.float64)
 
 
 def _settle(noisy: NDArray[np.float64], known: NDArray[np.float64], total: int, std: float) -> NDArray[np.int64]:
@@ -141,7 +141,7 @@ def _settle(noisy: NDArray[np.float64], known: NDArray[np.float64], total: int, 
 def _whole(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     """Whole numbers (b,) in proportion to shares that are not all 0, of a given sum."""
     exact = np.cumsum(shares) * (total / shares.sum())
-    return np.diff(np.rint(exact).astype(np.int64), prepend=0)
+    return np.asarray(np.diff(np.rint(exact), prepend=0.0), np.int64)
 
 
 def _spread(given: NDArray[np.int64], said: NDArray[np.int64]) -> Pairs:

@@ -10,7 +10,7 @@ is one unit's own affair, are not learned.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from nsstream.train.private_units import Units
 NOT_LEARNED: Final = ("start_gap", "initiator_host")
 WINDOWS: Final = 4  # of a conversation that are read
 _AT_ONCE: Final = 32  # windows
+_SPELT: Final = ("responder_port_high", "responder_port_low")
 _HEARD: Final = tuple(name for name in ATTRIBUTES if name != "start_gap")
 
 
@@ -137,7 +138,7 @@ def lessons_of(
     is_spelt = codec.service.table()[tokens.attributes[order, ATTRIBUTE_INDEX["service"]], 3] == RARE_PORT
     for i, name in enumerate(ATTRIBUTES):
         if name in heads:
-            weight = is_spelt if name in ("responder_port_high", "responder_port_low") else np.ones(len(order))
+            weight = is_spelt if name in _SPELT else np.ones(len(order))
             reads = attributes.read(i, known, given)
             out[name] = _lesson(heads, name, reads, tokens.attributes[order, i], weight, of_conversations)
         if name in _HEARD:
@@ -154,15 +155,20 @@ def lessons_of(
         "size": lambda: packets.read_size(states, kind),
         "gap": lambda: packets.read_gap(states, kind, size),
     }
-    needs = {"kind": 1.0, "size": tokens.needs_size[chosen], "gap": chosen > tokens.packet_offset[conversation]}
+    needs = {
+        "kind": np.ones(len(chosen), bool),
+        "size": tokens.needs_size[chosen],
+        "gap": chosen > tokens.packet_offset[conversation],
+    }
     said = {"kind": tokens.kind, "size": tokens.size, "gap": tokens.gap}
     positions, stacks = LAYOUT.positions, 6
     for at, name in enumerate(("kind", "size", "gap")):
         if name not in heads:
             continue
-        extra = packets.correction[at][:, heads[name].tokens].repeat(stacks, 1)  # (stacks * positions, v)
+        named = cast(PrivateHead, heads[name]).tokens
+        extra = packets.correction[at][:, named].repeat(stacks, 1)  # (stacks * positions, v)
         if name == "kind":
-            may = torch.from_numpy(allowed_kinds(codec))[:, heads[name].tokens]
+            may = torch.from_numpy(allowed_kinds(codec))[:, named]
             extra = extra.masked_fill(~may.repeat_interleave(positions, 0), FORBIDDEN)
         row = tokens.stack[conversation] * positions + tokens.position[chosen]
         weight = share * needs[name]
@@ -185,7 +191,8 @@ def unit_losses(head: PrivateHead, lesson: Lesson, units: NDArray[np.int64]) -> 
         inside = torch.zeros(len(units), 1, dtype=torch.bool)
         reads = torch.zeros(len(units), 1, lesson.reads.shape[1])
         logits = head(reads, lesson.extra[:1])
-        return (logits.sum(dim=-1) * inside).sum(dim=1)
+        nothing: Tensor = (logits.sum(dim=-1) * inside).sum(dim=1)
+        return nothing
     logits = head(lesson.reads[rows], lesson.extra[lesson.row[rows]])
     nll = nn.functional.cross_entropy(logits.flatten(0, 1), lesson.said[rows].flatten(), reduction="none")
     weight = torch.where(inside, lesson.weight[rows], 0.0)
@@ -207,7 +214,7 @@ def _lesson(
     weight: NDArray[np.floating] | NDArray[np.bool_],
     offset: NDArray[np.int64],
 ) -> Lesson:
-    tokens = heads[name].tokens.numpy()
+    tokens = cast(PrivateHead, heads[name]).tokens.numpy()
     at = np.minimum(np.searchsorted(tokens, said), len(tokens) - 1)
     is_known = tokens[at] == said  # what the codec has no token for is not learned
     return Lesson(

@@ -21,8 +21,8 @@ from nsstream.privacy import epsilon, from_dicts
 from nsstream.train.config import PrivateConfig
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_counts import SIZES, count_units, sensitivity
-from nsstream.train.private_fit import Learned, SecureOptimizer
-from nsstream.train.private_heads import PrivateHead, lessons_of, private_heads
+from nsstream.train.private_fit import SecureOptimizer
+from nsstream.train.private_heads import PrivateHead
 from nsstream.train.private_job import fit_privately
 from nsstream.train.private_units import units_of
 
@@ -173,33 +173,6 @@ def test_counts_that_are_noised_draw_a_chunk_of_about_as_many(seed, private_tabl
     packets = draw_packets(saved.packets, saved.codec, *given, rng)
     assert len(drawn) == made.codec.profile.sum()
     assert len(packets.kind) == drawn.counts.sum()
-
-
-def test_every_units_gradient_by_opacus_is_the_one_by_autograd_of_that_unit_alone(seed, private_table):
-    units = units_of(private_table, "host", 5, Still())
-    codec = public_codec(seed.codec, *MINUTE)
-    networks = nn.ModuleDict({"attributes": seed.attributes, "packets": seed.packets})
-    heads = private_heads(networks, codec, 3)
-    assert set(heads) >= {"service", "responder_host", "ttl", "packet_count", "kind", "size", "gap"}
-    tokens = encode_privately(private_table.take(units.rows), codec, seed.codec)
-    lessons = lessons_of(networks, heads, tokens, units, codec, 40, Still())
-    torch.manual_seed(1)
-    for head in heads.values():
-        nn.init.normal_(head.change.weight, std=0.1)
-        nn.init.normal_(head.change.bias, std=0.1)
-    module = GradSampleModule(Learned(heads), loss_reduction="sum")
-    asked = np.arange(len(units))
-    module(lessons, asked).sum().backward()
-    by_opacus = {name: p.grad_sample.clone() for name, p in module.named_parameters() if p.requires_grad}
-    module.remove_hooks()
-    assert len(by_opacus) == 2 * len(heads)
-    bare = Learned(heads)
-    for u in asked:
-        bare.zero_grad()
-        bare(lessons, np.array([u])).sum().backward()
-        for name, p in bare.named_parameters():
-            told = by_opacus[f"_module.{name}"][u]
-            assert torch.allclose(told, p.grad, rtol=1e-4, atol=1e-5), (name, u)
 
 
 def test_without_noise_our_optimiser_steps_as_opacus_own():
