@@ -1,6 +1,6 @@
 """What privacy costs: private fine-tunes of a public seed beside the open one, and beside noisy histograms.
 
-    python bench/privacy.py [TRACE] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5] [--unit host]
+    python bench/privacy.py [TRACE] [--day YYYY-MM-DD] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5] [--unit host]
         [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
 
 The seed learns the public trace (the bundled lab capture) for the budget. TRACE, the private one, is then learned from
@@ -20,13 +20,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bars.dp_histogram import histogram_twin
 from bars.runs import Cost, run_command, run_main, run_nsstream
-from bars.traces import lab_capture
+from bars.traces import cut_day, lab_capture
 from bars.verdict import Bar, as_dict, at_most, finish, show
 
 from nsstream.capture import PcapFileSource
@@ -171,6 +172,7 @@ def bars_of(figures: dict[str, Any], epsilons: Sequence[float]) -> list[Bar]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", type=Path, nargs="?", help="the private capture; none: half of the bundled one")
+    parser.add_argument("--day", type=date.fromisoformat, help="take only this day (UTC) of the private capture")
     parser.add_argument("--public", type=Path, help="the public capture; the bundled one")
     parser.add_argument("--epsilon", type=float, action="append")
     parser.add_argument("--delta", type=float, default=1e-5)
@@ -189,7 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nsstream-privacy-")))
         folder.mkdir(exist_ok=given.keep is None)
         public = read_packets(given.public or stack.enter_context(lab_capture()))
-        public, private = split(public) if given.trace is None else (public, read_packets(given.trace))
+        trace = given.trace
+        if trace is not None and given.day is not None:
+            trace = cut_day(trace, given.day, folder / "day.pcap")
+        public, private = split(public) if trace is None else (public, read_packets(trace))
         figures = measure(given, Bench(folder, given), public, private)
     bars = bars_of(figures, given.epsilon)
     show(f"{given.trace.name if given.trace else 'bundled capture'}, {given.unit}", bars, beside="histograms")

@@ -90,7 +90,7 @@ def _packets(
     size = np.rint(_inside(SIZE_GRID.edges, drawn["size"], rng)).astype(np.int64)
     duration_ns = _inside(DURATIONS, drawn["duration"], rng) * 1e9
     start_ns, end_ns = interval_ns
-    begin_ns = start_ns + (drawn["start"] + rng.random(flows)) / TIMES * (end_ns - start_ns)
+    begin_ns = (drawn["start"] + rng.random(flows)) / TIMES * (end_ns - start_ns)  # since the interval's start
     owner = np.repeat(np.arange(flows), length)
     index = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length)
     time_ns = begin_ns[owner] + index * (duration_ns / np.maximum(length - 1, 1))[owner]
@@ -105,7 +105,7 @@ def _packets(
         _addresses(drawn["responder"], service[:, 1], 2)[owner],
     )
     least = np.where(version == 6, 40, 20) + np.where(protocol == 6, 20, 8)
-    columns["observation_time_ns"] = np.minimum(time_ns, end_ns - 1).astype(np.int64)
+    columns["observation_time_ns"] = start_ns + np.minimum(time_ns.astype(np.int64), end_ns - start_ns - 1)
     columns["ip_version"][:] = version
     columns["protocol_identifier"][:] = protocol
     columns["source_address"][:] = np.where(is_answer[:, None], hosts[1], hosts[0])

@@ -44,6 +44,7 @@ class PrivateConfig:
     most_conversations: int = 64  # of a host that are learned
     steps: int = 100
     clip: float = 1.0  # l2, of a unit's gradient
+    drift: float = 0.05  # nats by which the noise of all steps moves a logit's bias
     rank: int = 8  # of what is learned of each layer
     counts_share: float = 0.5  # of the budget (by variances), spent on counts
     host_sample_rate: float = 0.5

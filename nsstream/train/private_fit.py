@@ -4,7 +4,7 @@ A step: each unit is in by a coin of its own; `opacus` keeps the gradient of eac
 over all heads, and adds up (`DPOptimizer`); the noise is ours (`private_chance`). What is kept is the mean of the
 second half of the iterates. No held-out data, no early end, no best of several: nothing is chosen by private data.
 The learning rate follows from public numbers and the noisy number of units: it is such that the noise of all steps
-moves a logit's bias by `DRIFT` nats, and `FASTEST` at most.
+moves a logit's bias by so many nats (`drift`), and `FASTEST` at most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_heads import Lesson, PrivateHead, unit_losses
 
-DRIFT: Final = 0.3
 FASTEST: Final = 1.0
 AT_ONCE: Final = 32  # units whose gradients are held at a time
 
@@ -68,6 +67,7 @@ def learn_privately(
     coins: NDArray[np.bool_],
     noise_multiplier: float,
     clip: float,
+    drift: float,
     expected: float,
     chance: Chance,
     report: Callable[[int], None],
@@ -81,12 +81,13 @@ def learn_privately(
         coins: (steps, u) which units are in which step.
         noise_multiplier: noise's standard deviation in multiples of `clip`.
         clip: the most that a unit's gradient is long (l2, over all heads).
+        drift: by how many nats the noise of all steps may move a bias (standard deviation).
         expected: units of a step, about; public or noisy.
         chance: of the noise.
         report: is told each step's number.
         watch: is handed the optimiser as each step's noisy sum is ready; for tests.
     """
-    rate = learning_rate(noise_multiplier, clip, expected, len(coins))
+    rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins))
     module = GradSampleModule(Learned(heads), loss_reduction="sum")
     module.train()
     for buffer in heads.buffers():
@@ -113,10 +114,10 @@ def learn_privately(
         cast(PrivateHead, head).keep()
 
 
-def learning_rate(noise_multiplier: float, clip: float, expected: float, steps: int) -> float:
+def learning_rate(noise_multiplier: float, clip: float, drift: float, expected: float, steps: int) -> float:
     """Of a sum of clipped gradients of about so many units."""
-    drift = DRIFT / (noise_multiplier * clip * math.sqrt(max(steps, 1))) if noise_multiplier else math.inf
-    return min(FASTEST / (clip * max(expected, 1.0)), drift)
+    by_noise = drift / (noise_multiplier * clip * math.sqrt(max(steps, 1)))
+    return min(FASTEST / (clip * max(expected, 1.0)), by_noise)
 
 
 def _step(module: Any, optimiser: SecureOptimizer, lessons: dict[str, Lesson], units: NDArray[np.int64]) -> None:

@@ -4,7 +4,8 @@
 
 Everything in the checkpoint that the chunk has a say in comes from one of two mechanisms: the noisy counts
 (`private_counts`) and the noisy gradients (`private_fit`). The rest is the seed's, or public: the chunk's interval and
-id, which are the grid's. Critic and trees are not trained here; the seed's critic stays, and there are no trees.
+id, which are the grid's. Critic and trees are not trained here: the seed's critic
+stays, and its trees do where the noise is loud.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def train_privately(
     parent = load_checkpoint(job.parent)
     made = fit_privately(parent, table, interval_ns, config, Chance(), report)
     told = {"chunk": facts["chunk"], "seed": None, "parent": parent.manifest["id"], "torch": _version()}
-    return save_checkpoint(job.out, made.networks, Trees.none(), made.codec, told | {"privacy": made.privacy})
+    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": made.privacy})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class PrivateModel:
     """What a private fit gives; `privacy` is for the manifest."""
 
     networks: nn.ModuleDict
+    trees: Trees
     codec: Codec
     privacy: dict[str, Any]
 
@@ -109,10 +111,11 @@ def fit_privately(
     for u, key in enumerate(units.keys):
         coins[:, u] = chance.coins(key, config.sample_rate, config.steps)
     learn_privately(
-        heads, lessons, coins, learning_noise, config.clip, config.sample_rate * told.units, chance,
+        heads, lessons, coins, learning_noise, config.clip, config.drift, config.sample_rate * told.units, chance,
         lambda step: report(Progress("private", step, config.steps, None, 0.0, None)), **of_learning,
     )  # fmt: skip
-    return PrivateModel(networks.eval(), told.codec, _promise(config, counts_noise, learning_noise))
+    trees = parent.trees if told.is_loud else Trees.none()
+    return PrivateModel(networks.eval(), trees, told.codec, _promise(config, counts_noise, learning_noise))
 
 
 def noise_of(config: PrivateConfig) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def learned(seed, table, config, **of_learning):
 
     def released(exact, *_):
         assert len(exact) == len(counts)
-        counts[:2] = 64 * 5 * 8, 64 * 90  # what was told of units and conversations
+        counts[:2] = 5 * 8, 90  # what was told of units and conversations
         return counts
 
     of_learning = {"noisy": released, "watch": watch} | of_learning
