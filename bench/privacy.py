@@ -1,7 +1,7 @@
 """What privacy costs: private fine-tunes of a public seed beside the open one, and beside noisy histograms.
 
-    python bench/privacy.py [TRACE] [--day YYYY-MM-DD] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5] [--unit host]
-        [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
+    python bench/privacy.py [TRACE] [--day YYYY-MM-DD] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5]
+        [--unit host] [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
 
 The seed learns the public trace (the bundled lab capture) for the budget. TRACE, the private one, is then learned from
 it openly, for the same budget, and privately at each epsilon; without a TRACE the bundled capture is split, its first

@@ -21,11 +21,18 @@ def status(**changes: Any) -> dict[str, Any]:
         "latest_ns": 5, "lag_s": 3700.0, "open_rows": 4, "waiting_rows": 0, "unprotected_rows": 0,
         "recovered_rows": 0, "chunks": 6, "expired": 1, "tally": tally,
     }  # fmt: skip
+    privacy = {
+        "mode": "private", "unit": "host", "epsilon": 8.0, "delta": 1e-5, "horizon_s": 2_592_000.0,
+        "epsilon_for_ever": 20.0, "chunk_epsilon": 1.0, "jobs": 7, "unsettled": 1, "gaps": 0, "unknown": False,
+        "spent": 2.5, "left": 5.5, "spent_day": 1.0, "spent_for_ever": 4.0, "left_for_ever": 16.0,
+        "runs_out_s": 300_000.0, "runs_out_for_ever_s": None, "refused": {"privacy_budget": 2},
+    }  # fmt: skip
     training = {
         "enabled": True, "paused": True, "held": True, "failures": {"stuck": 2}, "training_s": 1.0, "taken_back": 0,
         "jobs": dict.fromkeys(("pending", "claimed", "running", "done", "failed", "poisoned", "skipped"), 1),
         "chunks": {"queued": 1, "held": 2, "skipped_behind": 3}, "workers": [worker, worker | {"state": "idle"}],
         "models": {"passed": 4, "refused": 1, "promotions": 4}, "promoted": None, "newest": model,
+        "privacy": privacy,
     }  # fmt: skip
     return {
         "version": "0", "pid": 1, "state": "running", "state_directory": "/s", "uptime_s": 90_061.0, "healthy": False,

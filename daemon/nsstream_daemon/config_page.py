@@ -17,6 +17,7 @@ from nsstream.pipeline.service_config import (
     ChunksSection,
     ControlSection,
     GateSection,
+    PrivacySection,
     RaySection,
     Section,
     ServiceConfig,
@@ -33,6 +34,7 @@ SECTIONS: Final[tuple[tuple[str, type[Section]], ...]] = (
     ("[[training.workers]]", WorkerSection),
     ("[ray]", RaySection),
     ("[gate]", GateSection),
+    ("[privacy]", PrivacySection),
     ("[control]", ControlSection),
 )
 HEAD: Final = """# Configuration

@@ -95,6 +95,17 @@ def models(socket: Socket = DEFAULT_SOCKET, limit: Limit = 20, as_json: Json = F
     Console().print(models_table(told, None if promoted is None else promoted["id"]))
 
 
+@ctl_app.command("privacy")
+def privacy(socket: Socket = DEFAULT_SOCKET, limit: Limit = 10, as_json: Json = False) -> None:
+    """Show what is promised, what of it is spent and left, until when it lasts, and what the newest chunks cost."""
+    from rich.console import Console
+
+    from nsstream_daemon.privacy_screen import privacy_screen
+
+    told = _ask(socket, "privacy", limit=limit)
+    print(json.dumps(told, indent=2)) if as_json else Console().print(privacy_screen(told))
+
+
 @ctl_app.command("promote")
 def promote(
     model: Annotated[str | None, typer.Argument(help="As in ctl models; with --newest: none.")] = None,

@@ -114,6 +114,7 @@ class StatusCollector(Collector):
                 yield GaugeMetricFamily(f"nsstream_disk_{told}_bytes", f"Of the state: {told}.", value=octets)
             yield from _of_capture(snapshot["capture"])
             yield from _of_training(snapshot["training"])
+            yield from _of_privacy(snapshot["training"]["privacy"])
 
 
 def _of_capture(capture: dict[str, Any]) -> Iterator[Metric]:
@@ -181,3 +182,27 @@ def _of_training(training: dict[str, Any]) -> Iterator[Metric]:
             yield GaugeMetricFamily(
                 f"nsstream_model_{name}", f"{name.capitalize()} of the newest model.", value=newest["figures"][name]
             )
+
+
+def _of_privacy(privacy: dict[str, Any]) -> Iterator[Metric]:
+    modes = GaugeMetricFamily("nsstream_privacy_mode", "1 for the mode it is in.", labels=["mode"])
+    for mode in ("open", "remapped", "private"):
+        modes.add_metric([mode], float(privacy["mode"] == mode))
+    yield modes
+    spent = GaugeMetricFamily("nsstream_privacy_spent_epsilon", "Epsilon that is spent.", labels=["over"])
+    for over, name in (("day", "spent_day"), ("horizon", "spent"), ("ever", "spent_for_ever")):
+        spent.add_metric([over], privacy[name])
+    yield spent
+    budget = GaugeMetricFamily("nsstream_privacy_budget_epsilon", "Epsilon that may be spent.", labels=["over"])
+    for over, name in (("horizon", "epsilon"), ("ever", "epsilon_for_ever")):
+        if privacy[name] is not None:
+            budget.add_metric([over], privacy[name])
+    yield budget
+    yield GaugeMetricFamily(
+        "nsstream_privacy_unknown", "1 if what was spent before is not known.", value=float(privacy["unknown"])
+    )
+    yield CounterMetricFamily("nsstream_privacy_reserved", "Jobs that reserved spending.", value=privacy["jobs"])
+    refused = CounterMetricFamily("nsstream_privacy_refused", "Jobs that were refused.", labels=["reason"])
+    for reason, count in privacy["refused"].items():
+        refused.add_metric([reason], count)
+    yield refused

@@ -78,12 +78,25 @@ def backup(
 def restore(
     backup: Annotated[Path, typer.Argument(metavar="FILE", help="What `nsstream backup` wrote.")],
     state: Annotated[Path, typer.Argument(help="The state directory to make; it must not exist, or be empty.")],
+    spent_in: Annotated[
+        Path | None,
+        typer.Option(help="The state directory that is replaced, or its ledger: it knows what was spent since."),
+    ] = None,
+    nothing_spent: Annotated[
+        bool, typer.Option("--nothing-spent", help="You know that no private job ran after the backup was made.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a state directory of a backup, once all of it is checked; where it is there and empty, its owner stays."""
+    """Make a state directory of a backup, once all of it is checked; where it is there and empty, its owner stays.
+
+    Without --spent-in or --nothing-spent, private mode learns nothing until a privacy.horizon_s has passed.
+    """
+    from nsstream.errors import InputError
     from nsstream.pipeline.restore import restore as restore_state
 
-    told = restore_state(backup, state.absolute())
+    if spent_in is not None and nothing_spent:
+        raise InputError("give --spent-in or --nothing-spent, not both")
+    told = restore_state(backup, state.absolute(), spent_in=spent_in, is_complete=nothing_spent)
     if as_json:
         print(json.dumps(told, indent=2))
     else:

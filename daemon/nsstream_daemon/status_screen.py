@@ -89,7 +89,19 @@ def _training(status: dict[str, Any]) -> list[tuple[str, str]]:
             "passed" if newest["passed"] else f"[yellow]refused: {escape('; '.join(newest['complaints']))}[/yellow]"
         )
         rows.append(("newest", f"{newest['id']} {_learned(newest)}, {verdict}"))
+    rows.append(("privacy", _privacy(training["privacy"])))
     return rows
+
+
+def _privacy(told: dict[str, Any]) -> str:
+    """What is promised, and what of it is spent, in one line."""
+    if told["mode"] != "private":
+        return f"{told['mode']}: no promise in numbers"
+    refused = sum(told["refused"].values())
+    parts = [f"private, epsilon {told['spent']:.3g} of {told['epsilon']:g} spent"]
+    parts += ["[red]what was spent before is not known[/red]"] if told["unknown"] else []
+    parts += [f"[red]{refused:,} jobs refused[/red]"] if refused else []
+    return ", ".join(parts)
 
 
 def _worker(worker: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from nsstream.pipeline.address_keys import key_beside, own_key
 from nsstream.pipeline.ingest_plan import IngestPlan
 from nsstream.pipeline.job_runner import JUDGE
 from nsstream.pipeline.ledger import FILE, Ledger
+from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.promoter import model_as_dict
 from nsstream.pipeline.ray_engine import RayEngine
 from nsstream.pipeline.scheduler import Scheduler
@@ -64,6 +65,7 @@ class Supervisor:
         clock: everybody's.
         notifier: to the service manager.
         worker, judge: the programs that train and judge.
+        planner: says what a job in private mode does.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Supervisor:
         *,
         worker: tuple[str, ...] = WORKER,
         judge: tuple[str, ...] = JUDGE,
+        planner: Planner = plan,
     ) -> None:
         self._path, self._config, self._clock, self._notifier = path, config, clock, notifier
-        self._programs = worker, judge
+        self._programs, self._planner = (worker, judge), planner
         self._wake = threading.Event()
         self._asked: list[int] = []  # signals that ask for an end
         self._is_hung_up = False
@@ -126,6 +129,10 @@ class Supervisor:
             "models": lambda request: [model_as_dict(m) for m in self.scheduler.models.newest(_limit(request))],
             "promote": self._promote,
             "forget": self._forget,
+            "privacy": lambda request: {
+                **self.scheduler.private.status(),
+                "newest": self.scheduler.private.ledger.newest(_limit(request)),
+            },
             "flush": lambda request: self._flush(),
         }
         if command not in commands:
@@ -167,7 +174,8 @@ class Supervisor:
         self.scheduler = Scheduler(
             config.state, ledger, config.training, config.gate, address_map, self._clock,
             on_death=self._on_death, worker=self._programs[0], judge=self._programs[1],
-            engine=RayEngine(config.ray) if config.training.engine == "ray" else None,
+            engine=RayEngine(config.ray) if config.training.engine == "ray" else None, privacy=config.privacy,
+            planner=self._planner,
         )  # fmt: skip
         self.capture = CapturePart(
             IngestPlan(config.source, config.chunks), config.state, self._clock,

@@ -32,6 +32,7 @@ from nsstream.pipeline.handover_files import HandoverFiles
 from nsstream.pipeline.intake import KEY_FILE as SAMPLING_KEY
 from nsstream.pipeline.ledger import FILE as LEDGER
 from nsstream.pipeline.outputs import KEY_FILE as ADDRESS_KEY
+from nsstream.pipeline.private_training import what_was_done
 from nsstream.pipeline.quarantine import FOLDER as QUARANTINE
 
 FEWEST_FREE_OCTETS: Final = 256 << 20
@@ -183,6 +184,10 @@ def _against_ledger(
     state: Path, view: LedgerView, sound: set[str], damaged: set[str], spared: set[Path]
 ) -> Iterator[Finding]:
     folder = state / "models"
+    for name in sorted(sound & view.stored):
+        if view.paid is not None and name not in view.paid and what_was_done(folder / name):
+            told = "it was learned privately, and the ledger does not know what that cost: it is another one"
+            yield Finding(Code.SPENDING, (folder / name,), told)
     for name in sorted(view.stored - sound - damaged):
         yield Finding(Code.MODEL_MISSING, (folder / name,), "the ledger says that it is stored, and it is not there")
     for name in sorted(sound - view.stored - view.candidates):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from nsstream.errors import StateError
+from nsstream.errors import InputError, StateError
 from nsstream.pipeline.findings import Code, Finding
 from nsstream.pipeline.ledger import BUSY_S
 from nsstream.pipeline.ledger_schema import MIGRATIONS
+from nsstream.privacy import from_dicts, is_part
 
+SPENDING_SCHEMA: Final = 3  # the first that knows spending
 _MOST_COMPLAINTS: Final = 5
 
 
@@ -29,6 +32,7 @@ class LedgerView:
     candidates: frozenset[str]  # models of jobs that are not settled
     waiting: frozenset[int]  # jobs
     promoted: str | None
+    paid: frozenset[str] | None  # models of which it knows what they cost; None: what was spent is not known at all
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def view_ledger(path: Path) -> tuple[LedgerView | None, list[Finding]]:
             if schema > len(MIGRATIONS):
                 told = f"it has schema {schema}, of a newer nsstream; this one knows up to {len(MIGRATIONS)}"
                 return None, [Finding(Code.LEDGER_NEWER, (path,), told)]
-            return _view(db, schema), []
+            return _view(db, schema), _of_spending(path, db) if schema >= SPENDING_SCHEMA else []
     except StateError as err:
         return None, [Finding(Code.LEDGER, (path,), str(err).removeprefix(f"{path} "))]
 
@@ -86,4 +90,26 @@ def _view(db: sqlite3.Connection, schema: int) -> LedgerView | None:
         column(f"SELECT candidate FROM job WHERE candidate IS NOT NULL AND {unsettled}"),
         frozenset(row[0] for row in db.execute(f"SELECT id FROM job WHERE {unsettled}")),
         None if promoted is None else promoted[0],
+        _paid(db) if schema >= SPENDING_SCHEMA else frozenset(),
     )
+
+
+def _paid(db: sqlite3.Connection) -> frozenset[str] | None:
+    if db.execute("SELECT 1 FROM spending_gap").fetchone() is not None:
+        return None
+    return frozenset(row[0] for row in db.execute("SELECT model FROM spending WHERE model IS NOT NULL"))
+
+
+def _of_spending(path: Path, db: sqlite3.Connection) -> list[Finding]:
+    """Rows of spending that cannot be added up."""
+    wrong = []
+    for row in db.execute("SELECT id, start_ns, end_ns, reserved, spent FROM spending"):
+        try:
+            reserved = from_dicts(json.loads(row["reserved"]))
+            spent = reserved if row["spent"] is None else from_dicts(json.loads(row["spent"]))
+            if row["start_ns"] >= row["end_ns"] or not is_part(spent, reserved):
+                wrong.append(row["id"])
+        except (InputError, ValueError, RecursionError):
+            wrong.append(row["id"])
+    told = f"{len(wrong)} rows of spending cannot be what was written, {wrong[0] if wrong else ''} the first"
+    return [Finding(Code.SPENDING, (path,), f"{told}: private mode cannot go on")] if wrong else []

@@ -15,6 +15,7 @@ class Code(StrEnum):
     KEY = "key"
     LEDGER = "ledger"
     LEDGER_NEWER = "ledger_newer"
+    SPENDING = "spending"
     CHUNK = "chunk"
     MODEL = "model"
     MODEL_ORPHAN = "model_orphan"

@@ -1,6 +1,7 @@
 """The gate: what was measured of a candidate, against what is asked for; pure.
 
-A candidate that learned from nothing has no parent to be better than: it passes by what is drawn of it alone.
+A candidate that learned from nothing has no parent to be better than: it passes by what is drawn of it alone. So does
+one that was learned privately, of which nothing was measured on its chunk.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def complaints_about(figures: Mapping[str, Any], config: GateSection) -> tuple[s
     """Why a candidate is not to be promoted, a phrase each; empty if it may be. Figures are the judge's."""
     said: list[str] = []
     loss, ratio = figures["loss"], figures["ratio"]
-    if not math.isfinite(loss):
+    if loss is not None and not math.isfinite(loss):
         said.append(f"its held-out loss is {loss}")
     elif ratio is not None and not ratio <= config.worst_ratio:
         said.append(

@@ -98,9 +98,16 @@ class JobRunner:
         return next((path for path in places if (path / "manifest.json").is_file()), None)
 
     def train(
-        self, job: Job, material: Material, training: TrainingSection, place: WorkerSection, heard: Heard
+        self,
+        job: Job,
+        material: Material,
+        training: TrainingSection,
+        place: WorkerSection,
+        heard: Heard,
+        *,
+        private: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Train a checkpoint; raises ChildFailedError, and CancelledError."""
+        """Train a checkpoint, by a worker that is told its promise; raises ChildFailedError, and CancelledError."""
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
@@ -118,7 +125,8 @@ class JobRunner:
         limit_s = training.time_limit_s
         if limit_s is None and budget_s is not None:
             limit_s = 1.5 * budget_s + training.silence_s
-        done = self._run(self.worker, told.as_dict(), heard, training, place, limit_s)
+        said = told.as_dict() if private is None else told.as_dict() | {"private": dict(private)}
+        done = self._run(self.worker, said, heard, training, place, limit_s)
         return Path(str(done["checkpoint"]))
 
     def figures(
@@ -129,8 +137,13 @@ class JobRunner:
         training: TrainingSection,
         place: WorkerSection,
         heard: Heard,
+        *,
+        is_blind: bool = False,
     ) -> dict[str, Any]:
-        """What a judge measures of a candidate; raises as `train`, and StateError where its parent is gone."""
+        """What a judge measures of a candidate, `is_blind`: with no look at the chunk.
+
+        Raises as `train`, and StateError where its parent is gone.
+        """
         parent = self._parent_of(candidate, material)
         told = {
             "chunk": str(material.chunk),
@@ -141,6 +154,7 @@ class JobRunner:
             "threads": self.engine.threads(place),
             "drawn_conversations": drawn_conversations,
             "address_map": address_map_as_dict(self.address_map),
+            "is_blind": is_blind,
         }
         done = self._run(self.judge, told, heard, training, place, JUDGE_LIMIT_S + training.silence_s)
         figures: dict[str, Any] = done["figures"]

@@ -4,7 +4,8 @@ stdin: one JSON object (`train.evaluate.EvaluateJob`). stdout: JSON lines, ``pro
 `figures`, or ``error`` (message). Exit status 0 or 1. Figures, beside those of `train.evaluate`: `drawn` conversations
 and `frames`, how many of these are unlawful (`faults`), and what share of the drawn flows of six packets or more stands
 in the chunk, size by size (`copied`), beside what two halves of the chunk share (`copied_floor`). A checkpoint of flows
-is lawful by construction; nothing is drawn of it, and those figures are None.
+is lawful by construction; nothing is drawn of it, and those figures are None. A judge that is blind (`is_blind`, for
+private jobs) looks at no row of the chunk: all that it would measure there is None, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from nsstream.score.observed import halves, observe
 from nsstream.train.evaluate import EvaluateJob, evaluate
 from nsstream.train.evaluate_flows import evaluate_flows
 
+UNSEEN = {"loss": None, "parent_loss": None, "ratio": None, "drift": None}
 NOTHING_DRAWN = {"drawn": None, "frames": None, "faults": None, "copied": None, "copied_floor": None}
 
 
@@ -50,8 +52,8 @@ def main() -> int:
 def judge(job: EvaluateJob) -> dict[str, Any]:
     """The figures of one checkpoint; raises as `evaluate` does."""
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
-        return evaluate_flows(job) | NOTHING_DRAWN
-    figures = evaluate(job)
+        return (UNSEEN if job.is_blind else evaluate_flows(job)) | NOTHING_DRAWN
+    figures = UNSEEN if job.is_blind else evaluate(job)
     _say(event="progress", stage="draw")
     return figures | _drawn(job)
 
@@ -72,6 +74,8 @@ def _drawn(job: EvaluateJob) -> dict[str, Any]:
         return figures
     lengths = np.diff(frames.offset)
     figures["faults"] = int(np.count_nonzero(faults(frames.octets, frames.offset[:-1], lengths)))
+    if job.is_blind:
+        return figures
     real = observe(ChunkStore(job.chunk.parent).read(job.chunk).packets)
     one, other = halves(real, rng)
     figures["copied"] = copying(real, observe(packets_of(frames)))["flow_fingerprints"]

@@ -88,4 +88,46 @@ CREATE TABLE forgetting (
 );
 """  # of rows that were dropped; and what operators had dropped
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS)
+_PRIVACY: Final = """
+CREATE TABLE spending (
+  id TEXT PRIMARY KEY,
+  job INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  chunk TEXT NOT NULL,
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  unit TEXT NOT NULL CHECK (unit IN ('host', 'flow')),
+  reserved TEXT NOT NULL,
+  reserved_ns INTEGER NOT NULL,
+  is_begun INTEGER NOT NULL DEFAULT 0,
+  spent TEXT,
+  model TEXT,
+  settled_ns INTEGER
+) WITHOUT ROWID;
+CREATE INDEX spending_by_time ON spending (end_ns);
+CREATE INDEX spending_by_digest ON spending (digest);
+
+CREATE TABLE spending_gap (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  time_ns INTEGER NOT NULL
+);
+
+CREATE TABLE unit_use (
+  unit INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
+  PRIMARY KEY (unit, digest)
+) WITHOUT ROWID;
+
+CREATE TABLE refusal (
+  reason TEXT PRIMARY KEY,
+  count INTEGER NOT NULL,
+  last_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+"""  # what private jobs may have cost: nothing refers to jobs and chunks, which are forgotten, and this never is
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY)

@@ -71,8 +71,8 @@ class Promoter:
         )
         state = "promoted" if is_promoted else "kept" if not complaints else "refused"
         _log.info(
-            "model_%s id=%s job=%d chunk=%s loss=%.3f ratio=%s drift=%s training_s=%.1f complaints=%s",
-            state, verdict.model, job.id, job.chunk_ids[-1], figures["loss"], _short(figures["ratio"]),
+            "model_%s id=%s job=%d chunk=%s loss=%s ratio=%s drift=%s training_s=%.1f complaints=%s",
+            state, verdict.model, job.id, job.chunk_ids[-1], _short(figures["loss"]), _short(figures["ratio"]),
             _short(figures["drift"]), training_s, "; ".join(complaints) or "none",
         )  # fmt: skip
 

@@ -21,6 +21,7 @@ from nsstream.model.promotion import MARK, demote, read_promoted
 from nsstream.pipeline.findings import Code, Finding
 from nsstream.pipeline.ledger import FILE, Ledger
 from nsstream.pipeline.model_records import ModelRecords
+from nsstream.pipeline.privacy_ledger import open_gap
 from nsstream.pipeline.promoter import Promoter
 from nsstream.pipeline.quarantine import set_aside
 from nsstream.pipeline.training_queue import DAMAGED, TrainingQueue
@@ -87,6 +88,8 @@ def _begin_again(state: Path, clock: Clock) -> None:
     """
     ledger = Ledger(state / FILE)
     try:
+        with ledger.transaction() as db:  # what private jobs spent, it cannot know
+            open_gap(db, clock.wall_ns(), clock.wall_ns(), "the ledger was damaged, and begun again")
         folder = state / "models"
         manifests: list[dict[str, Any]] = []
         for place in sorted(folder.glob("[!.]*/")):

@@ -12,12 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from nsstream.clock import Clock, SystemClock
 from nsstream.errors import InputError, OutputError, StateError
 from nsstream.model.promotion import promote
 from nsstream.pipeline.backup import FORMAT, FORMAT_VERSION, INDEX
 from nsstream.pipeline.doctor_ledger import view_ledger
 from nsstream.pipeline.ledger import FILE as LEDGER
 from nsstream.pipeline.repair import give_to_owner
+from nsstream.pipeline.spending_join import keep_spending
 
 _NAME: Final = re.compile(
     r"(?:(?:address|sampling)\.key|ledger\.sqlite|(?:chunks|apart|journal|handover)/[A-Za-z0-9.-]{1,120}"
@@ -28,8 +30,22 @@ _MOST_INDEX_OCTETS: Final = 256 << 20
 _BLOCK_OCTETS: Final = 1 << 20
 
 
-def restore(backup: Path, state: Path) -> dict[str, Any]:
+def restore(
+    backup: Path,
+    state: Path,
+    *,
+    clock: Clock | None = None,
+    spent_in: Path | None = None,
+    is_complete: bool = False,
+) -> dict[str, Any]:
     """Make a state directory of a backup, and give what the backup says of itself.
+
+    Args:
+        backup: what `back_up` wrote.
+        state: the directory; it is not there, or empty.
+        clock: None: the system's.
+        spent_in: the state directory that was lost, or its ledger (`keep_spending`).
+        is_complete: whether the operator says that nothing was spent after the backup.
 
     Raises InputError where the file is no backup, or another than was written; StateError where the directory is there
     and not empty; OutputError where the disk refuses.
@@ -48,6 +64,8 @@ def restore(backup: Path, state: Path) -> dict[str, Any]:
         view, findings = view_ledger(work / LEDGER)
         if findings:
             raise InputError(f"{backup}: {findings[0].paths[0].name}: {findings[0].says}")
+        now_ns = (clock or SystemClock()).wall_ns()
+        keep_spending(work / LEDGER, now_ns, spent_in=spent_in, is_complete=is_complete)
         promoted = told["promoted"] if view is None else view.promoted
         if promoted is not None:
             promote(work / "models", promoted)

@@ -8,7 +8,8 @@ process.
 Rules: (1) a job's checkpoint is made in a folder of its own, ``work/job-<id>``, and moves to ``models`` once it is
 judged; so a job whose process died is gone on with, or begun anew, and never leaves two models; (2) the ledger says
 what is promoted, and the mark follows; (3) a fault of a worker is counted by kind and costs an attempt, our own stop
-and the loss of a machine cost none; (4) while there is no seed, one place alone trains.
+and the loss of a machine cost none; (4) while there is no seed, one place alone trains; (5) in private mode a job has
+reserved what it may spend before anything of its traffic is read, or is skipped by name (`private_jobs`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -36,9 +37,12 @@ from nsstream.pipeline.forgetting import Forgetting
 from nsstream.pipeline.job_runner import JUDGE, JobRunner
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
+from nsstream.pipeline.privacy_ledger import SpendingRefusedError
+from nsstream.pipeline.private_jobs import PrivateJobs, Reserved
+from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.promoter import Promoter, model_as_dict
 from nsstream.pipeline.room import Room
-from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
+from nsstream.pipeline.service_config import GateSection, PrivacySection, TrainingSection, WorkerSection
 from nsstream.pipeline.training import WORKER
 from nsstream.pipeline.training_queue import Job, TrainingQueue
 
@@ -86,6 +90,8 @@ class Scheduler:
         on_death: told where a thread of ours ends by a defect.
         worker, judge: the programs.
         engine: that runs them; None: children of ours, in the places of `training.workers`.
+        privacy: what is promised.
+        planner: says what a private job does.
     """
 
     def __init__(
@@ -101,11 +107,14 @@ class Scheduler:
         worker: Sequence[str] = WORKER,
         judge: Sequence[str] = JUDGE,
         engine: Engine | None = None,
+        privacy: PrivacySection | None = None,
+        planner: Planner = plan,
     ) -> None:
         self._state, self._ledger, self._clock = state, ledger, clock
         self._training, self._gate, self._on_death = training, gate, on_death
         self.queue, self.models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
         self.forgetting = Forgetting(state, ledger, clock)
+        self.private = PrivateJobs(privacy or PrivacySection(), ledger, clock, planner)
         self._promoter = Promoter(state / "models", self.models)
         self._stop, self._wake = Event(), threading.Condition()
         self._engine = engine or LocalEngine(training.workers)
@@ -126,6 +135,7 @@ class Scheduler:
         if self._counters.taken_back:
             _log.warning("jobs_taken_back count=%d", self._counters.taken_back)
         self._runner.clean_all()
+        self.private.mistrust(self._promoter.folder)
         self._promoter.promoted()
         self._promoter.follow_ledger()
         if not self._training.enabled:
@@ -207,6 +217,7 @@ class Scheduler:
             "held": self.models.is_held,
             "promoted": None if promoted is None else model_as_dict(promoted),
             "newest": model_as_dict(newest[0]) if newest else None,
+            "privacy": self.private.status(),
         }
 
     def seen_chunks(self, limit: int) -> list[dict[str, Any]]:
@@ -284,23 +295,35 @@ class Scheduler:
     def _do(self, job: Job, parent: Path | None, lane: LaneStatus, worker: WorkerSection) -> None:
         """One job, to its end; what goes wrong is written down, and ends nothing but the job."""
         name, runner, training = job.chunk_ids[-1], self._runner, self._training
+        reserved: Reserved | None = None
         try:
             began_ns = self._clock.monotonic_ns()
             self._show(lane, "training", chunk=name, is_seed=parent is None, since_ns=began_ns)
-            material = runner.material(job, parent, training.random_seed)
-            self._insist(lambda: self.queue.run(job))
             candidate = runner.left_candidate(job)
+            if candidate is None or not self.private.accepts(candidate):
+                candidate = None
+                reserved = self._reserve(job, parent)
+            material = runner.material(job, parent, training.random_seed)
+            if self.private.is_private:  # the chunk before is another job's
+                material = replace(material, before=None)
+            self._insist(lambda: self.queue.run(job))
             if candidate is None:
                 shutil.rmtree(runner.folder_of(job), ignore_errors=True)
-                candidate = runner.train(job, material, training, worker, lambda line: self._hear(lane, line))
+                if reserved is not None:
+                    self._insist(partial(self.private.ledger.begin, reserved.reservation))
+                candidate = runner.train(
+                    job, material, training, worker, lambda line: self._hear(lane, line),
+                    private=None if reserved is None else reserved.plan.told,
+                )  # fmt: skip
                 trained = candidate.name
                 self._insist(lambda: self.queue.trained(job, trained))
+            self._insist(partial(self.private.settle, job, candidate))
             training_s = (self._clock.monotonic_ns() - began_ns) * 1e-9
             self._counters.training_s += training_s
             self._show(lane, "judging")
             figures = runner.figures(
                 candidate, material, self._gate.drawn_conversations, training, worker,
-                lambda line: self._hear(lane, line),
+                lambda line: self._hear(lane, line), is_blind=self.private.is_private,
             )  # fmt: skip
             promoter = self._promoter
             verdict = promoter.place(candidate, figures, self._gate)
@@ -309,9 +332,16 @@ class Scheduler:
             self._insist(partial(promoter.remove_surplus, training.keep_models))
         except CancelledError:
             self._insist(lambda: self.queue.give_back(job), tries=3)
+        except SpendingRefusedError as err:
+            _log.warning("job_refused job=%d chunk=%s reason=%s error=%s", job.id, name, err.reason, err)
+            refused = err.reason
+            self._insist(lambda: self.queue.skip(job, refused))
+            runner.clean(job)
         except ChildFailedError as err:
             if err.kind in (Failure.LOST, Failure.UNREACHABLE):
                 self._counters.failures[err.kind] += 1
+                if err.kind is Failure.UNREACHABLE and reserved is not None:
+                    self._insist(partial(self.private.ledger.never_began, reserved.reservation), tries=3)
                 self._try_elsewhere(job, name, err)
             elif not self._is_skipped(job, name, err):
                 self._counters.failures[err.kind] += 1
@@ -323,6 +353,11 @@ class Scheduler:
             self._fail(job, name, str(err))
         else:
             runner.clean(job)
+
+    def _reserve(self, job: Job, parent: Path | None) -> Reserved | None:
+        told: list[Reserved | None] = []
+        self._insist(lambda: told.append(self.private.reserve(job, parent, self._training)))
+        return told[0]
 
     def _is_skipped(self, job: Job, name: str, err: Exception) -> bool:
         """Leave a job out whose chunk is damaged, or has expired before its worker could read it; whether it was."""

@@ -12,6 +12,8 @@ from nsstream.privacy.mechanisms import (
     SampledGaussian,
     as_dicts,
     from_dicts,
+    is_part,
+    merged,
 )
 from nsstream.privacy.noise import choose, laplace_counts, noisy_counts
 
@@ -25,7 +27,9 @@ __all__ = [
     "choose",
     "epsilon",
     "from_dicts",
+    "is_part",
     "laplace_counts",
+    "merged",
     "noise_multiplier_for",
     "noisy_counts",
 ]

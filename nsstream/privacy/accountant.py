@@ -9,6 +9,7 @@ tighter and slower.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -16,21 +17,28 @@ import numpy as np
 
 from nsstream.errors import InputError
 from nsstream.privacy.loss_distribution import LEAST_DELTA, has_distribution, loss_epsilon
-from nsstream.privacy.mechanisms import Mechanism, PureEpsilon, SampledGaussian
+from nsstream.privacy.mechanisms import Mechanism, PureEpsilon, SampledGaussian, merged
 from nsstream.privacy.renyi import ORDERS, Curve, curve
 
 MOST_EPSILON: Final = 100.0  # that is worth a tighter bound
+MOST_DISTINCT: Final = 40  # mechanisms whose losses are convolved; of more, the bound by divergences is as good
 MOST_NOISE: Final = 1e6  # noise multiplier that `noise_multiplier_for` looks at
 _CLOSE: Final = 1e-4  # to which a noise multiplier is found, relative
 
 
 def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
     """The smallest epsilon we can prove for all of these together at `delta`; 0 for none, inf where there is none."""
-    done = tuple(mechanisms)
+    return _smaller(tuple(mechanisms), delta)
+
+
+def _smaller(done: tuple[Mechanism, ...], delta: float) -> float:
+    done = merged(Counter(done))
     bound = renyi_epsilon(done, delta)
     if not 0 < bound <= MOST_EPSILON or delta < LEAST_DELTA:
         return bound
     known = [each for each in done if has_distribution(each)]
+    if len(set(known)) > MOST_DISTINCT:
+        return bound
     rest = curve(each for each in done if not has_distribution(each))
     return min(bound, loss_epsilon(known, rest, delta, bound))
 
@@ -60,24 +68,24 @@ def epsilon_of_curve(total: Curve, delta: float) -> float:
 
 
 def noise_multiplier_for(
-    epsilon_: float, delta: float, sample_rate: float, steps: int, others: Sequence[Mechanism] = ()
+    epsilon: float, delta: float, sample_rate: float, steps: int, others: Sequence[Mechanism] = ()
 ) -> float:
     """The least noise multiplier (to 1e-4) with which so many steps of DP-SGD, and `others`, keep to an epsilon.
 
     Raises InputError where no noise does: where `others` spend it all.
     """
-    if not (math.isfinite(epsilon_) and epsilon_ > 0):
-        raise InputError(f"epsilon must be > 0, got {epsilon_!r}")
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(f"epsilon must be > 0, got {epsilon!r}")
 
     def keeps(noise: float) -> bool:
-        return epsilon([*others, SampledGaussian(noise, sample_rate, steps)], delta) <= epsilon_
+        return _smaller((*others, SampledGaussian(noise, sample_rate, steps)), delta) <= epsilon
 
     least, most = 0.0, 1.0
     while not keeps(most):
         least, most = most, most * 2
         if most > MOST_NOISE:
-            spent = epsilon(others, delta)
-            raise InputError(f"no noise keeps {steps:,} steps to epsilon {epsilon_:g}: the rest alone spends {spent:g}")
+            spent = _smaller(tuple(others), delta)
+            raise InputError(f"no noise keeps {steps:,} steps to epsilon {epsilon:g}: the rest alone spends {spent:g}")
     while most - least > _CLOSE * most:
         middle = (least + most) / 2
         least, most = (least, middle) if keeps(middle) else (middle, most)

@@ -38,6 +38,7 @@ MOST_POINTS: Final = 1 << 21  # of a grid
 _BIAS: Final = 5e-4  # of epsilon, that the grid may add, and that its step may be
 _TAIL: Final = 1e-4  # of delta, that each of the two cuts may cost
 _ROUNDING: Final = 1e-12  # of the FFT, added to delta
+_ROUNDING_OF_A_STEP: Final = 1e-15  # of its power, as many as there are steps
 _RATES: Final = np.geomspace(0.02, 5000, 60)  # of Chernoff's bound
 
 Floats = NDArray[np.float64]
@@ -106,7 +107,8 @@ def _one_way(counts: Counter[Mechanism], rest: Curve, delta: float, grid: float,
     total = _sum(losses, grid, cut) if losses else _Loss(0, np.ones(1))
     if total is None:
         return math.inf
-    return _epsilon(total, rest, grid, delta - total.infinite - cut - _ROUNDING)
+    lost = total.infinite + cut + _ROUNDING + _ROUNDING_OF_A_STEP * sum(counts.values())
+    return _epsilon(total, rest, grid, delta - lost)
 
 
 def _sum(losses: Sequence[tuple[_Loss, int]], grid: float, cut: float) -> _Loss | None:
@@ -148,7 +150,7 @@ def _epsilon(total: _Loss, rest: Curve, grid: float, delta: float) -> float:
     if most > 2 * MOST_POINTS:
         return math.inf
     offsets = np.arange(-last, most - total.first + 1)  # epsilon - loss, in steps
-    tail = _delta_of_rest(rest, offsets * grid)
+    tail = _delta_of_rest(rest, (offsets * grid).astype(np.float64))
 
     def exceeds(epsilon: int) -> bool:
         start = epsilon - (total.first + count - 1) + last  # the largest loss has the least offset
@@ -214,7 +216,7 @@ def _normal(noise: float, rate: float, grid: float, cut: float, is_added: bool) 
     first, last = math.floor(low / grid), math.ceil(high / grid)
     if last - first > MOST_POINTS:
         return None
-    losses = grid * np.arange(first, last + 1)
+    losses = (grid * np.arange(first, last + 1)).astype(np.float64)
     edges = _output(-losses if is_added else losses, noise, rate)
     if is_added:
         edges = edges[::-1]
@@ -250,4 +252,5 @@ def _between(edges: Floats) -> Floats:
     bounds = np.concatenate([[-np.inf], edges, [np.inf]])
     low, high = bounds[:-1], bounds[1:]
     # On the side where the tail is small, so that a far cell keeps its digits.
-    return np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+    masses: Floats = np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+    return masses

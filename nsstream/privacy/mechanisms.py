@@ -8,8 +8,9 @@ As dicts they stand in manifests and in the ledger; whatever is read from there 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Final
 
 from nsstream.errors import InputError
@@ -112,6 +113,44 @@ def from_dicts(values: object) -> tuple[Mechanism, ...]:
     if not isinstance(values, list) or len(values) > MOST_MECHANISMS:
         raise InputError(f"mechanisms are a list of at most {MOST_MECHANISMS:,}, got {values!r:.80}")
     return tuple(from_dict(value) for value in values)
+
+
+def merged(counts: Mapping[Mechanism, int]) -> tuple[Mechanism, ...]:
+    """Mechanisms, each done so many times over, as few as tell the same, in an order of their own."""
+    totals: Counter[Mechanism] = Counter()
+    for mechanism, count in counts.items():
+        one, times = _one(mechanism)
+        totals[one] += times * count
+    done: list[Mechanism] = []
+    for one in sorted(totals, key=repr):
+        for start in range(0, totals[one], MOST_STEPS):
+            done.append(_times(one, min(MOST_STEPS, totals[one] - start)))
+    return tuple(done)
+
+
+def is_part(part: Iterable[Mechanism], whole: Iterable[Mechanism]) -> bool:
+    """Whether what was done is some of what might have been: each mechanism at most as often."""
+    left = _times_each(whole)
+    return all(times <= left[one] for one, times in _times_each(part).items())
+
+
+def _times_each(mechanisms: Iterable[Mechanism]) -> Counter[Mechanism]:
+    totals: Counter[Mechanism] = Counter()
+    for mechanism in mechanisms:
+        one, times = _one(mechanism)
+        totals[one] += times
+    return totals
+
+
+def _one(mechanism: Mechanism) -> tuple[Mechanism, int]:
+    times = mechanism.steps if isinstance(mechanism, SampledGaussian) else mechanism.times
+    return _times(mechanism, 1), times
+
+
+def _times(mechanism: Mechanism, times: int) -> Mechanism:
+    if isinstance(mechanism, SampledGaussian):
+        return replace(mechanism, steps=times)
+    return replace(mechanism, times=times)
 
 
 def _check_number(name: str, value: object) -> None:

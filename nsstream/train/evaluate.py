@@ -50,6 +50,7 @@ class EvaluateJob(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     drawn_conversations: Annotated[int, Field(ge=1)] = 2000
     address_map: AddressMapConfig
+    is_blind: bool = False  # nothing of the chunk may be told: the candidate's drawing alone is judged
 
     @classmethod
     def parse(cls, text: str) -> EvaluateJob:

@@ -1,8 +1,9 @@
 """A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
 
 QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
-taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``trained``, and
-leaves what GPUs it sees in ``gpu``. It learns nothing, or what a checkpoint ``template`` knows.
+taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``touched`` as
+it begins and to ``trained`` as it ends, and leaves what GPUs it sees in ``gpu``. It learns nothing, or what a
+checkpoint ``template`` knows.
 """
 
 import json
@@ -32,6 +33,8 @@ def say(step: int) -> None:
     print(json.dumps(line), flush=True)
 
 
+with (quick / "touched").open("a") as file:
+    file.write(chunk.id + "\n")
 say(0)
 (quick / "pid").write_text(str(os.getpid()))
 (quick / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
@@ -55,6 +58,8 @@ with (quick / "trained").open("a") as file:
     file.write(chunk.id + "\n")
 parent = json.loads((Path(job["parent"]) / "manifest.json").read_text())["id"] if job["parent"] else None
 facts = {"parent": parent, "chunk": chunk.id}
+if "private" in job:
+    facts["privacy"] = {"mechanisms": job["private"]["mechanisms"]}
 template = quick / "template"
 names = ("weights.safetensors", "codec.json")
 weights, meaning = ((template / name).read_bytes() if template.exists() else b"nothing" for name in names)

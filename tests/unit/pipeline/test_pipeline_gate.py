@@ -21,6 +21,12 @@ def test_a_seed_has_no_parent_to_be_better_than():
     assert complaints_about(GOOD | {"parent_loss": None, "ratio": None, "drift": None}, GateSection()) == ()
 
 
+def test_what_a_blind_judge_did_not_measure_is_not_held_against_a_candidate():
+    unseen = dict.fromkeys(("loss", "parent_loss", "ratio", "drift", "copied", "copied_floor"))
+    assert complaints_about(GOOD | unseen, GateSection()) == ()
+    assert complaints_about(GOOD | unseen | {"faults": 1}, GateSection())
+
+
 def test_what_was_not_drawn_is_not_held_against_it():
     flows = {"drawn": None, "frames": None, "faults": None, "copied": None, "copied_floor": None}
     assert complaints_about(GOOD | flows, GateSection()) == ()

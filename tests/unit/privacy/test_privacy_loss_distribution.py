@@ -91,10 +91,11 @@ def test_it_agrees_with_googles_accountant(noise: float, rate: float, steps: int
     assert epsilon([SampledGaussian(noise, rate, steps)], 1e-5) == pytest.approx(found, rel=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:Optimal order is the largest alpha")  # opacus, of its own first guess
 @pytest.mark.parametrize(("noise", "rate", "steps"), SETTINGS)
 def test_it_agrees_with_opacus_prv_accountant(noise: float, rate: float, steps: int) -> None:
     opacus = pytest.importorskip("opacus.accountants")
+    found = epsilon([SampledGaussian(noise, rate, steps)], 1e-5)
     accountant = opacus.PRVAccountant()
     accountant.history = [(noise, rate, steps)]
-    theirs = accountant.get_epsilon(1e-5, eps_error=0.01)
-    assert epsilon([SampledGaussian(noise, rate, steps)], 1e-5) == pytest.approx(theirs, rel=0.01, abs=0.01)
+    assert found == pytest.approx(accountant.get_epsilon(1e-5, eps_error=0.003 * found), rel=0.01)

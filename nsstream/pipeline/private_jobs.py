@@ -1,0 +1,118 @@
+"""PrivateJobs: what the scheduler asks of the ledger before, during and after a job, in private mode.
+
+In other modes nothing is reserved, and the ledger is only shown.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nsstream.clock import Clock
+from nsstream.errors import StateError, TrainError
+from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.privacy_budget import Terms
+from nsstream.pipeline.privacy_ledger import PrivacyLedger, Reservation, SpendingRefusedError
+from nsstream.pipeline.private_training import Planner, PrivatePlan, check_bounded, check_parent, plan, what_was_done
+from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.training_queue import Job
+
+FLOW_CHUNKS: Final = 2  # of privacy.most_chunks_of_a_unit, for flows
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What an attempt at a job may do, and how."""
+
+    reservation: Reservation
+    plan: PrivatePlan
+
+
+class PrivateJobs:
+    """The privacy of one scheduler."""
+
+    def __init__(self, section: PrivacySection, ledger: Ledger, clock: Clock, planner: Planner = plan) -> None:
+        self._section, self._planner = section, planner
+        self._terms = terms_of(section)
+        self.ledger = PrivacyLedger(ledger, clock, self._terms)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether jobs are done privately, or not at all."""
+        return self._section.mode == "private"
+
+    def mistrust(self, models: Path) -> None:
+        """Open a gap where models tell of spending and the ledger of none: it is not the one that they were made with.
+
+        Raises OutputError.
+        """
+        if self.is_private and _any_is_private(models) and not self.ledger.knows_anything():
+            self.ledger.open_gap("there are private models of which the ledger knows nothing")
+
+    def accepts(self, candidate: Path) -> bool:
+        """Whether a checkpoint that a process before us left may be gone on with: it says what it did, or need not."""
+        return not self.is_private or bool(what_was_done(candidate))
+
+    def reserve(self, job: Job, parent: Path | None, training: TrainingSection) -> Reserved | None:
+        """Reserve what a job will spend, before it reads anything; None where nothing is promised.
+
+        Raises SpendingRefusedError where it may not be done, StateError where its parent cannot be read, OutputError
+        where the ledger cannot be written.
+        """
+        if not self.is_private:
+            return None
+        try:
+            check_parent(parent, training)
+            planned = self._planner(self._section, training, parent is None)
+            check_bounded(planned, self._terms.most_chunks)
+        except SpendingRefusedError as err:
+            self.ledger.count_refusal(err.reason)
+            raise
+        return Reserved(self.ledger.reserve(job, planned.mechanisms), planned)
+
+    def settle(self, job: Job, checkpoint: Path) -> None:
+        """Write down what a job says it did, in its checkpoint; done again, it changes nothing.
+
+        Raises TrainError where it does not say it: then what was reserved stands.
+        """
+        if not self.is_private:
+            return
+        done = what_was_done(checkpoint)
+        if not done:
+            raise TrainError(f"the checkpoint {checkpoint.name} does not say what was done to learn it privately")
+        reservation = self.ledger.left_open(job)
+        if reservation is not None:
+            self.ledger.settle(reservation, done, checkpoint.name)
+
+    def status(self) -> dict[str, Any]:
+        """Mode, promise, and what is spent of it, as plain values."""
+        section = self._section
+        return {
+            "mode": section.mode, "unit": section.unit, "epsilon": section.epsilon, "delta": section.delta,
+            "horizon_s": section.horizon_s, "epsilon_for_ever": section.epsilon_for_ever,
+            "chunk_epsilon": section.chunk_epsilon, **self.ledger.status(),
+        }  # fmt: skip
+
+
+def _any_is_private(models: Path) -> bool:
+    for place in models.glob("[!.]*/"):
+        with suppress(StateError):
+            if what_was_done(place):
+                return True
+    return False
+
+
+def terms_of(section: PrivacySection) -> Terms:
+    """What a configuration promises."""
+    most = section.most_chunks_of_a_unit
+    return Terms(
+        section.unit,
+        section.epsilon,
+        section.delta,
+        round(section.horizon_s * 1e9),
+        FLOW_CHUNKS if most is None and section.unit == "flow" else most,
+        section.epsilon_for_ever,
+        section.chunk_epsilon,
+    )

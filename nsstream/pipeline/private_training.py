@@ -1,0 +1,83 @@
+"""What training says of itself in private mode: what a job may do to its traffic, and what it did.
+
+The seam between ledger and training: `plan` is asked before anything is read, and what it gives is reserved; `told` of
+it goes to the worker, as ``private`` of its job; and what the worker did stands in its checkpoint's manifest. The judge
+of a private job is blind: it tells nothing of the chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nsstream.errors import InputError
+from nsstream.pipeline.job_runner import manifest_of
+from nsstream.pipeline.privacy_ledger import SpendingRefusedError
+from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.privacy import Mechanism, from_dicts
+
+UNSUPPORTED: Final = "privacy_unsupported"  # reasons why a job is refused
+PARENT: Final = "privacy_parent"
+UNBOUNDED: Final = "privacy_unbounded"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivatePlan:
+    """How a job keeps a promise: the most that it does to one unit's traffic, and what its worker is told.
+
+    `is_bounded`: the worker learns nothing but what `PrivacyLedger.admit` lets it; needed for `most_chunks_of_a_unit`.
+    """
+
+    mechanisms: tuple[Mechanism, ...]
+    told: dict[str, Any]
+    is_bounded: bool = False
+
+
+Planner = Callable[[PrivacySection, TrainingSection, bool], PrivatePlan]
+
+
+def plan(privacy: PrivacySection, training: TrainingSection, is_seed: bool) -> PrivatePlan:
+    """How the training code learns one job privately; it must follow from the configuration, and from no traffic.
+
+    Raises SpendingRefusedError: there is no such training yet. What comes must account for all that a worker gives out:
+    checkpoint, codec, and the lines that it says while it works.
+    """
+    raise SpendingRefusedError(
+        UNSUPPORTED,
+        "privacy.mode is private, and this nsstream cannot train privately yet: nothing is learned; set another mode",
+    )
+
+
+def what_was_done(checkpoint: Path) -> tuple[Mechanism, ...] | None:
+    """The mechanisms that a checkpoint's manifest says made it, as ``privacy.mechanisms``; none: of an open model.
+
+    None where it says nothing, or nothing that we know.
+    """
+    told = manifest_of(checkpoint).get("privacy")
+    try:
+        return from_dicts(told["mechanisms"]) if isinstance(told, dict) else None
+    except (InputError, KeyError):
+        return None
+
+
+def check_parent(parent: Path | None, training: TrainingSection) -> None:
+    """Raise SpendingRefusedError where a parent was neither learned privately nor named as public by the operator."""
+    if parent is None or parent == training.seed_model or what_was_done(parent):
+        return
+    raise SpendingRefusedError(
+        PARENT,
+        f"{parent.name}, which it would go on from, was not learned privately; "
+        "begin another state directory, or name a public model in training.seed_model",
+    )
+
+
+def check_bounded(planned: PrivatePlan, most_chunks: int | None) -> None:
+    """Raise SpendingRefusedError where a bound is counted on that the training does not keep to."""
+    if most_chunks is not None and not planned.is_bounded:
+        raise SpendingRefusedError(
+            UNBOUNDED,
+            f"the training does not keep one unit to {most_chunks} chunks, as privacy.most_chunks_of_a_unit says "
+            "(of flows it is 2 where it is not given)",
+        )
