@@ -180,8 +180,9 @@ def train(
             raise InputError(f"--unit must be host or flow, got {unit!r}")
         if not (0 < private <= 100 and 0 < delta < 0.1):
             raise InputError(f"--private must be from 0 to 100 and --delta below 0.1, got {private:g} and {delta:g}")
-        privacy = {"epsilon": private, "delta": delta, "unit": unit, "most_conversations": most_conversations}
         steps = 100 if steps is None else steps
+        privacy = {"epsilon": private, "delta": delta, "unit": unit, "steps": steps}
+        privacy["most_conversations"] = most_conversations
     with ProgressView(Console(stderr=True)) as view:
         checkpoint = train_chunk(
             chunks[0],

@@ -4,17 +4,17 @@
 
 Everything in the checkpoint that the chunk has a say in comes from one of two mechanisms: the noisy counts
 (`private_counts`) and the noisy gradients (`private_fit`). The rest is the seed's, or public: the chunk's interval and
-id, which are the grid's. Critic and trees are not trained here: the seed's critic
-stays, and its trees do where the noise is loud.
+id, which are the grid's. Critic and trees are not trained here: the seed's critic stays, and its trees do where the
+noise is loud.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +26,7 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX
 from nsstream.errors import TrainError
 from nsstream.model.checkpoint import Model, load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.trees import Trees
-from nsstream.privacy import (
-    DiscreteGaussian,
-    Mechanism,
-    SampledGaussian,
-    as_dicts,
-    epsilon,
-    noise_multiplier_for,
-    noisy_counts,
-)
+from nsstream.privacy import Mechanism, as_dicts, epsilon, noisy_counts
 from nsstream.trace import ConversationTable
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.config import PrivateConfig, Progress
@@ -44,9 +36,8 @@ from nsstream.train.private_chance import Chance
 from nsstream.train.private_counts import Noisy, count_units, sensitivity, tell
 from nsstream.train.private_fit import learn_privately
 from nsstream.train.private_heads import lessons_of, private_heads
+from nsstream.train.private_plan import mechanisms_of
 from nsstream.train.private_units import units_of
-
-_NOISE_GRAIN: Final = 1024  # noise multipliers of counts are whole multiples of its inverse: exact fractions stay small
 
 
 def train_privately(
@@ -62,9 +53,8 @@ def train_privately(
     """
     assert job.private is not None
     assert job.parent is not None
-    assert job.steps is not None
     torch.set_num_threads(1)
-    config = PrivateConfig(**job.private.model_dump(), steps=job.steps)
+    config = PrivateConfig(**job.private.model_dump())
     parent = load_checkpoint(job.parent)
     made = fit_privately(parent, table, interval_ns, config, Chance(), report)
     told = {"chunk": facts["chunk"], "seed": None, "parent": parent.manifest["id"], "torch": _version()}
@@ -95,14 +85,15 @@ def fit_privately(
 
     `noisy` and what else is handed to `learn_privately` are for tests.
     """
-    counts_noise, learning_noise = noise_of(config)
+    counting, learning = mechanisms_of(config)
+    privacy = _promise(config, (counting, learning))
     codec = public_codec(parent.codec, *interval_ns)
     networks = _networks_of(parent, codec)
     units = units_of(table, config.unit, config.most, chance)
     kept = table.take(units.rows)
     vector = count_units(encode_privately(kept, codec, parent.codec), units, codec, config.most)
-    noisy_vector = noisy(vector, counts_noise, math.ceil(sensitivity(config.most)))
-    told = tell(noisy_vector, counts_noise, config.most, codec, parent.codec)
+    noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.most)))
+    told = tell(noisy_vector, counting.noise_multiplier, config.most, codec, parent.codec)
     _expect_starts(networks, parent.codec, told.codec)
     heads = private_heads(networks, told.codec, config.rank)
     tokens = encode_privately(kept, told.codec, parent.codec)
@@ -111,26 +102,14 @@ def fit_privately(
     for u, key in enumerate(units.keys):
         coins[:, u] = chance.coins(key, config.sample_rate, config.steps)
     learn_privately(
-        heads, lessons, coins, learning_noise, config.clip, config.drift, config.sample_rate * told.units, chance,
-        lambda step: report(Progress("private", step, config.steps, None, 0.0, None)), **of_learning,
+        heads, lessons, coins, learning.noise_multiplier, config.clip, config.drift, config.sample_rate * told.units,
+        chance, lambda step: report(Progress("private", step, config.steps, None, 0.0, None)), **of_learning,
     )  # fmt: skip
     trees = parent.trees if told.is_loud else Trees.none()
-    return PrivateModel(networks.eval(), trees, told.codec, _promise(config, counts_noise, learning_noise))
+    return PrivateModel(networks.eval(), trees, told.codec, privacy)
 
 
-def noise_of(config: PrivateConfig) -> tuple[float, float]:
-    """The noise multipliers of counts and of learning, which together keep to (epsilon, delta)."""
-    whole = noise_multiplier_for(config.epsilon, config.delta, 1.0, 1)
-    counts = math.ceil(whole / math.sqrt(config.counts_share) * _NOISE_GRAIN) / _NOISE_GRAIN
-    others = (DiscreteGaussian(counts),)
-    return counts, noise_multiplier_for(config.epsilon, config.delta, config.sample_rate, config.steps, others)
-
-
-def _promise(config: PrivateConfig, counts_noise: float, learning_noise: float) -> dict[str, Any]:
-    mechanisms: tuple[Mechanism, ...] = (
-        DiscreteGaussian(counts_noise),
-        SampledGaussian(learning_noise, config.sample_rate, config.steps),
-    )
+def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str, Any]:
     spent = epsilon(mechanisms, config.delta)
     if not spent <= config.epsilon:
         raise TrainError(f"the mechanisms would spend epsilon {spent:g} of {config.epsilon:g}")
