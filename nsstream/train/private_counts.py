@@ -22,6 +22,7 @@ from nsstream.encode.bins import Bins
 from nsstream.encode.codec import Codec, slice_of, slice_starts, start_gaps
 from nsstream.encode.schema import ATTRIBUTE_INDEX, ATTRIBUTES, LENGTH_GRID, MOMENTS, SLICES, START_GAP_GRID
 from nsstream.encode.tokens import ChunkTokens, moment_of
+from nsstream.encode.vocabulary import Vocabulary
 from nsstream.train.private_units import Units
 from nsstream.train.private_urns import LOUD, Known, counts_of, private_urns, whole
 
@@ -91,6 +92,7 @@ def tell(noisy: NDArray[np.int64], noise_multiplier: float, most: int, codec: Co
         profile=profile,
         urns=private_urns(known, codec, seed, is_loud=is_loud),
         packet_count=max(round(float(known.lengths @ seed.length.quantiles.mean(axis=1))), total),
+        service=Vocabulary(codec.service.slots, tuple(known.services.tolist())),
         length=replace(codec.length, counts=known.lengths),
         start_gap=_gaps_by_chance(codec, profile),
         gap_shapes=seed.gap_shapes if is_loud else codec.gap_shapes,
