@@ -129,8 +129,21 @@ def train(
     ray: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of several chunks: the Ray cluster to use.")
     ] = None,
+    private: Annotated[
+        float | None, typer.Option(metavar="EPSILON", help="Learn privately, from a public model (--from).")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="With --private: delta of (epsilon, delta).")] = 1e-5,
+    unit: Annotated[
+        str, typer.Option(help="With --private, what is protected: host (all it initiates), or flow (a conversation).")
+    ] = "host",
+    most_conversations: Annotated[
+        int, typer.Option(min=1, max=4096, help="With --private: those of a host that are learned, chosen by lot.")
+    ] = 64,
 ) -> None:
     """Train a model on one chunk (budget: 2m, unless --steps is given), or on several at once (--steps a turn).
+
+    With --private the model keeps to (epsilon, delta) for each unit of the chunk; the model to start from has to be of
+    public traffic. It is learned for --steps (100), and neither --seed nor a budget has a say.
 
     Of several chunks, each is learned by a worker of its own, on this machine or on a Ray cluster, and the weights are
     averaged after each turn; the result is a seed like any other.
@@ -147,8 +160,8 @@ def train(
     from nsstream_daemon.progress_view import ProgressView
 
     if len(chunks) > 1 or ray is not None:
-        if steps is None or budget is not None or parent is not None or model != "autoregressive":
-            raise InputError("several chunks are learned from nothing, by --steps, by the default model")
+        if steps is None or budget is not None or parent is not None or model != "autoregressive" or private:
+            raise InputError("several chunks are learned from nothing, openly, by --steps, by the default model")
         with ProgressView(Console(stderr=True)) as view:
             checkpoint = train_chunks(
                 chunks, models, turns=turns, steps=steps, seed=secrets.randbelow(2**31) if seed is None else seed,
@@ -159,6 +172,17 @@ def train(
         return
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
+    privacy: dict[str, object] | None = None
+    if private is not None:
+        if parent is None or budget is not None or seed is not None or model != "autoregressive":
+            raise InputError("--private needs --from, a public model of the default kind, and no --budget or --seed")
+        if unit not in ("host", "flow"):
+            raise InputError(f"--unit must be host or flow, got {unit!r}")
+        if not (0 < private <= 100 and 0 < delta < 0.1):
+            raise InputError(f"--private must be from 0 to 100 and --delta below 0.1, got {private:g} and {delta:g}")
+        steps = 100 if steps is None else steps
+        privacy = {"epsilon": private, "delta": delta, "unit": unit, "steps": steps}
+        privacy["most_conversations"] = most_conversations
     with ProgressView(Console(stderr=True)) as view:
         checkpoint = train_chunk(
             chunks[0],
@@ -173,6 +197,7 @@ def train(
             clock=SystemClock(),
             model=model,
             ranges=(ipv4_range, ipv6_range),
+            private=privacy,
         )
     Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
 

@@ -44,7 +44,27 @@ def sort_by_start(table: ConversationTable) -> ConversationTable:
 def encode(table: ConversationTable, codec: Codec) -> ChunkTokens:
     """Encode a chunk's conversations (sorted by start, addresses mapped) with the codec that was fitted on them."""
     first = table.observation_time_ns[table.packet_offset[:-1]]
-    columns = _attributes(table, codec, first)
+    return _encode(table, codec, start_gaps(first, codec.first_ns, codec.last_ns), _start_features(first, codec))
+
+
+def encode_alone(table: ConversationTable, codec: Codec) -> ChunkTokens:
+    """Encode each conversation as if it were the only one: what it becomes depends on the codec and itself.
+
+    For private learning. Each is the first of its slice, of as many as the codec's profile says; `start_gap`, which
+    would tell of the one before, is 0 throughout and not to be learned.
+    """
+    first = table.observation_time_ns[table.packet_offset[:-1]]
+    where, n = slice_of(first, codec.first_ns, codec.last_ns), len(table)
+    left = np.maximum(codec.profile[where], 1).astype(np.float64)
+    features = start_features(where, left, np.full(n, codec.slice_ns), np.ones(n, bool), int(codec.slice_ns))
+    return _encode(table, codec, np.zeros(n, np.int64), features)
+
+
+def _encode(
+    table: ConversationTable, codec: Codec, gaps: NDArray[np.int64], features: NDArray[np.float32]
+) -> ChunkTokens:
+    first = table.observation_time_ns[table.packet_offset[:-1]]
+    columns = _attributes(table, codec, gaps)
     attributes = np.stack([columns[name] for name in ATTRIBUTES], axis=1)
     kinds = kind_values(table)
     kind = codec.kind.nearest(kinds, exact=2)
@@ -54,7 +74,7 @@ def encode(table: ConversationTable, codec: Codec) -> ChunkTokens:
     gap_ns = np.where(codec.own_clock[kind] & (since_own >= 0), since_own, since_any)
     return ChunkTokens(
         attributes=attributes,
-        start_features=_start_features(first, codec),
+        start_features=features,
         start_ns=first,
         stack=stack_of(table.protocol_identifier, table.ip_version, table.is_fragment),
         packet_offset=table.packet_offset,
@@ -74,7 +94,7 @@ def size_tokens(octets: NDArray[np.integer], codec: Codec) -> NDArray[np.int64]:
     return np.where(tokens >= 0, tokens, SIZE_SLOTS + SIZE_GRID.tokens(octets))
 
 
-def _attributes(table: ConversationTable, codec: Codec, first: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+def _attributes(table: ConversationTable, codec: Codec, gaps: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     services = service_values(table)
     port = services[:, 3].copy()
     is_rare = codec.service.tokens(services) < 0
@@ -84,7 +104,7 @@ def _attributes(table: ConversationTable, codec: Codec, first: NDArray[np.int64]
     initiator_port = codec.port.tokens(table.initiator_port[:, None].astype(np.int64))
     columns = {
         "continues_from_before": table.continues_from_before.astype(np.int64),
-        "start_gap": START_GAP_GRID.tokens(start_gaps(first, codec.first_ns, codec.last_ns)),
+        "start_gap": START_GAP_GRID.tokens(gaps),
         "initiator_host": np.where(hosts[0] >= 0, hosts[0], rare_host),
         "service": codec.service.nearest(services, exact=3),
         "responder_port_high": np.where(is_rare, 1 + (port >> 8), 0),

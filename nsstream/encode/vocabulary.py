@@ -106,10 +106,13 @@ class Vocabulary:
             if not len(active):
                 raise ValueError("no value is active")
             table, counts = self.table()[active], np.array(self.counts)[active]
-            for i in missing:
-                unequal = (table[:, :exact] != values[i, :exact]).sum(axis=1)
-                away = np.abs(table[:, exact:] - values[i, exact:]).sum(axis=1)
-                tokens[i] = active[np.lexsort((-counts, away, unequal))[0]]
+            distinct, which, _ = distinct_rows(values[missing])
+            found = np.zeros(len(distinct), np.int64)
+            for i, value in enumerate(distinct):
+                unequal = (table[:, :exact] != value[:exact]).sum(axis=1)
+                away = np.abs(table[:, exact:] - value[exact:]).sum(axis=1)
+                found[i] = active[np.lexsort((-counts, away, unequal))[0]]
+            tokens[missing] = found[which]
         return tokens
 
     def as_json(self) -> list[list[int] | None]:

@@ -95,10 +95,14 @@ class AttributeNetwork(nn.Module):
             known: (..., d) the history and all attributes before this one.
             attributes: (..., a) the tokens before this one; later columns are not read.
         """
+        out: Tensor = self.head[i](self.drop(self.read(i, known, attributes)))
+        return out
+
+    def read(self, i: int, known: Tensor, attributes: Tensor) -> Tensor:
+        """What the head of attribute i reads (..., d); arguments as of `logits`."""
         if i == self.layout.narrow:
             known = sum_of_embeddings(self.narrow_said, attributes[..., list(self.layout.narrow_knows)])
-        hidden = torch.relu(self.hidden[i](known)) + known
-        out: Tensor = self.head[i](self.drop(hidden))
+        out: Tensor = torch.relu(self.hidden[i](known)) + known
         return out
 
     def loss(self, attributes: Tensor, start_features: Tensor, allowed: list[Tensor]) -> Tensor:
@@ -178,23 +182,34 @@ class PacketNetwork(nn.Module):
         ]
         return torch.cat(parts, dim=-1)
 
+    def states(self, batch: PacketTokens) -> Tensor:
+        """The recurrence's state as each packet is said, from which its kind is drawn: (n, t, d)."""
+        previous = torch.stack([batch.kind, batch.size, batch.gap], dim=-1)
+        previous = torch.cat([batch.before[:, None], previous[:, :-1]], dim=1)
+        h: Tensor = self.recur(self.inputs(self.describe(batch.attributes), previous, batch.running))[0]
+        return h
+
     def size_logits(self, h: Tensor, kind: Tensor) -> Tensor:
         """Logits of the size (..., sizes) given the state (..., d) and the packet's kind (...)."""
-        out: Tensor = self.size_head(torch.relu(self.to_size(torch.cat([h, self.kind(kind)], dim=-1))))
+        out: Tensor = self.size_head(self.read_size(h, kind))
         return out
+
+    def read_size(self, h: Tensor, kind: Tensor) -> Tensor:
+        """What the head of sizes reads (..., d)."""
+        return torch.relu(self.to_size(torch.cat([h, self.kind(kind)], dim=-1)))
 
     def gap_logits(self, h: Tensor, kind: Tensor, size: Tensor) -> Tensor:
         """Logits of the gap (..., gaps) given the state, the packet's kind and its size."""
-        known = torch.cat([h, self.kind(kind), self.size(size)], dim=-1)
-        out: Tensor = self.gap_head(torch.relu(self.to_gap(known)))
+        out: Tensor = self.gap_head(self.read_gap(h, kind, size))
         return out
+
+    def read_gap(self, h: Tensor, kind: Tensor, size: Tensor) -> Tensor:
+        """What the head of gaps reads (..., d)."""
+        return torch.relu(self.to_gap(torch.cat([h, self.kind(kind), self.size(size)], dim=-1)))
 
     def loss(self, batch: PacketTokens, allowed: Tensor) -> Tensor:
         """Negative log-likelihood of each packet in nats (n, t), 0 where it does not count; allowed (n, kinds)."""
-        previous = torch.stack([batch.kind, batch.size, batch.gap], dim=-1)
-        previous = torch.cat([batch.before[:, None], previous[:, :-1]], dim=1)
-        h, _ = self.recur(self.inputs(self.describe(batch.attributes), previous, batch.running))
-        h = self.drop(h)  # (n, t, d)
+        h = self.drop(self.states(batch))  # (n, t, d)
         at = batch.counts  # only real packets reach the heads: (k,)
         h, kind, size, gap = h[at], batch.kind[at], batch.size[at], batch.gap[at]
         owner = at.nonzero()[:, 0]

@@ -45,8 +45,11 @@ def train_chunk(
     clock: Clock,
     model: str = DEFAULT_MODEL,
     ranges: tuple[str, str] = ("10.0.0.0/8", "fd00::/8"),
+    private: dict[str, Any] | None = None,
 ) -> Path:
     """Train a model on a chunk file, from `parent` or from nothing, and return its checkpoint.
+
+    With `private` (fields of `train.job.Privacy`) the chunk is learned privately, from a parent that has to be public.
 
     The address key is the one beside the folder of models; `new_key` is written there if there is none. `ranges` are
     where the hosts of the twin are, of IPv4 and of IPv6; those that follow one another in a twin must have the same.
@@ -75,6 +78,7 @@ def train_chunk(
         threads=cores,
         address_map=AddressMap(key_beside(models, new_key), *ranges),
         model=model,
+        private=private,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
 

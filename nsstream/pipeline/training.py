@@ -45,6 +45,7 @@ class TrainJob:
     threads: int
     address_map: AddressMap
     model: str = DEFAULT_MODEL
+    private: dict[str, Any] | None = None  # fields of `train.job.Privacy`; None: openly
 
     def as_dict(self) -> dict[str, object]:
         """The job as the worker reads it."""
@@ -59,6 +60,7 @@ class TrainJob:
             "budget_s": self.budget_s,
             "threads": self.threads,
             "address_map": address_map_as_dict(self.address_map),
+            "private": self.private,
         }
 
 
@@ -140,7 +142,10 @@ def train_one(
     cancelled: Event,
     command: Sequence[str] = WORKER,
 ) -> Path:
-    """Run a worker, once more if it fails, and return its checkpoint; raises TrainError if it fails again."""
+    """Run a worker, once more if it fails, and return its checkpoint; raises TrainError if it fails again.
+
+    What is learned privately is not tried again: a worker that failed late may have released something.
+    """
     stage = Stage.FINE_TUNE if job.parent else Stage.SEED
     limit_s = None if job.budget_s is None else 1.5 * job.budget_s + SILENCE_S
 
@@ -157,12 +162,14 @@ def train_one(
             )
         )
 
-    for attempt in (1, 2):
+    most = 1 if job.private else 2
+    for attempt in range(1, most + 1):
         try:
             done = run_job(command, job.as_dict(), on_line, cancelled=cancelled, limit_s=limit_s, silence_s=SILENCE_S)
         except ChildFailedError as err:
-            if attempt == 2:
-                raise TrainError(f"the worker on chunk {job.chunk.stem} failed twice: {err}") from err
+            if attempt == most:
+                times = "twice" if most > 1 else "and is not tried again"
+                raise TrainError(f"the worker on chunk {job.chunk.stem} failed {times}: {err}") from err
             report(Progress(stage, elapsed_s(), note=f"a worker failed and is tried once more: {err}"))
         except CancelledError as err:
             raise TrainError("the run was stopped") from err

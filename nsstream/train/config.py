@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,46 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
+class PrivateConfig:
+    """How a private fit learns. All of it is public, and none of it may be chosen by looking at the private chunk."""
+
+    epsilon: float
+    delta: float = 1e-5
+    unit: Literal["host", "flow"] = "host"  # what is protected: all that a host initiates, or one conversation
+    most_conversations: int = 64  # of a host that are learned
+    steps: int = 100
+    clip: float = 1.0  # l2, of a unit's gradient
+    drift: float = 0.05  # nats by which the noise of all steps moves a logit's bias
+    rank: int = 8  # of what is learned of each layer
+    counts_share: float = 0.5  # of the budget (by variances), spent on counts
+    host_sample_rate: float = 0.5
+    flow_sample_rate: float = 0.05
+    host_packets: int = 256  # of a unit that are learned
+    flow_packets: int = 64
+
+    @property
+    def sample_rate(self) -> float:
+        """The chance of a unit to be in a step."""
+        return self.host_sample_rate if self.unit == "host" else self.flow_sample_rate
+
+    @property
+    def most(self) -> int:
+        """Conversations that a unit has at most."""
+        return self.most_conversations if self.unit == "host" else 1
+
+    @property
+    def most_packets(self) -> int:
+        """Packets that are learned of a unit at most."""
+        return self.host_packets if self.unit == "host" else self.flow_packets
+
+
+@dataclass(frozen=True)
 class Progress:
-    """Where a fit stands: stage is `likelihood`, `adversary` or `critic`; loss in nats a packet."""
+    """Where a fit stands: stage is `likelihood`, `adversary`, `critic` or `private`; loss in nats a packet."""
 
     stage: str
     step: int
     steps: int | None
-    loss: float
+    loss: float | None  # of a private fit nobody is told
     elapsed_s: float
     left_s: float | None

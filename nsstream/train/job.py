@@ -30,6 +30,18 @@ class Part(BaseModel):
     turns: Annotated[int, Field(ge=1)]
 
 
+class Privacy(BaseModel):
+    """What a private fit promises; the rest is as of `config.PrivateConfig`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    unit: Literal["host", "flow"] = "host"
+    most_conversations: Annotated[int, Field(ge=1, le=4096)] = 64
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+
+
 class TrainJob(BaseModel):
     """Train one checkpoint on one chunk."""
 
@@ -41,10 +53,11 @@ class TrainJob(BaseModel):
     out: Path  # the directory of checkpoints
     model: Literal["autoregressive", "doppelganger"] = "autoregressive"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None  # of a private fit `private` says it, and neither of these does
     budget_s: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     address_map: AddressMapConfig
+    private: Privacy | None = None  # None: openly
     part: Part | None = None
     models: tuple[Path, ...] = ()  # of a part: the checkpoints whose average it goes on from
 
@@ -52,6 +65,14 @@ class TrainJob(BaseModel):
     def _has_an_end(self) -> TrainJob:
         if self.steps is None and self.budget_s is None:
             raise ValueError("steps or budget_s must be given")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_private(self) -> TrainJob:
+        if self.private is None:
+            return self
+        if self.parent is None or self.model != "autoregressive" or self.part is not None:
+            raise ValueError("what is learned privately goes on from a public parent of the default model")
         return self
 
     @classmethod

@@ -24,7 +24,7 @@ from nsstream.chunk.rows import Kind
 from nsstream.clock import SystemClock
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import encode
-from nsstream.errors import NsstreamError, TrainError
+from nsstream.errors import InputError, NsstreamError, TrainError
 from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
@@ -64,15 +64,30 @@ def run(job: TrainJob) -> dict[str, object]:
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
+        if job.private is not None:
+            raise InputError("only chunks of packets are learned privately, not yet those of flow records")
         return train_flows(job, _report)
     chunk_id, table, start_ns, end_ns = load_conversations(job.chunk, job.before, job.address_map)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
+    if job.private is not None:
+        return _run_privately(job, table, (start_ns, end_ns), {"chunk": chunk_id})
     learn = learn_doppelganger if job.model == "doppelganger" else _learn
     if job.part is not None:
         learn = learn_in_parallel
     saved = learn(job, table, (start_ns, end_ns), {"chunk": chunk_id, "seed": job.seed}, _report)
     return {"checkpoint": str(saved), "conversations": len(table), "packets": len(table.observation_time_ns)}
+
+
+def _run_privately(
+    job: TrainJob, table: ConversationTable, interval_ns: tuple[int, int], facts: dict[str, Any]
+) -> dict[str, object]:
+    """As `run`; what is said of the chunk is what its checkpoint says: noisy."""
+    from nsstream.train.private_job import train_privately  # loads opacus
+
+    saved = train_privately(job, table, interval_ns, facts, _report)
+    codec = load_checkpoint(saved).codec
+    return {"checkpoint": str(saved), "conversations": int(codec.profile.sum()), "packets": codec.packet_count}
 
 
 def _learn(

@@ -28,6 +28,7 @@ def _loaded_after(statements: str) -> set[str]:
         "nsstream.assemble",
         "nsstream.trace",
         "nsstream.wire",
+        "nsstream.train.private_plan",
     ],
 )
 def test_torch_is_not_loaded_by(module: str) -> None:

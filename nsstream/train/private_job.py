@@ -1,0 +1,151 @@
+"""A private job: a public seed's checkpoint and a private chunk in, a checkpoint that keeps to (epsilon, delta) out.
+
+    address map, grouping -> units -> counts, noised once -> codec -> frozen bodies -> DP-SGD on the heads -> checkpoint
+
+Everything in the checkpoint that the chunk has a say in comes from one of two mechanisms: the noisy counts
+(`private_counts`) and the noisy gradients (`private_fit`). The rest is the seed's, or public: the chunk's interval and
+id, which are the grid's. Critic and trees are not trained here: the seed's critic stays, and its trees do where the
+noise is loud.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nsstream.encode.codec import Codec
+from nsstream.encode.public_codec import encode_privately, public_codec
+from nsstream.encode.schema import ATTRIBUTE_INDEX
+from nsstream.errors import TrainError
+from nsstream.model.checkpoint import Model, load_checkpoint, new_networks, save_checkpoint
+from nsstream.model.trees import Trees
+from nsstream.privacy import Mechanism, as_dicts, epsilon, noisy_counts
+from nsstream.trace import ConversationTable
+from nsstream.train.calibrate import reset_corrections
+from nsstream.train.config import PrivateConfig, Progress
+from nsstream.train.inherit import inherit
+from nsstream.train.job import TrainJob
+from nsstream.train.private_chance import Chance
+from nsstream.train.private_counts import Noisy, count_units, sensitivity, tell
+from nsstream.train.private_fit import learn_privately
+from nsstream.train.private_heads import lessons_of, private_heads
+from nsstream.train.private_plan import mechanisms_of
+from nsstream.train.private_units import units_of
+
+
+def train_privately(
+    job: TrainJob,
+    table: ConversationTable,
+    interval_ns: tuple[int, int],
+    facts: dict[str, Any],
+    report: Callable[[Progress], None],
+) -> Path:
+    """Do a job whose `private` is set; gives the checkpoint's directory.
+
+    Raises TrainError where the budget is too small for any noise, and as loading and saving checkpoints do.
+    """
+    assert job.private is not None
+    assert job.parent is not None
+    torch.set_num_threads(1)
+    config = PrivateConfig(**job.private.model_dump())
+    parent = load_checkpoint(job.parent)
+    made = fit_privately(parent, table, interval_ns, config, Chance(), report)
+    told = {"chunk": facts["chunk"], "seed": None, "parent": parent.manifest["id"], "torch": _version()}
+    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": made.privacy})
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivateModel:
+    """What a private fit gives; `privacy` is for the manifest."""
+
+    networks: nn.ModuleDict
+    trees: Trees
+    codec: Codec
+    privacy: dict[str, Any]
+
+
+def fit_privately(
+    parent: Model,
+    table: ConversationTable,
+    interval_ns: tuple[int, int],
+    config: PrivateConfig,
+    chance: Chance,
+    report: Callable[[Progress], None],
+    noisy: Noisy = noisy_counts,
+    **of_learning: Any,
+) -> PrivateModel:
+    """Learn a chunk's conversations (sorted by start, addresses mapped) privately, from a public model.
+
+    `noisy` and what else is handed to `learn_privately` are for tests.
+    """
+    counting, learning = mechanisms_of(config)
+    privacy = _promise(config, (counting, learning))
+    codec = public_codec(parent.codec, *interval_ns)
+    networks = _networks_of(parent, codec)
+    units = units_of(table, config.unit, config.most, chance)
+    kept = table.take(units.rows)
+    vector = count_units(encode_privately(kept, codec, parent.codec), units, codec, config.most)
+    noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.most)))
+    told = tell(noisy_vector, counting.noise_multiplier, config.most, codec, parent.codec)
+    _expect_starts(networks, parent.codec, told.codec)
+    heads = private_heads(networks, told.codec, config.rank)
+    tokens = encode_privately(kept, told.codec, parent.codec)
+    lessons = lessons_of(networks, heads, tokens, units, told.codec, config.most_packets, chance)
+    coins = np.zeros((config.steps, len(units)), bool)
+    for u, key in enumerate(units.keys):
+        coins[:, u] = chance.coins(key, config.sample_rate, config.steps)
+    learn_privately(
+        heads, lessons, coins, learning.noise_multiplier, config.clip, config.drift, config.sample_rate * told.units,
+        chance, lambda step: report(Progress("private", step, config.steps, None, 0.0, None)), **of_learning,
+    )  # fmt: skip
+    trees = parent.trees if told.is_loud else Trees.none()
+    return PrivateModel(networks.eval(), trees, told.codec, privacy)
+
+
+def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str, Any]:
+    spent = epsilon(mechanisms, config.delta)
+    if not spent <= config.epsilon:
+        raise TrainError(f"the mechanisms would spend epsilon {spent:g} of {config.epsilon:g}")
+    return {
+        "epsilon": config.epsilon,
+        "delta": config.delta,
+        "unit": config.unit,
+        "mechanisms": as_dicts(mechanisms),
+        "adjacency": "one unit is added or removed",
+        "sample_rate": config.sample_rate,
+        "steps": config.steps,
+        "clip": config.clip,
+        "most_conversations": config.most,
+        "most_packets": config.most_packets,
+        "rank": config.rank,
+    }
+
+
+def _networks_of(parent: Model, codec: Codec) -> nn.ModuleDict:
+    """The parent's networks, ready for the codec: the weights of services that it did not have are their mean."""
+    networks = new_networks()
+    halves = {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
+    networks.load_state_dict(nn.ModuleDict(halves).state_dict())
+    inherit(networks, parent.codec, codec)
+    reset_corrections(nn.ModuleDict({"attributes": networks["attributes"]}))
+    return networks.eval()
+
+
+@torch.no_grad()
+def _expect_starts(networks: nn.ModuleDict, seed: Codec, codec: Codec) -> None:
+    """Correct the gaps between starts from the seed's to those that follow from the noisy number of conversations."""
+    corrections: Any = networks["attributes"].correction
+    had, has = seed.start_gap.counts + 1.0, codec.start_gap.counts + 1.0
+    ratio = np.log(has / has.sum()) - np.log(had / had.sum())
+    corrections[ATTRIBUTE_INDEX["start_gap"]] += torch.from_numpy(ratio.astype(np.float32)).clamp(-3.0, 3.0)
+
+
+def _version() -> str:
+    return torch.__version__.split("+")[0]
