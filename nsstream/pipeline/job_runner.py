@@ -108,7 +108,7 @@ class JobRunner:
         *,
         private: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Train a job's checkpoint, by a worker that is told its promise; raises ChildFailedError, and CancelledError."""
+        """Train a job's checkpoint by a worker that is told its promise; raises ChildFailedError, CancelledError."""
         return self.train_material(material, self.folder_of(job), training, place, heard, private=private)
 
     def train_material(
