@@ -181,7 +181,7 @@ def score(
     if privacy:
         from nsstream.score.privacy import attack_traces
 
-        attacked = attack_traces(real, synthetic, held_out, mapping and mapping.map, seed)
+        attacked = attack_traces(real, synthetic, held_out, mapping.map if mapping else None, seed)
         figures["privacy"] = attacked.as_dict()
         console.print(privacy_table(attacked))
     if json_output:

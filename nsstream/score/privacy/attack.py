@@ -44,9 +44,8 @@ def attack_traces(
     `mapping` takes real addresses (h, 16) to the twin's. Raises InputError if a trace cannot be read or has no IP
     packet.
     """
-    packets = [read_packets(path) for path in (real, twin)]
     others = None if held_out is None else read_packets(held_out)
-    return attack_packets(*packets, others, mapping, np.random.default_rng(seed))
+    return attack_packets(read_packets(real), read_packets(twin), others, mapping, np.random.default_rng(seed))
 
 
 def attack_packets(
@@ -65,9 +64,9 @@ def attack_packets(
         mapping = np.copy  # the twin kept addresses
     findings = (
         _copies(a, b, reference, rng),
-        words.about_membership(other and membership(a, b, other, rng), has_held_out=other is not None),
+        words.about_membership(None if other is None else membership(a, b, other, rng), has_held_out=other is not None),
         words.about_addresses(leaked),
-        words.about_hosts(mapping and reidentify(a, b, mapping), is_known=mapping is not None),
+        words.about_hosts(None if mapping is None else reidentify(a, b, mapping), is_known=mapping is not None),
         _timing(a, b, reference, rng),
     )
     return Privacy(findings, _looked_at(a, b, other), UNSEEN)

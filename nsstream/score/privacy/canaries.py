@@ -8,6 +8,7 @@ each, as one-run auditing wants it (`audit`); the others are held out, and say h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -61,12 +62,10 @@ def make_canaries(count: int, conversations: int, span_ns: tuple[int, int], rng:
         raise ValueError(f"canaries need a span of more than {MOST_SPAN_S:g} s")
     places = rng.permutation(_HOSTS)[: 2 * count].reshape(count, 2)
     hosts = _NETWORK + places // _ROOM * 256 + 2 + places % _ROOM
-    made = [
-        _by_time(
-            PacketBatch.concatenate([_conversation(*pair, (span_ns[0], latest_ns), rng) for _ in range(conversations)])
-        )
-        for pair in hosts.tolist()
-    ]
+    made = []
+    for one, other in hosts.tolist():
+        own = [_conversation(one, other, (span_ns[0], latest_ns), rng) for _ in range(conversations)]
+        made.append(_by_time(PacketBatch.concatenate(own)))
     return Canaries(tuple(made), rng.random(count) < 0.5)
 
 
@@ -121,7 +120,7 @@ def _outlines(trace: Observed) -> NDArray[np.float64]:
 def _conversation(one: int, other: int, span_ns: tuple[int, int], rng: np.random.Generator) -> PacketBatch:
     n = int(rng.integers(*PACKETS))
     columns = {name: column.copy() for name, column in PacketBatch.empty(n).columns().items()}
-    gaps_s = np.exp(rng.uniform(*np.log(GAPS_S), n))
+    gaps_s = np.exp(rng.uniform(math.log(GAPS_S[0]), math.log(GAPS_S[1]), n))
     gaps_s[0] = 0.0
     start_ns = int(rng.integers(*span_ns))
     columns["observation_time_ns"] = start_ns + (np.cumsum(gaps_s) * 1e9).astype(np.int64)

@@ -106,10 +106,6 @@ def _has_near(
     """Whether each of the flows has a near one: in the tree, an outline is a column that must be the same."""
     outlines = np.concatenate([reference.outline[among], probe.outline[looked_at]])
     code = np.unique(outlines, return_inverse=True)[1].astype(np.float64)
-    rows = [
-        np.column_stack([part, side.log_size[chosen]])
-        for part, side, chosen in (
-            (code[: len(among)], reference, among), (code[len(among) :], probe, looked_at),
-        )
-    ]  # fmt: skip
-    return recurs(*rows, tolerance=float(np.log1p(NEAR)))
+    known = np.column_stack([code[: len(among)], reference.log_size[among]])
+    looked_for = np.column_stack([code[len(among) :], probe.log_size[looked_at]])
+    return recurs(known, looked_for, float(np.log1p(NEAR)))

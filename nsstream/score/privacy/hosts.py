@@ -85,10 +85,17 @@ def reidentify(
     found_count = int((is_there >= 0).sum())
     if found_count < 2:
         return None
-    ranks = [_by_rank(real_profile[a, column], twin_profile[b, column]) for column in (VOLUME, PEERS)]
-    ways = [*ranks, _by_profile(real_profile[a], twin_profile[b])]
-    right = [Rate(int((guess[is_there >= 0] == is_there[is_there >= 0]).sum()), found_count) for guess in ways]
-    return Reidentified(*right, by_guessing=1 / len(b))
+    there = is_there >= 0
+
+    def right(guess: NDArray[np.int64]) -> Rate:
+        return Rate(int((guess[there] == is_there[there]).sum()), found_count)
+
+    return Reidentified(
+        by_volume=right(_by_rank(real_profile[a, VOLUME], twin_profile[b, VOLUME])),
+        by_peers=right(_by_rank(real_profile[a, PEERS], twin_profile[b, PEERS])),
+        by_profile=right(_by_profile(real_profile[a], twin_profile[b])),
+        by_guessing=1 / len(b),
+    )
 
 
 def profiles(trace: Observed, hosts: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -133,7 +140,9 @@ def unicast(packets: PacketBatch) -> NDArray[np.uint8]:
     first, last = distinct[:, 12], distinct[:, 15]
     is_v4_host = (first != 0) & (first != 127) & (first < 224) & (last != 255)
     is_public_v6 = (distinct[:, :15] == 0).all(axis=1) & (last <= 1)  # unspecified and loopback
-    return distinct[np.where(_is_v4(distinct), is_v4_host, (distinct[:, 0] != 0xFF) & ~is_public_v6)]
+    is_host: NDArray[np.bool_] = np.where(_is_v4(distinct), is_v4_host, (distinct[:, 0] != 0xFF) & ~is_public_v6)
+    hosts: NDArray[np.uint8] = distinct[is_host]
+    return hosts
 
 
 def text_of(address: NDArray[np.uint8]) -> str:
@@ -143,7 +152,8 @@ def text_of(address: NDArray[np.uint8]) -> str:
 
 
 def _is_v4(addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (addresses[:, :10] == 0).all(axis=1) & (addresses[:, 10:12] == 255).all(axis=1)
+    out: NDArray[np.bool_] = (addresses[:, :10] == 0).all(axis=1) & (addresses[:, 10:12] == 255).all(axis=1)
+    return out
 
 
 def _cut(addresses: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -35,7 +35,8 @@ def rhythms(trace: Observed, rng: np.random.Generator) -> NDArray[np.float64]:
     begins = begins[sample(len(begins), 4 * MOST_RHYTHMS, rng)]
     found = gap_s[begins[:, None] + np.arange(GAPS)]
     found = found[(found >= _LONG_S).sum(axis=1) >= GAPS // 2]
-    return np.log(found[sample(len(found), MOST_RHYTHMS, rng)] + _RESOLUTION_S)
+    out: NDArray[np.float64] = np.log(found[sample(len(found), MOST_RHYTHMS, rng)] + _RESOLUTION_S)
+    return out
 
 
 def recurring(reference: NDArray[np.float64], probe: NDArray[np.float64]) -> Rate:
