@@ -24,6 +24,11 @@ def key_beside(models: Path, new_key: bytes) -> bytes:
     if not path.exists():
         with whole_file(path, mode=0o600) as file:
             file.write(new_key.hex().encode() + b"\n")
+    return key_in(path)
+
+
+def key_in(path: Path) -> bytes:
+    """The key in such a file; raises StateError where there is none."""
     try:
         return bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as err:

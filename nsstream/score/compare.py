@@ -32,8 +32,8 @@ def score_traces(real: Path, synthetic: Path, held_out: Path | None = None, seed
 
     Raises InputError if a trace cannot be read, has no IP packet, or (the real one) fewer than two conversations.
     """
-    real_packets, synthetic_packets = _read(real), _read(synthetic)
-    held_out_packets = None if held_out is None else _read(held_out)
+    real_packets, synthetic_packets = read_packets(real), read_packets(synthetic)
+    held_out_packets = None if held_out is None else read_packets(held_out)
     try:
         return score_packets(real_packets, synthetic_packets, held_out_packets, np.random.default_rng(seed))
     except ValueError as err:
@@ -77,7 +77,8 @@ def _octets(packets: PacketBatch) -> int:
     return int(packets.ip_total_length.sum(dtype=np.int64))
 
 
-def _read(path: Path) -> PacketBatch:
+def read_packets(path: Path) -> PacketBatch:
+    """The packets of a capture; raises InputError if it cannot be read, or has no IP packet."""
     packets, tally = read_trace(path)
     if not len(packets):
         raise InputError(f"{path}: no IP packet in {tally.offered} records; nothing to score")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from nsstream.score.privacy.findings import Privacy
 from nsstream.score.result import Measure, Score
 
 _MEANS: Final = {
@@ -57,6 +59,21 @@ def details_table(score: Score) -> Table:
         table.add_section()
         for name, share in shares.synthetic.items():
             table.add_row(f"{title}: {name}", _percent(share), _percent(shares.real[name]), "")
+    return table
+
+
+def privacy_table(privacy: Privacy) -> Table:
+    """What each attack found, in words."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False, caption_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for finding in privacy.findings:
+        verdict = f"[bold]{finding.verdict}[/bold]" if finding in privacy.leaks else str(finding.verdict)
+        table.add_row(finding.name, f"{verdict}: {escape(finding.words)}")
+    table.add_section()
+    table.add_row("looked at", escape(privacy.looked_at))
+    for i, what in enumerate(privacy.unseen):
+        table.add_row("" if i else "not seen", escape(what))
     return table
 
 

@@ -51,3 +51,26 @@ def packets_of(rows: list[tuple[int, int, int, int, int, int, int]]) -> PacketBa
     columns["ip_ttl"][:] = 64
     columns["tcp_control_bits"][:] = np.where(protocol == TCP, ACK, 0)
     return PacketBatch.from_columns(columns)
+
+
+@pytest.fixture(scope="session")
+def make_varied() -> MakePackets:
+    return _make_varied
+
+
+def _make_varied(seed: int, conversation_count: int = 400) -> PacketBatch:
+    """Conversations of one kind whose sizes and gaps hardly ever come twice; busy hosts and quiet ones."""
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[int, int, int, int, int, int, int]] = []
+    for _ in range(conversation_count):
+        client = 1 + int(40 * rng.random() ** 2)
+        server, port = ((100, 443), (101, 80), (102, 53), (103, 22))[int(rng.integers(4))]
+        ends = (client, server, int(rng.integers(32768, 61000)), port)
+        at_ns = int(rng.integers(0, 60_000_000_000))
+        for i in range(int(rng.integers(8, 30))):
+            turned = ends if i % 2 == 0 else (ends[1], ends[0], ends[3], ends[2])
+            rows.append((at_ns, *turned, UDP if port == 53 else TCP, int(rng.integers(40, 1500))))
+            at_ns += int(rng.lognormal(2, 1.5) * 1e6) + 1
+        if rng.random() < 0.2:
+            rows.append((at_ns, client, 110, int(rng.integers(32768, 61000)), 123, UDP, 76))
+    return packets_of(rows)
