@@ -55,8 +55,12 @@ class PrivateJobs:
         """Whether a checkpoint that a process before us left may be gone on with: it says what it did, or need not."""
         return not self.is_private or bool(what_was_done(candidate))
 
-    def reserve(self, job: Job, parent: Path | None, training: TrainingSection) -> Reserved | None:
+    def reserve(
+        self, job: Job, parent: Path | None, training: TrainingSection, seed_of_captures: Path | None = None
+    ) -> Reserved | None:
         """Reserve what a job will spend, before it reads anything; None where nothing is promised.
+
+        `training.seed_model` and the seed of captures are public, by the operator's word.
 
         Raises SpendingRefusedError where it may not be done, StateError where its parent cannot be read, OutputError
         where the ledger cannot be written.
@@ -64,7 +68,7 @@ class PrivateJobs:
         if not self.is_private:
             return None
         try:
-            check_parent(parent, training)
+            check_parent(parent, (training.seed_model, seed_of_captures))
             planned = self._planner(self._section, training, parent is None)
             check_bounded(planned, self._terms.most_chunks)
         except SpendingRefusedError as err:

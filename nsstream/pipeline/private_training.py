@@ -7,8 +7,9 @@ of a private job is blind: it tells nothing of the chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.privacy_ledger import SpendingRefusedError
 from nsstream.pipeline.service_config import PrivacySection, TrainingSection
 from nsstream.privacy import Mechanism, from_dicts
+from nsstream.train.config import PrivateConfig
+from nsstream.train.job import Privacy
+from nsstream.train.private_plan import mechanisms_of
 
 UNSUPPORTED: Final = "privacy_unsupported"  # reasons why a job is refused
 PARENT: Final = "privacy_parent"
@@ -39,15 +43,26 @@ Planner = Callable[[PrivacySection, TrainingSection, bool], PrivatePlan]
 
 
 def plan(privacy: PrivacySection, training: TrainingSection, is_seed: bool) -> PrivatePlan:
-    """How the training code learns one job privately; it must follow from the configuration, and from no traffic.
+    """How the training code learns one job privately; it follows from the configuration, and from no traffic.
 
-    Raises SpendingRefusedError: there is no such training yet. What comes must account for all that a worker gives out:
-    checkpoint, codec, and the lines that it says while it works.
+    Raises SpendingRefusedError where it cannot: without a model to go on from, or where no noise keeps the promise.
     """
-    raise SpendingRefusedError(
-        UNSUPPORTED,
-        "privacy.mode is private, and this nsstream cannot train privately yet: nothing is learned; set another mode",
-    )
+    if is_seed:
+        raise SpendingRefusedError(
+            UNSUPPORTED,
+            "private training goes on from a public model, and there is none: "
+            "name one in training.seed_model, or public captures in training.seed_captures",
+        )
+    promise = Privacy(epsilon=privacy.chunk_epsilon, delta=privacy.delta, unit=privacy.unit)
+    try:
+        return PrivatePlan(_mechanisms_of(promise), promise.model_dump())
+    except InputError as err:
+        raise SpendingRefusedError(UNSUPPORTED, str(err)) from err
+
+
+@cache
+def _mechanisms_of(promise: Privacy) -> tuple[Mechanism, ...]:
+    return mechanisms_of(PrivateConfig(**promise.model_dump()))
 
 
 def what_was_done(checkpoint: Path) -> tuple[Mechanism, ...] | None:
@@ -62,14 +77,14 @@ def what_was_done(checkpoint: Path) -> tuple[Mechanism, ...] | None:
         return None
 
 
-def check_parent(parent: Path | None, training: TrainingSection) -> None:
-    """Raise SpendingRefusedError where a parent was neither learned privately nor named as public by the operator."""
-    if parent is None or parent == training.seed_model or what_was_done(parent):
+def check_parent(parent: Path | None, public: Collection[Path | None]) -> None:
+    """Raise SpendingRefusedError where a parent was neither learned privately nor is public by the operator's word."""
+    if parent is None or parent in public or what_was_done(parent):
         return
     raise SpendingRefusedError(
         PARENT,
-        f"{parent.name}, which it would go on from, was not learned privately; "
-        "begin another state directory, or name a public model in training.seed_model",
+        f"{parent.name}, which it would go on from, was not learned privately; begin another state directory, "
+        "or name a public model in training.seed_model, or public captures in training.seed_captures",
     )
 
 

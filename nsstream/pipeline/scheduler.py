@@ -399,7 +399,8 @@ class Scheduler:
 
     def _reserve(self, job: Job, parent: Path | None) -> Reserved | None:
         told: list[Reserved | None] = []
-        self._insist(lambda: told.append(self.private.reserve(job, parent, self._training)))
+        public = self._capture_seed.checkpoint
+        self._insist(lambda: told.append(self.private.reserve(job, parent, self._training, public)))
         return told[0]
 
     def _is_skipped(self, job: Job, name: str, err: Exception) -> bool:

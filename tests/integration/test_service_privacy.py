@@ -42,7 +42,7 @@ def test_what_cannot_be_trained_privately_is_refused_by_name_and_never_read(nest
     status = nest.ask("status")
     assert status["training"]["chunks"]["skipped_privacy_unsupported"] == 3
     assert status["training"]["privacy"]["refused"] == {"privacy_unsupported": 3}
-    assert "cannot train privately yet" in nest.log.read_text()
+    assert "goes on from a public model" in nest.log.read_text()
     assert not (nest.quick / "touched").exists()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         text = page.read().decode()

@@ -9,11 +9,17 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import pytest
 from service_nest import Nest, wait_until
 
+from nsstream.clock import SystemClock
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import read_promoted
+from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.private_jobs import PrivateJobs
+from nsstream.pipeline.service_config import PrivacySection
+from nsstream.privacy import epsilon, from_dicts
 
 
 def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
@@ -63,6 +69,40 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert loaded.stdout == "False\n"
+
+
+def test_a_private_stream_is_learned_from_public_captures_and_accounted_for(tmp_path: Path):
+    capture = tmp_path / "lab.pcap"
+    capture.write_bytes(two_chunks_of_the_lab())
+    nest = Nest(
+        tmp_path,
+        source={"input": str(capture), "at_end": "drain"},
+        chunks={"length_s": 10, "lateness_s": 5},
+        training={"seed_steps": 4, "silence_s": 170, "seed_captures": [str(capture)]},
+        gate={"drawn_conversations": 60},
+        privacy={"mode": "private", "epsilon": 8.0, "chunk_epsilon": 3.0},
+    )
+    try:
+        daemon = nest.start(sys.executable, "-m", "nsstream_daemon", "daemon", "-c", str(nest.config))
+        assert daemon.wait(400) == 0, nest.log.read_text()
+    finally:
+        nest.close()
+    log = nest.log.read_text()
+    assert nest.rows("SELECT DISTINCT state FROM job") == [("done",)], log
+    models = [load_checkpoint(nest.state / "models" / row[0]) for row in nest.rows("SELECT id FROM model")]
+    assert len(models) == len(nest.stored()) == 2
+    for model in models:
+        told = model.manifest["privacy"]
+        assert (told["unit"], told["epsilon"], told["delta"]) == ("host", 3.0, 1e-5)
+        assert 2.9 < epsilon(from_dicts(told["mechanisms"]), 1e-5) <= 3.0
+    ledger = Ledger(nest.state / "ledger.sqlite")
+    spending = PrivateJobs(PrivacySection(mode="private", epsilon=8.0, chunk_epsilon=3.0), ledger, SystemClock())
+    told = spending.status()
+    ledger.close()
+    done = [mechanism for model in models for mechanism in from_dicts(model.manifest["privacy"]["mechanisms"])]
+    assert (told["jobs"], told["unsettled"], told["refused"]) == (2, 0, {})
+    assert told["spent_for_ever"] == pytest.approx(epsilon(done, 1e-5), rel=1e-9)
+    assert read_promoted(nest.state / "models") is not None
 
 
 def two_chunks_of_the_lab() -> bytes:

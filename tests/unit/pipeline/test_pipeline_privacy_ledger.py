@@ -206,8 +206,8 @@ def private(nest: Nest, section: PrivacySection = SECTION, **told: Any) -> Priva
     return PrivateJobs(section, nest.ledger, nest.clock, **told)
 
 
-def test_nothing_is_learned_in_private_mode_while_no_training_can(nest: Nest) -> None:
-    with pytest.raises(SpendingRefusedError, match="cannot train privately yet") as caught:
+def test_nothing_is_learned_in_private_mode_without_a_public_model(nest: Nest) -> None:
+    with pytest.raises(SpendingRefusedError, match="goes on from a public model") as caught:
         private(nest).reserve(job(0), None, TrainingSection())
     assert caught.value.reason == UNSUPPORTED
     assert private(nest).status()["refused"] == {UNSUPPORTED: 1}
