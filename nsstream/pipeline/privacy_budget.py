@@ -61,10 +61,10 @@ class Terms:
 
 def uses_of(costs: Iterable[Cost]) -> Uses:
     """Costs, by what was done with each digest in all its attempts."""
-    by_digest: dict[str, Counter[Mechanism]] = {}
+    by_digest: dict[str, tuple[Mechanism, ...]] = {}
     for cost in costs:
-        by_digest.setdefault(cost.digest, Counter()).update(cost.mechanisms)
-    return Counter(merged(done) for done in by_digest.values())
+        by_digest[cost.digest] = by_digest.get(cost.digest, ()) + cost.mechanisms
+    return Counter(_merged(done) for done in by_digest.values())
 
 
 def total(uses: Uses, delta: float, most: int | None) -> float:
@@ -167,6 +167,11 @@ def _flat(uses: Uses) -> tuple[Mechanism, ...]:
         for mechanism in done:
             counts[mechanism] += times
     return merged(counts)
+
+
+@lru_cache(maxsize=4096)
+def _merged(mechanisms: tuple[Mechanism, ...]) -> tuple[Mechanism, ...]:
+    return merged(Counter(mechanisms))
 
 
 @lru_cache(maxsize=1024)
