@@ -22,17 +22,20 @@ from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nsstream.privacy import Mechanism, epsilon, merged
-from nsstream.privacy.accountant import epsilon_of_curve
+from nsstream.privacy.accountant import epsilon_of_curve, renyi_epsilon
 from nsstream.privacy.renyi import curve
 
 DAY_NS: Final = 86_400 * 10**9
 FAR_NS: Final = 100 * 365 * DAY_NS  # that a forecast looks ahead
+_LONG_AGO: Final = -(1 << 63)
 _GRID: Final = 16  # times at which a forecast looks first
 _CLOSE: Final = 0.01  # to which it is told, relative
 
 Unit = Literal["host", "flow"]
+Measure = Callable[[tuple[Mechanism, ...], float], float]
 Uses = Counter[tuple[Mechanism, ...]]  # what was done with one digest, and of how many digests that is so
 
 
@@ -61,20 +64,22 @@ class Terms:
 
 def uses_of(costs: Iterable[Cost]) -> Uses:
     """Costs, by what was done with each digest in all its attempts."""
-    by_digest: dict[str, Counter[Mechanism]] = {}
-    for cost in costs:
-        by_digest.setdefault(cost.digest, Counter()).update(cost.mechanisms)
-    return Counter(merged(done) for done in by_digest.values())
+    kinds, which, _ = _by_digest(costs)
+    return _counted(kinds, which)
 
 
 def total(uses: Uses, delta: float, most: int | None) -> float:
     """The epsilon of a unit that is in `most` of the uses, the worst that there are; None: in all."""
-    every = _composed(_flat(uses), delta)
+    return _total(uses, delta, most, _composed)
+
+
+def _total(uses: Uses, delta: float, most: int | None, measure: Measure) -> float:
+    every = measure(_flat(uses), delta)
     if most is None or uses.total() <= most:
         return every
     if len(uses) == 1:
         (one,) = uses
-        return _composed(_flat(Counter({one: most})), delta)
+        return measure(_flat(Counter({one: most})), delta)
     # Which of them are the worst depends on the order of the divergence: so take the worst of each order.
     curves = np.stack([curve(each) for each in uses])  # (uses, orders)
     counts = np.array([min(uses[each], most) for each in uses])
@@ -117,7 +122,10 @@ def newest_ns(costs: Iterable[Cost], now_ns: int) -> int:
 
 
 def runs_out(costs: Sequence[Cost], now_ns: int, terms: Terms, *, for_ever: bool) -> int | None:
-    """Nanoseconds until a budget is spent if it goes on as in the last day; None: it is not, for a hundred years."""
+    """Nanoseconds until a budget is spent if it goes on as in the last day; None: it is not, for a hundred years.
+
+    An estimate: the bound of `total` is taken to stay as much below that by Rényi divergences as it is now.
+    """
     bound = terms.for_ever if for_ever else terms.epsilon
     if bound is None:
         return None
@@ -127,16 +135,36 @@ def runs_out(costs: Sequence[Cost], now_ns: int, terms: Terms, *, for_ever: bool
         return None
     rate = uses_of(day)
     span_ns = min(DAY_NS, at - min(cost.start_ns for cost in day))
+    kinds, which, ends = _by_digest(costs)
 
     def spent(ahead_ns: int) -> float:
-        left = costs if for_ever else in_window(costs, at, terms.horizon_ns - ahead_ns) if ahead_ns < far_ns else []
+        left = _counted(kinds, which[ends > (_LONG_AGO if for_ever else at - terms.horizon_ns + ahead_ns)])
         to_come = Counter({done: count * ahead_ns // span_ns for done, count in rate.items()})
         most = (terms.most_chunks if terms.unit == "flow" else None) if for_ever else terms.most_chunks
-        return total(uses_of(left) + to_come, terms.delta, most)
+        return _total(left + to_come, terms.delta, most, renyi_epsilon)
 
+    now = total_for_ever(costs, terms) if for_ever else total_now(costs, now_ns, terms)
+    bound *= spent(0) / now if now else 1.0  # what is told by divergences alone is that much larger
     far_ns = FAR_NS if for_ever else terms.horizon_ns
     looks = _doubling(span_ns, far_ns) if for_ever else [far_ns * step // _GRID for step in range(_GRID + 1)]
     return _first_beyond(spent, bound, looks)
+
+
+def _by_digest(costs: Iterable[Cost]) -> tuple[list[tuple[Mechanism, ...]], NDArray[np.int64], NDArray[np.int64]]:
+    """What was done with digests, which of that with each of them, and the ends of their traffic: (digests,)."""
+    done: dict[str, tuple[Mechanism, ...]] = {}
+    ends: dict[str, int] = {}
+    for cost in costs:
+        done[cost.digest] = done.get(cost.digest, ()) + cost.mechanisms
+        ends[cost.digest] = cost.end_ns
+    numbers: dict[tuple[Mechanism, ...], int] = {}
+    which = [numbers.setdefault(_merged(each), len(numbers)) for each in done.values()]
+    return list(numbers), np.array(which, np.int64), np.array(list(ends.values()), np.int64)
+
+
+def _counted(kinds: list[tuple[Mechanism, ...]], which: NDArray[np.int64]) -> Uses:
+    counts = np.bincount(which, minlength=len(kinds)).tolist()
+    return Counter({done: count for done, count in zip(kinds, counts, strict=True) if count})
 
 
 def _doubling(start: int, end: int) -> list[int]:
@@ -167,6 +195,11 @@ def _flat(uses: Uses) -> tuple[Mechanism, ...]:
         for mechanism in done:
             counts[mechanism] += times
     return merged(counts)
+
+
+@lru_cache(maxsize=4096)
+def _merged(mechanisms: tuple[Mechanism, ...]) -> tuple[Mechanism, ...]:
+    return merged(Counter(mechanisms))
 
 
 @lru_cache(maxsize=1024)

@@ -44,6 +44,18 @@ _RATES: Final = np.geomspace(0.02, 5000, 60)  # of Chernoff's bound
 Floats = NDArray[np.float64]
 
 
+def _spaced(ratio: float) -> tuple[int, ...]:
+    """Places in `ORDERS` at which what is above 1 has grown by a ratio."""
+    found = [0]
+    for at, order in enumerate(ORDERS):
+        if order - 1 >= ratio * (ORDERS[found[-1]] - 1):
+            found.append(at)
+    return tuple(found)
+
+
+_SOME: Final = _spaced(1.1)  # by which a rest is bounded: any bound it, more of them closer
+
+
 @dataclass(frozen=True, slots=True)
 class _Loss:
     """A loss on a grid: masses (n,) of the losses ``(first + i) step``, and the chance that it is infinite."""
@@ -145,7 +157,9 @@ def _epsilon(total: _Loss, rest: Curve, grid: float, delta: float) -> float:
         return math.inf
     count = len(total.masses)
     last = max(total.first + count - 1, 0)  # of the total's losses; epsilon may be larger, by the rest's
-    beyond = 0 if not rest.any() else math.ceil(float(np.min(rest - math.log(delta) / (np.asarray(ORDERS) - 1))) / grid)
+    beyond = 0
+    if rest.any():  # from there on the rest alone is below delta, whatever the loss
+        beyond = math.ceil(min(float(rest[at]) - math.log(delta) / (ORDERS[at] - 1) for at in _SOME) / grid)
     most = last + beyond
     if most > 2 * MOST_POINTS:
         return math.inf
@@ -170,8 +184,9 @@ def _delta_of_rest(rest: Curve, epsilons: Floats) -> Floats:
     if not rest.any():
         return np.asarray(-np.expm1(np.minimum(epsilons, 0)))  # of nothing at all
     least = np.zeros(len(epsilons))
-    for order, divergence in zip(ORDERS, rest.tolist(), strict=True):
-        log_delta = (order - 1) * (divergence - epsilons + math.log1p(-1 / order)) - math.log(order)
+    for at in _SOME:
+        order = ORDERS[at]
+        log_delta = (order - 1) * (float(rest[at]) - epsilons + math.log1p(-1 / order)) - math.log(order)
         np.minimum(least, log_delta, out=least)
     return np.exp(least)
 

@@ -15,7 +15,10 @@ from nsstream.errors import InputError
 from nsstream.pipeline.backup import back_up
 from nsstream.pipeline.doctor import examine
 from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.private_jobs import PrivateJobs
+from nsstream.pipeline.repair import repair
 from nsstream.pipeline.restore import restore
+from nsstream.pipeline.service_config import PrivacySection
 from nsstream.privacy import SampledGaussian, as_dicts, epsilon
 
 JOB = (SampledGaussian(4.0, 0.02, 100),)
@@ -168,3 +171,16 @@ def test_the_doctor_finds_spending_that_cannot_be_and_models_that_nobody_paid_fo
     ledger.close()
     found = examine(nest.state, is_live=False).findings
     assert "1 rows of spending cannot be what was written" in found[0].says
+    assert found[0].remedy is None
+
+    # A ledger that was begun again, or another one, does not pass as one that knows.
+    (nest.state / "ledger.sqlite").write_bytes(b"no ledger" * 1000)
+    repair(nest.state, examine(nest.state, is_live=False).findings, SystemClock())
+    ledger = Ledger(nest.state / "ledger.sqlite")
+    assert ledger.rows("SELECT reason FROM spending_gap")[0][0] == "the ledger was damaged, and begun again"
+    ledger.close()
+    other = Ledger(nest.folder / "other.sqlite")
+    for mode, gaps in (("remapped", 0), ("private", 1), ("private", 1)):
+        PrivateJobs(PrivacySection(mode=mode), other, SystemClock()).mistrust(nest.state / "models")
+        assert len(other.rows("SELECT * FROM spending_gap")) == gaps
+    other.close()
