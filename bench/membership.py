@@ -7,7 +7,8 @@ models. Each model in turn is attacked, the others being the outsider's own (sha
 use for calibration: Watson et al. 2022, Carlini et al. 2022 with few shadows):
 
 - *loss*: how likely the model finds a conversation;
-- *ratio*: how much more likely than the models do in the mean that are known not to have it, as many for each.
+- *ratio*: how much more likely than the models do in the mean that are known not to have it, as many for each; the
+  same of conversations that every model's vocabulary has words for: what is left when a vocabulary gives nothing away;
 - *twin*: `nsstream score --privacy`'s density and nearest attacks on what the first model draws, its half against the
   other: no shadows and no model are needed for those, only the twin.
 
@@ -21,18 +22,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from bars.attacked import Trained, conversations, draw, nats_of, span_of, train
+from bars.attacked import Trained, conversations, draw, nats_of, packets_of, span_of, train
 from bars.runs import run_main
-from bars.traces import lab_capture
 from bars.verdict import Bar, as_dict, at_most, finish, has_passed, show
 from numpy.typing import NDArray
 
-from nsstream.capture import read_trace
 from nsstream.errors import InputError
 from nsstream.score.observed import observe
 from nsstream.score.privacy.intervals import Auc, auc_of
 from nsstream.score.privacy.membership import membership
 from nsstream.trace import PacketBatch
+from nsstream.train.likelihood import IMPOSSIBLE
 
 MOST_AUC = 0.53
 
@@ -41,15 +41,7 @@ def main() -> int:
     told = _arguments()
     if told.models < 4 or told.models % 2:
         raise InputError(f"an even number of models, 4 or more, is needed, got {told.models}")
-    if told.trace is not None:
-        return _measure(told, told.trace)
-    with lab_capture() as trace:
-        return _measure(told, trace)
-
-
-def _measure(told: argparse.Namespace, trace: Path) -> int:
-    packets, _ = read_trace(trace)
-    packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
+    trace_name, packets = packets_of(told.trace)
     of_packet = conversations(observe(packets))
     known, which = np.unique(of_packet, return_inverse=True)
     is_in = halves_of(len(known), told.models, np.random.default_rng(told.seed))
@@ -61,14 +53,22 @@ def _measure(told: argparse.Namespace, trace: Path) -> int:
             )
             for i, row in enumerate(is_in)
         ]  # fmt: skip
-        nats = np.array([_nats(model, packets, known) for model in trained])
+        nats = np.array([_nats(model, packets, known) for model in trained])  # (K, n)
         twin = draw(trained[0], Path(folder) / "twin.pcap", told.seed)
     loss, ratio = areas(nats, is_in)
+    impossible = nats > IMPOSSIBLE
+    has_words = ~impossible.any(axis=0)
+    among = areas(nats[:, has_words], is_in[:, has_words])[1]
     by_twin = membership(
         observe(packets.take(is_in[0][which])), observe(twin), observe(packets.take(is_in[1][which])),
         np.random.default_rng(told.seed),
     )  # fmt: skip
-    rows = [*_rows("loss", loss, told.private), *_rows("ratio to shadows", ratio, told.private)]
+    rows = [
+        *_rows("loss", loss, told.private),
+        *_rows("ratio to shadows", ratio, told.private),
+        Bar("others that a model has no words for, of others", float(impossible[~is_in].mean())),
+        *_rows("ratio, of what all have words for", among, told.private),
+    ]
     if by_twin is not None:
         for name in ("nearest", "density"):
             area, blind = getattr(by_twin, name), getattr(by_twin, f"{name}_blind")
@@ -76,14 +76,15 @@ def _measure(told: argparse.Namespace, trace: Path) -> int:
             rows.append(_bar(f"AUC, {name} in the first one's twin", area.value, told.private, beside))
     mode = "open" if told.private is None else f"private, epsilon {told.private:g}"
     show(
-        f"{trace.name}, {told.models} models, {told.steps} steps, {len(known):,} conversations, {mode}", rows, "beside"
+        f"{trace_name}, {told.models} models, {told.steps} steps, {len(known):,} conversations, {mode}", rows, "beside"
     )
     figures = {
         "private": told.private, "steps": told.steps, "conversations": len(known),
         "loss": [area.as_dict() for area in loss], "ratio": [area.as_dict() for area in ratio],
+        "ratio_with_words": [area.as_dict() for area in among], "impossible": float(impossible[~is_in].mean()),
         "twin": by_twin and by_twin.as_dict(),
     }  # fmt: skip
-    return finish(as_dict(rows) | figures, told.json, passed=has_passed(rows))
+    return finish(as_dict(rows) | figures, told.json, passed=None if told.private is None else has_passed(rows))
 
 
 def halves_of(count: int, models: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -115,7 +116,7 @@ def _nats(trained: Trained, packets: PacketBatch, known: NDArray[np.uint64]) -> 
     identity, nats = nats_of(trained, packets)
     if not np.array_equal(identity, known):
         raise InputError(f"{len(known)} conversations were planned and {len(identity)} scored")
-    return nats
+    return nats.total
 
 
 def _rows(name: str, found: list[Auc], private: float | None) -> list[Bar]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bars.runs import run_nsstream
+from bars.traces import lab_capture
 from nsstream.capture import read_trace
 from nsstream.chunk import ChunkStore
 from nsstream.chunk.chunk import Chunk
@@ -22,7 +23,7 @@ from nsstream.pipeline.address_keys import key_beside
 from nsstream.score.observed import Observed, address_identity, mix, observe
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
-from nsstream.train.likelihood import conversation_nats
+from nsstream.train.likelihood import Nats, conversation_nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,15 @@ class Trained:
 
     model: Path
     address_map: AddressMap
+
+
+def packets_of(trace: Path | None) -> tuple[str, PacketBatch]:
+    """The name of a trace, the bundled capture where there is none, and its packets in time order."""
+    if trace is None:
+        with lab_capture() as lab:
+            return packets_of(lab)
+    packets, _ = read_trace(trace)
+    return trace.name, packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
 
 
 def span_of(packets: PacketBatch) -> tuple[int, int]:
@@ -58,8 +68,8 @@ def draw(trained: Trained, output: Path, seed: int) -> PacketBatch:
     return read_trace(output)[0]
 
 
-def nats_of(trained: Trained, packets: PacketBatch) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-    """Identity (n,) and negative log-likelihood (n,) of each conversation of real packets, in order of identity.
+def nats_of(trained: Trained, packets: PacketBatch) -> tuple[NDArray[np.uint64], Nats]:
+    """Identity (n,) and negative log-likelihoods of each conversation of real packets, in order of identity.
 
     What has several parts (later fragments) is one conversation.
     """
@@ -73,7 +83,8 @@ def nats_of(trained: Trained, packets: PacketBatch) -> tuple[NDArray[np.uint64],
     mapped = [trained.address_map.map(addresses) for addresses in ends]
     table = dataclasses.replace(table, initiator_address=mapped[0], responder_address=mapped[1])
     known, which = np.unique(identity, return_inverse=True)
-    return known, np.bincount(which, weights=conversation_nats(load_checkpoint(trained.model), table))
+    nats = conversation_nats(load_checkpoint(trained.model), table)
+    return known, Nats(np.bincount(which, weights=nats.attributes), np.bincount(which, weights=nats.packets))
 
 
 def conversations(trace: Observed) -> NDArray[np.uint64]:
@@ -81,8 +92,10 @@ def conversations(trace: Observed) -> NDArray[np.uint64]:
     return np.minimum(trace.flow_identity, trace.reverse_identity)[trace.flow]
 
 
-def scores_of(canaries: tuple[PacketBatch, ...], identity: NDArray[np.uint64], nats: NDArray[np.float64]):
-    """How likely each canary is, in the mean of its conversations: (k,)."""
+def scores_of(
+    canaries: tuple[PacketBatch, ...], identity: NDArray[np.uint64], nats: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How likely each canary is, in the mean of its conversations, of nats (n,) in order of identity: (k,)."""
     return np.array(
         [-nats[np.searchsorted(identity, np.unique(conversations(observe(batch))))].mean() for batch in canaries]
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,18 +15,34 @@ from nsstream.encode.schema import SLICES
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.model.checkpoint import Model
 from nsstream.model.layout import LAYOUT
+from nsstream.model.networks import FORBIDDEN
 from nsstream.trace import ConversationTable
 from nsstream.train.batches import cut_windows, packet_batch
 from nsstream.train.evaluate import RUN, WINDOWS_AT_ONCE
 
+IMPOSSIBLE: Final = -FORBIDDEN / 2  # nats; a conversation of more says what the vocabulary has no word for
+
+
+@dataclass(frozen=True, slots=True)
+class Nats:
+    """Negative log-likelihoods of n conversations."""
+
+    attributes: NDArray[np.float64]  # (n,)
+    packets: NDArray[np.float64]  # (n,) of all packets of each, given its attributes
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """Of whole conversations: (n,)."""
+        return self.attributes + self.packets
+
 
 @torch.no_grad()
-def conversation_nats(model: Model, table: ConversationTable) -> NDArray[np.float64]:
-    """Negative log-likelihood of each conversation with its packets: (n,).
+def conversation_nats(model: Model, table: ConversationTable) -> Nats:
+    """How likely a model finds each conversation of a table, and its packets.
 
     The table is sorted by start, its addresses mapped; it may hold conversations that the model did not learn, within
     the chunk's time. Each is told given those before it, in runs. What the model's vocabulary has no word for counts as
-    the nearest that it has, or, where it has none, as all but impossible.
+    the nearest that it has, or, where it has none, as impossible (`IMPOSSIBLE`).
     """
     codec = model.codec
     where = slice_of(table.observation_time_ns[table.packet_offset[:-1]], codec.first_ns, codec.last_ns)
@@ -33,7 +50,7 @@ def conversation_nats(model: Model, table: ConversationTable) -> NDArray[np.floa
     tokens = encode(table, told)
     model.attributes.eval()
     model.packets.eval()
-    return _attribute_nats(model, tokens) + _packet_nats(model, tokens)
+    return Nats(_attribute_nats(model, tokens), _packet_nats(model, tokens))
 
 
 def _attribute_nats(model: Model, tokens: ChunkTokens) -> NDArray[np.float64]:

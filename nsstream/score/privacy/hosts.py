@@ -134,9 +134,9 @@ def profiles(trace: Observed, hosts: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def unicast(packets: PacketBatch) -> NDArray[np.uint8]:
-    """The distinct unicast addresses of a trace, in order of their octets: (h, 16)."""
+    """The distinct unicast addresses of a trace, in order of their identities: (h, 16)."""
     octets = np.concatenate([packets.source_address, packets.destination_address])
-    distinct = np.unique(np.ascontiguousarray(octets).view("V16").ravel()).view(np.uint8).reshape(-1, 16)
+    distinct = octets[np.unique(address_identity(octets), return_index=True)[1]]
     first, last = distinct[:, 12], distinct[:, 15]
     is_v4_host = (first != 0) & (first != 127) & (first < 224) & (last != 255)
     is_public_v6 = (distinct[:, :15] == 0).all(axis=1) & (last <= 1)  # unspecified and loopback

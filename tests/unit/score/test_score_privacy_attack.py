@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nsstream.score.privacy import Privacy, Verdict, attack_packets
+from nsstream.score.privacy.copies import recurs, sample
 from nsstream.trace import PacketBatch
 
 SHIFT_NS = 3_600_000_000_000
@@ -156,6 +157,18 @@ def test_a_single_packet_on_either_side_is_not_judged_and_does_not_fail(real) ->
     for pair in ((real.take(slice(0, 1)), real), (real, real.take(slice(0, 1)))):
         found = attack(*pair, real)
         assert len(found.findings) == len(NAMES)
+
+
+def test_large_traces_are_sampled_and_equal_flows_by_the_thousand_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    assert np.array_equal(sample(5, 10, rng), np.arange(5))
+    some = sample(100_000, 20_000, rng)
+    assert len(np.unique(some)) == 20_000
+    assert (np.diff(some) > 0).all()
+    same = np.zeros((20_000, 33))
+    assert recurs(same, same, 0.05).all()  # a k-d tree of equal rows would be a line
+    assert not recurs(same, same + 1, 0.05).any()
+    assert len(recurs(same[:0], same, 0.05)) == 20_000
 
 
 def test_the_same_seed_gives_the_same_findings_and_they_are_json(real, held_out, make_varied) -> None:

@@ -9,7 +9,7 @@ from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import sort_by_start
 from nsstream.model.checkpoint import Model, new_networks
 from nsstream.model.trees import Trees
-from nsstream.train.likelihood import conversation_nats
+from nsstream.train.likelihood import IMPOSSIBLE, conversation_nats
 
 
 def made_model(codec: Codec) -> Model:
@@ -20,11 +20,12 @@ def made_model(codec: Codec) -> Model:
 
 def test_each_conversation_has_a_likelihood_and_longer_ones_are_less_likely(table, codec) -> None:
     nats = conversation_nats(made_model(codec), table)
-    assert nats.shape == (len(table),)
-    assert np.isfinite(nats).all()
-    assert (nats > 0).all()
-    assert np.corrcoef(nats, table.packet_count)[0, 1] > 0.9  # of networks that learned nothing
-    assert np.array_equal(nats, conversation_nats(made_model(codec), table))
+    assert nats.total.shape == (len(table),)
+    assert np.isfinite(nats.total).all()
+    assert (nats.attributes > 0).all()
+    assert (nats.total < IMPOSSIBLE).all()  # the codec is of this table
+    assert np.corrcoef(nats.packets, table.packet_count)[0, 1] > 0.9  # of networks that learned nothing
+    assert np.array_equal(nats.total, conversation_nats(made_model(codec), table).total)
 
 
 def test_what_was_not_learned_is_scored_beside_what_was(table, codec) -> None:
@@ -35,5 +36,5 @@ def test_what_was_not_learned_is_scored_beside_what_was(table, codec) -> None:
     )
     both = sort_by_start(type(table).concatenate([table, strangers]))
     nats = conversation_nats(made_model(codec), both)
-    assert len(nats) == len(table) + 3
-    assert np.isfinite(nats).all()
+    assert len(nats.total) == len(table) + 3
+    assert np.isfinite(nats.total).all()

@@ -1,0 +1,38 @@
+"""Shadow models whose likelihoods are made up: members are told by as much as they were remembered."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
+
+from membership import areas, halves_of
+
+MODELS, COUNT = 6, 2000
+
+
+def made(remembered: float) -> tuple[np.ndarray, np.ndarray]:
+    """Likelihoods that differ much from one conversation to the next, and by `remembered` where one was learned."""
+    rng = np.random.default_rng(1)
+    is_in = halves_of(COUNT, MODELS, rng)
+    return rng.normal(50, 20, COUNT) + rng.normal(0, 1, (MODELS, COUNT)) - remembered * is_in, is_in
+
+
+def test_each_conversation_is_in_half_of_the_models() -> None:
+    is_in = halves_of(COUNT, MODELS, np.random.default_rng(0))
+    assert (is_in.sum(axis=0) == MODELS // 2).all()
+    assert (is_in.sum(axis=1) == COUNT // 2).all()
+    assert not (is_in[0] & is_in[1]).any()
+
+
+def test_who_remembers_nothing_tells_nothing() -> None:
+    for found in areas(*made(0.0)):
+        assert len(found) == MODELS
+        assert sum(area.low <= 0.5 <= area.high for area in found) >= MODELS - 1
+
+
+def test_shadows_find_what_the_loss_alone_does_not() -> None:
+    loss, ratio = areas(*made(2.0))
+    assert np.mean([area.value for area in loss]) < 0.56
+    assert min(area.value for area in ratio) > 0.85
