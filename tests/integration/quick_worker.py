@@ -58,7 +58,7 @@ with (quick / "trained").open("a") as file:
     file.write(chunk.id + "\n")
 parent = json.loads((Path(job["parent"]) / "manifest.json").read_text())["id"] if job["parent"] else None
 facts = {"parent": parent, "chunk": chunk.id}
-if "private" in job:
+if job.get("private"):
     facts["privacy"] = {"mechanisms": job["private"]["mechanisms"]}
 template = quick / "template"
 names = ("weights.safetensors", "codec.json")
