@@ -201,7 +201,7 @@ def test_terminal_is_refused() -> None:
         (b"", "empty: not even a file header"),
         (pcap_header()[:10], "cut in its file header, after 10 octets"),
         (b"GIF89a", "neither pcap nor pcapng: starts with the octets 47 49 46 38"),
-        (gzip.compress(b"capture"), "it is compressed: put `zcat` in front"),
+        (gzip.compress(b"capture", mtime=0), "it is compressed: put `zcat` in front"),
         (pcap_header(105), "link type 105 (IEEE 802.11) is not supported"),
     ],
 )
