@@ -112,5 +112,5 @@ def test_the_command_says_what_several_chunks_need(chunks: tuple[Path, ...], tmp
         assert done.returncode == 1
         return done.stderr
 
-    assert "several chunks are learned from nothing, by --steps" in told("--budget", "9s")
+    assert "several chunks are learned from nothing, openly, by --steps" in told("--budget", "9s")
     assert "'here' is no HOST:PORT" in told("--steps", "3", "--ray", "here")
