@@ -179,7 +179,8 @@ def train(
         if unit not in ("host", "flow"):
             raise InputError(f"--unit must be host or flow, got {unit!r}")
         if not (0 < private <= 100 and 0 < delta < 0.1):
-            raise InputError(f"--private must be from 0 to 100 and --delta below 0.1, got {private:g} and {delta:g}")
+            told = f"got {private:g} and {delta:g}"
+            raise InputError(f"--private must be above 0 and at most 100, --delta above 0 and below 0.1, {told}")
         steps = 100 if steps is None else steps
         privacy = {"epsilon": private, "delta": delta, "unit": unit, "steps": steps}
         privacy["most_conversations"] = most_conversations

@@ -69,7 +69,25 @@ def _load(config: Path, *, has_sockets: bool) -> ServiceConfig:
     for capture in loaded.training.seed_captures:
         if not capture.is_file():
             raise InputError(f"{config}: training.seed_captures has {str(capture)!r}: there is no such file")
+    _check_privacy(config, loaded)
     return loaded
+
+
+def _check_privacy(config: Path, loaded: ServiceConfig) -> None:
+    """In private mode: what would have every job refused is told before anything runs."""
+    from nsstream.errors import InputError
+    from nsstream.pipeline.privacy_ledger import SpendingRefusedError
+    from nsstream.pipeline.private_jobs import terms_of
+    from nsstream.pipeline.private_training import check_bounded, plan
+
+    training, privacy = loaded.training, loaded.privacy
+    if privacy.mode != "private" or not training.enabled:
+        return
+    try:
+        planned = plan(privacy, training, training.seed_model is None and not training.seed_captures)
+        check_bounded(planned, terms_of(privacy).most_chunks)
+    except SpendingRefusedError as err:
+        raise InputError(f"{config}: privacy.mode = 'private': {err}") from err
 
 
 def _check_address_key(config: Path, loaded: ServiceConfig, *, is_service: bool) -> None:

@@ -53,7 +53,7 @@ def test_what_cannot_be_private_is_refused(chunk, seed, tmp_path):
         (("--from", seed, "--budget", "5s"), "no --budget or --seed"),
         (("--from", seed, "--seed", 1), "no --budget or --seed"),
         (("--from", seed, "--unit", "packet"), "--unit must be host or flow"),
-        (("--from", seed, "--delta", 0.5), "--delta below 0.1"),
+        (("--from", seed, "--delta", 0.5), "--delta above 0 and below 0.1"),
         (("--from", seed, "--model", "doppelganger"), "a public model of the default kind"),
     ):
         refused = train(*common, *options)

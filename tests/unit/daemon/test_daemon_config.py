@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,30 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     path.write_text(path.read_text() + 'seed_model = "/seed"\n')
     with pytest.raises(InputError, match=r"training\.seed_model is the seed, or training\.seed_captures give it"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("training", "privacy", "told"),
+    [
+        ("", "", "goes on from a public model, and there is none: name one in training.seed_model"),
+        ("seed_captures = ['CAPTURE']", "unit = 'flow'", "does not keep one unit to 2 chunks"),
+        ("seed_captures = ['CAPTURE']", "most_chunks_of_a_unit = 5", "does not keep one unit to 5 chunks"),
+        ("seed_captures = ['CAPTURE']", "", None),
+        ("enabled = false", "", None),
+    ],
+)
+def test_a_private_mode_that_could_learn_nothing_is_refused(
+    tmp_path: Path, training: str, privacy: str, told: str | None
+):
+    capture, path = tmp_path / "x.pcap", tmp_path / "x.toml"
+    capture.write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
+    path.write_text(
+        f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\n{training}\n'
+        f'[privacy]\nmode = "private"\n{privacy}\n'.replace("CAPTURE", str(capture))
+    )
+    refusal = nullcontext() if told is None else pytest.raises(InputError, match=re.escape(told))
+    with refusal:
+        validate(path)
 
 
 def test_validate_tries_a_key_of_ones_own_and_leaves_credentials_to_the_service(tmp_path: Path, capsys, monkeypatch):
