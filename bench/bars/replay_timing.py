@@ -56,6 +56,7 @@ def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple
         found = {
             "ours": _ours(pair, capture, times_ns, {}),
             "tcpreplay --pps": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}"),
+            "ours, asleep where it can": _ours(pair, capture, times_ns, {"spin_us": 500}),
             "ours, never asleep": _ours(pair, capture, times_ns, {"spin_us": MAX_SPIN_US}),
             "ours, real time": _ours(pair, capture, times_ns, {"real_time": True}),
             "tcpreplay --pps, real time": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}", under=REAL_TIME),

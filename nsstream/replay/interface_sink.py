@@ -38,7 +38,7 @@ class InterfaceSinkSpec(SinkSpec):
     server_interface: InterfaceName | None = None  # for frames of responders; None: all go to the one
     default_route: bool = False  # a default route leads through one of them, and that is meant
     bypass_qdisc: bool = True  # past the queueing discipline; tcpdump on the same interface then sees nothing
-    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] = 500  # of each wait at most so many are not slept
+    spin_us: Annotated[int, Field(ge=0, le=MAX_SPIN_US)] | None = None  # of each wait at most so many are not slept
     real_time: bool = False  # SCHED_FIFO, where it is permitted
 
 
@@ -54,7 +54,9 @@ class InterfaceSink:
         self._label = "+".join(self._names)
         self._is_default_route_meant = spec.default_route
         self._options = SendOptions(
-            bypasses_qdisc=spec.bypass_qdisc, spin_ns=spec.spin_us * 1000, is_real_time=spec.real_time
+            bypasses_qdisc=spec.bypass_qdisc,
+            spin_ns=None if spec.spin_us is None else spec.spin_us * 1000,
+            is_real_time=spec.real_time,
         )
         self._context = context
         self._sender: PacketSender | None = None

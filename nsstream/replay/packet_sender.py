@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from nsstream.replay import send_loop
 from nsstream.replay.rate_cap import RateCap
+from nsstream.replay.waking import LEAST_SPIN_NS
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
@@ -66,7 +67,7 @@ class SendOptions:
     """How frames go out."""
 
     bypasses_qdisc: bool = True  # past the queueing discipline, straight to the device (PACKET_QDISC_BYPASS)
-    spin_ns: int = 500_000  # of each wait at most so many are not slept, so that waking takes no time from it
+    spin_ns: int | None = None  # of each wait at most so many are not slept; None: as `waking` finds best
     is_real_time: bool = False  # SCHED_FIFO, where that is permitted
     batch_frames: int = BATCH_FRAMES  # a system call
 
@@ -247,7 +248,7 @@ class PacketSender:
         send_loop.line_up(0, *ring, octet, number, number, octet, 0, 0)
 
     def _loop(self, control: NDArray[np.int64]) -> None:
-        cap = self._cap
+        cap, options = self._cap, self._options
         descriptors = np.array([s.fileno() for s in self._sockets] * (3 - len(self._sockets)), np.int32)
         send_loop.send_loop(
             descriptors,
@@ -262,7 +263,8 @@ class PacketSender:
             cap.last_ns,
             self._wake,
             self._done,
-            self._options.spin_ns,
+            LEAST_SPIN_NS if options.spin_ns is None else options.spin_ns,
+            options.spin_ns is None and not options.is_real_time,
         )
 
     def _release(self) -> None:

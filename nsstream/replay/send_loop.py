@@ -4,11 +4,7 @@ The C library's functions are called by their names (numba's `ExternalFunction`)
 compiled code cacheable. Structures are rows of 64-bit words: struct timespec, struct iovec, and struct mmsghdr, whose
 words are name, name length, vectors, vector count, control, control length, flags, sent length.
 
-A processor that sleeps takes tens of microseconds to wake, and now and then hundreds (in a virtual machine, 2026-11).
-So the loop wakes early by what all but few wakings take, as it learns from each, but by `spin_ns` at most, and waits
-out the rest awake. With a `spin_ns` as long as `SLICE_NS` it never sleeps between frames.
-
-Who owns what is told by `packet_sender`.
+When it sleeps between frames, and when it waits awake, says `waking`. Who owns what is told by `packet_sender`.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from nsstream.replay.rate_cap import give_back, refill, take, wait_ns
+from nsstream.replay.waking import AWAKE_NS, lead_ns, new_waiter, note_awake, note_sleep
 
 # Words of `control`.
 STOP: Final = 0  # set by the owner: send no more
@@ -42,7 +39,7 @@ CLOSING: Final = 1 << 40  # added to the eventfd: no more rows will come
 MESSAGE_WORDS: Final = 8
 VECTORS_WORD: Final = 2
 VECTOR_COUNT_WORD: Final = 3
-SLICE_NS: Final = 20_000_000  # the longest sleep, so that a stop is seen
+SLICE_NS: Final = AWAKE_NS  # the longest sleep, so that a stop is seen
 LATE_NS: Final = 1_000_000  # a frame that goes so long after its instant is counted as late
 TELL_EVERY: Final = 128  # rows
 
@@ -51,8 +48,6 @@ _TIMER_ABSTIME: Final = 1
 _MSG_DONTWAIT: Final = 0x40
 _POLLOUT: Final = 4
 _ROOM_WAIT_MS: Final = 5
-_MARGIN_FALL_NS: Final = 20  # after a sleep that ended within the margin
-_MARGIN_RISE_NS: Final = 499 * _MARGIN_FALL_NS  # after one that did not: so the margin is the 99.8th percentile
 _BUSY_WAIT_NS: Final = 20_000  # a device's queue is full: so long until it is tried again
 
 _EINTR: Final = 4
@@ -116,6 +111,7 @@ def send_loop(
     wake: int,
     done: int,
     spin_ns: int,
+    is_adaptive: bool,
 ) -> None:
     """Send what is lined up until told that no more comes, or to stop, or an error that lasts."""
     mask = len(ring_due_ns) - 1
@@ -123,8 +119,7 @@ def send_loop(
     is_capped = limits[0] > 0 or limits[1] > 0
     at = head = told = 0
     is_closing = False
-    margin_ns = spin_ns // 2
-    slept_until = 0
+    waiter = new_waiter(spin_ns)
     while control[STOP] == 0:
         if at == head:
             if is_closing:
@@ -137,15 +132,15 @@ def send_loop(
                 break
             continue
         now = _now_ns(word)
-        if slept_until:
-            margin_ns += _MARGIN_RISE_NS if now - slept_until > margin_ns else -_MARGIN_FALL_NS
-            margin_ns = min(max(margin_ns, 0), spin_ns)
-            slept_until = 0
+        lead = lead_ns(waiter, now, spin_ns, is_adaptive)
         due = ring_due_ns[at & mask]
         if due > now:
-            if due - margin_ns > now:
-                slept_until = min(due - margin_ns, now + SLICE_NS)
-                _sleep_until(slept_until, word)
+            if due - lead > now:
+                until = min(due - lead, now + SLICE_NS)
+                note_sleep(waiter, until)
+                _sleep_until(until, word)
+            else:
+                note_awake(waiter, now)
             continue
         if is_capped:
             refill(limits, tokens, last_ns, now)
