@@ -96,8 +96,10 @@ class Pacer:
             return max(self._next_time_ns - max(left_ns, 1), self._last_time_ns)
 
     def set_rate(self, rate: Rate) -> None:
-        """Go on at another rate, from now on."""
+        """Go on at another rate, from now on; the one that holds already changes nothing."""
         with self._lock:
+            if rate == self._rate:
+                return
             if type(rate) is type(self._rate):
                 self._hold()
             else:

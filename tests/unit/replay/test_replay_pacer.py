@@ -133,6 +133,16 @@ def test_a_change_of_the_rate_forgives_what_was_late():
     assert play(pacer, clock, times[2:5]) == [5 * SECOND, 6 * SECOND, 7 * SECOND]
 
 
+def test_the_rate_that_holds_already_forgives_nothing():
+    clock = ManualClock()
+    pacer = Pacer(100.0, clock, Waiter(clock))
+    times = steps(1000, SECOND)
+    pacer.due(times[:1], offsets([0]))
+    clock.advance(5 * SECOND)
+    pacer.set_rate(100.0)
+    assert play(pacer, clock, times[1:502]) == [5 * SECOND] * 500 + [5.01 * SECOND]
+
+
 def test_a_change_between_blocks_forgives_what_was_late():
     clock = ManualClock()
     pacer = Pacer(1.0, clock, Waiter(clock))
