@@ -120,6 +120,16 @@ def test_more_passes_may_be_asked_for_when_the_last_is_drawn(client, looped, tmp
     assert client.wait().packets_written == 300
 
 
+def test_as_many_passes_as_a_message_can_say_may_be_asked_for(client, looped, tmp_path):
+    models = [looped, make_model(tmp_path, "later", minute=1)]
+    client.start(models, {"kind": "subscribers"}, seed=10, loop=2**63 - 1, rate=1.0)
+    assert next(client.statuses()).chunk_count == 2**63 - 1
+    status_when(client, lambda status: status.packets_written > 0)
+    client.set_loop(3)
+    assert client.status().chunk_count == 6
+    assert client.wait().packets_written >= 30
+
+
 def test_what_a_stream_cannot_do_is_refused(client, endless, looped, tmp_path):
     client.start([endless], {"kind": "subscribers"}, rate=1.0)
     status_when(client, lambda status: status.packets_written > 0)
