@@ -111,9 +111,9 @@ class RecordedFile:
         """End after so many passes in all."""
         self.check_loop()
         self._passes = passes
-        if self._has_ended and (passes is None or self._pass + 1 < passes):
+        if self._has_ended and (passes is None or self._pass < passes):  # `_pass` is the one that was not begun
             self._has_ended = False
-            self._begin_pass(self._pass + 1)
+            self._begin_pass(self._pass)
 
     def close(self) -> None:
         """Close the file."""
