@@ -200,7 +200,7 @@ def seek(
         if to.endswith("s"):
             start_ns = client.status().twin_start_ns
             if start_ns is None:
-                raise InputError("no frame was written yet, so there is no time to count from; give one such as 12:00Z")
+                raise InputError("no frame was written yet to count from; give a time such as 2026-01-31T12:00:00Z")
             time_ns = start_ns + int(_number(to[:-1]) * 1e9)
         else:
             time_ns = _time_ns(to)

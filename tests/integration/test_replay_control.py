@@ -130,6 +130,14 @@ def test_as_many_passes_as_a_message_can_say_may_be_asked_for(client, looped, tm
     assert client.wait().packets_written >= 30
 
 
+def test_what_no_message_can_say_is_an_error_of_the_client(client):
+    for impossible in (lambda: client.seek(-1), lambda: client.seek(1 << 63), lambda: client.set_loop(0),
+                       lambda: client.models(-1)):  # fmt: skip
+        with pytest.raises(ReplayError, match="must be|should be"):
+            impossible()
+    assert client.status().state == "idle"
+
+
 def test_what_a_stream_cannot_do_is_refused(client, endless, looped, tmp_path):
     client.start([endless], {"kind": "subscribers"}, rate=1.0)
     status_when(client, lambda status: status.packets_written > 0)
