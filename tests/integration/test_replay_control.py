@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -288,6 +290,23 @@ def test_subscriptions_to_anything_cost_their_sender_its_connection(client):
         assert next(statuses).state == "idle"
         statuses.close()
     assert client.status().state == "idle"
+
+
+def test_strangers_who_hold_connections_leave_descriptors_for_a_run(client, looped, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    held = []
+    try:
+        for _ in range(1500):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].settimeout(PATIENCE_S)
+            held[-1].connect(client.endpoint.removeprefix("ipc://"))
+        client.start([looped], pcap_sink(tmp_path / "a.pcap"), seed=10)
+        assert client.wait().packets_written == 10
+    finally:
+        for stranger in held:
+            stranger.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # CURVE.
