@@ -12,6 +12,7 @@ from nsstream.assemble.frames import Frames
 from nsstream.errors import OutputError
 from nsstream.replay.fifo_sink import FifoSink, FifoSinkSpec
 from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
+from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import SinkContext
 from nsstream.wire.pcap import pcap_header
 from nsstream.wire.pcapng_writer import pcapng_header
@@ -202,3 +203,18 @@ def test_what_is_no_fifo_is_refused(tmp_path):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "file")), SinkContext()).check()
     with pytest.raises(OutputError, match="no such file"):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "none")), SinkContext()).check()
+
+
+def test_a_stop_leaves_whole_records_to_a_reader_who_reads():
+    answers = iter([False] * 3)  # for the header, and for two steps of the frames
+    pipe = PipeWriter("pipe", lambda: next(answers, True))
+    reader, writer = os.pipe()
+    pipe.begin(writer)
+    size = 3000
+    with pytest.raises(OutputError, match="stopped"):
+        pipe.write(Frames(np.arange(10), np.arange(11) * size, np.zeros(10 * size, np.uint8)))
+    pipe.end()
+    with os.fdopen(reader, "rb") as came:
+        octets = came.read()
+    assert len(octets) == len(pcap_header()) + 3 * (16 + size)
+    assert pipe.counters == {"frames": 10, "frames_written": 3, "frames_failed": 7, "octets": 3 * size}
