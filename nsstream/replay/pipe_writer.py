@@ -83,7 +83,8 @@ class PipeWriter:
             raise ValueError("a sink is written to between open and close")
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        at, stop_at, until_s = 0, len(octets), None
+        at, stop_at = 0, len(octets)
+        until_s: float | None = None  # once stopped: how long the record in hand may take
         while at < stop_at:
             if until_s is None and self._is_stopped():
                 until_s = time.monotonic() + POLL_INTERVAL_S
