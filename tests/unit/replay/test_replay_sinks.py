@@ -1,3 +1,4 @@
+import errno
 import gzip
 import lzma
 import os
@@ -114,6 +115,23 @@ def test_a_file_made_in_the_meantime_is_not_overwritten(tmp_path):
     sink.abort()
     assert path.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, number):
+    def link(source, target):
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    monkeypatch.setattr(os, "link", link)
+    write_whole(sink_to(tmp_path / "twin.pcap"))
+    assert (tmp_path / "twin.pcap").read_bytes() == PCAP
+    sink = sink_to(tmp_path / "other.pcap")
+    sink.open()
+    (tmp_path / "other.pcap").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="in the meantime"):
+        sink.close()
+    assert (tmp_path / "other.pcap").read_bytes() == b"precious"
+    sink.abort()
 
 
 def test_a_file_is_overwritten_where_that_was_asked_for(tmp_path):
