@@ -240,7 +240,7 @@ def _rewrite_header(octets: Octets, at: int, end: int, version: int, rules: Any)
     protocol, behind, is_first_fragment = u8(octets, at + 6), at + 40, False
     while (protocol == 0 or protocol == 43 or protocol == 44 or protocol == 60) and behind + 8 <= end:
         if protocol == 44 and u16(octets, behind + 2) & 0xFFF8:
-            return behind, -1, change, False
+            return behind, -1, change, is_first_fragment
         if protocol == 44:
             is_first_fragment = (u16(octets, behind + 2) & 1) != 0
         size = 8 if protocol == 44 else (u8(octets, behind + 1) + 1) * 8
