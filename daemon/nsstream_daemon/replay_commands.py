@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from nsstream.replay import ReplayClient, Status
 
-_FATES: Final = ("recorded_", "testbed_", "packets_", "flows_", "replay_")
+_FATES: Final = ("recorded_", "testbed_", "packets_", "flows_")
 _GOOD_FATES: Final = frozenset({"recorded_frames", "frames_written", "frames_metered", "flows_sent", "flows_written"})
 
 send_app = typer.Typer(help="Command a replay server that runs.", no_args_is_help=True)
