@@ -14,6 +14,8 @@ from nsstream.wire.link import ETHERNET
 from nsstream.wire.pcap import HEADER_BYTES, PcapHeader, pcap_header, scan_records, write_records
 from nsstream.wire.records import RecordIndex
 
+ETHERNET_BYTES = 14
+
 
 def lab_frames(seconds: float) -> Frames:
     """The bundled capture, its minutes at the same time: bursts as they are, six times as dense (640 packets a second).
@@ -34,6 +36,11 @@ def lab_frames(seconds: float) -> Frames:
 def read_frames(path: Path) -> Frames:
     """The frames of a pcap of Ethernet that is not compressed."""
     return _parse(np.fromfile(path, np.uint8), str(path))
+
+
+def mtu_for(frames: Frames) -> int:
+    """An MTU that lets all of them pass, 1500 at least."""
+    return max(1500, int(np.diff(frames.offset).max()) - ETHERNET_BYTES)
 
 
 def write_frames(path: Path, frames: Frames) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bars.replay_frames import lab_frames, read_frames, write_frames
+from bars.replay_frames import lab_frames, mtu_for, read_frames, write_frames
 from bars.replay_timing import sending
 from bars.verdict import Bar, equal
 from bars.veth import VethPair, veth_pair
@@ -37,7 +37,7 @@ def measure_throughput(directory: Path, rounds: int, trace: Path | None) -> tupl
         "ours, through the qdisc": lambda pair: _ours(pair, capture, len(frames), loops, {"bypass_qdisc": False}),
     }
     found: dict[str, list[Burst]] = {name: [] for name in ways}
-    with veth_pair() as pair:
+    with veth_pair(mtu_for(frames)) as pair:
         for k in range(rounds):
             for name in sorted(ways, reverse=k % 2 == 1):
                 found[name].append(ways[name](pair))

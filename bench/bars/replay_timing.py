@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bars.replay_frames import lab_frames, read_frames, write_frames
+from bars.replay_frames import lab_frames, mtu_for, read_frames, write_frames
 from bars.verdict import Bar, at_most, equal
 from bars.veth import VethPair, veth_pair
 from nsstream.assemble.frames import Frames
@@ -52,7 +52,7 @@ def measure_timing(directory: Path, seconds: float, trace: Path | None) -> tuple
     times_ns = frames.observation_time_ns - frames.observation_time_ns[0]
     per_s = (len(frames) - 1) / (times_ns[-1] * 1e-9)
     even_ns = np.arange(len(frames)) * 1e9 / per_s
-    with veth_pair() as pair:
+    with veth_pair(mtu_for(frames)) as pair:
         found = {
             "ours": _ours(pair, capture, times_ns, {}),
             "tcpreplay --pps": _tcpreplay(pair, capture, even_ns, f"--pps={per_s:.6f}"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from nsstream.replay import ReplayClient
+    from nsstream.replay import ReplayClient, Status
+
+_FATES: Final = ("recorded_", "testbed_", "packets_", "flows_")
+_GOOD_FATES: Final = frozenset({"recorded_frames", "frames_written", "frames_metered", "flows_sent", "flows_written"})
 
 send_app = typer.Typer(help="Command a replay server that runs.", no_args_is_help=True)
 
@@ -156,6 +160,8 @@ def start(
                 client.stop()
                 raise
             print(f"run {done.run} is {done.state}: {done.packets_written:,} packets, {done.octets_written:,} octets")
+            if fates := _other_fates(done):
+                print(f"left out, lost or changed: {fates}", file=sys.stderr)
 
 
 @send_app.command("rate")
@@ -200,7 +206,7 @@ def seek(
         if to.endswith("s"):
             start_ns = client.status().twin_start_ns
             if start_ns is None:
-                raise InputError("no frame was written yet, so there is no time to count from; give one such as 12:00Z")
+                raise InputError("no frame was written yet to count from; give a time such as 2026-01-31T12:00:00Z")
             time_ns = start_ns + int(_number(to[:-1]) * 1e9)
         else:
             time_ns = _time_ns(to)
@@ -275,6 +281,13 @@ def connected(endpoint: str, key: Path | None, server_key: Path | None) -> Itera
     keys = None if key is None or server_key is None else load_client_keys(key, server_key)
     with ReplayClient(endpoint, keys=keys) as client:
         yield client
+
+
+def _other_fates(status: Status) -> str:
+    """What became of packets and flows that did not go out as they were, by name."""
+    counts = {name: n for name, n in status.tally.items() if name.startswith(_FATES)}
+    counts |= {name: n for name, n in status.counters.items() if name.startswith(("frames_", "flows_"))}
+    return ", ".join(f"{n:,} {name}" for name, n in counts.items() if n and name not in _GOOD_FATES)
 
 
 def _json(text: str, option: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Assembler:
         self._count(counts)
         times_ns, offset = lay_out(packets, conversations, rows)
         octets = np.empty(int(offset[-1]), np.uint8)
-        emit(packets, conversations, rows, offset, self._services, self._crc_table, place, octets)
+        emit(packets, conversations, rows, offset, self._services, self._crc_table, place, self._mtu, octets)
         return Frames(times_ns, offset, octets, packets["direction"][rows])
 
     def _conversations(self, table: ConversationTable) -> NDArray[np.void]:

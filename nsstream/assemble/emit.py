@@ -56,6 +56,7 @@ def emit(
     services: ServiceTable,
     crc_table: NDArray[np.uint32],
     place: NDArray[np.int64],
+    mtu: int,
     octets: Octets,
 ) -> None:
     """Write the frame of packet ``rows[k]`` to ``octets[offset[k]:offset[k + 1]]``; ``place[rows[k]]`` is k."""
@@ -75,7 +76,7 @@ def emit(
         if conversation.is_fragment:
             write_body(octets, start, packet, conversation, services, pseudo)
         elif protocol == TCP:
-            at, total = write_tcp(octets, start, packet, conversation)
+            at, total = write_tcp(octets, start, packet, conversation, mtu)
             if packet.source_row >= 0:
                 copy_repeated(octets, at, packets, rows[k], place, offset)
                 total = ones_complement_sum(octets, at, packet.payload, total)

@@ -1,8 +1,8 @@
 """Rewriting of frames for a testbed: addresses, MACs and VLAN tags in place of the twin's, and checksums that follow.
 
 Left to `testbed`: what the rules mean. Promises: never reads past a frame; a checksum that was right is right
-afterwards, one that was wrong stays wrong, but for those of ICMP and ICMPv6, which are made anew. Source of the
-updates: RFC 1624.
+afterwards, one that was wrong stays wrong, but for those of ICMP errors and neighbour discovery, which are made anew.
+Source of the updates: RFC 1624.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _ELSEWHERE: Final = 3
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ALL_4 = np.uint64(0xFFFFFFFF)
 _NONE, _ONE = np.uint64(0), np.uint64(1)
+_LONGEST_MASK = np.uint64(0xFFFFFFFC)  # of a prefix that has a broadcast address: RFC 3021
 
 
 @njit(cache=True, nogil=True)
@@ -149,7 +150,7 @@ def _map(octets: Octets, at: int, version: int, rules: Any) -> tuple[np.uint64, 
         if rule.has_gateway and high == rule.gateway[0] and low == rule.gateway[1]:
             return rule.target_gateway[0], rule.target_gateway[1], side
         whole = _ALL_4 if version == 4 else _ALL
-        is_broadcast = version == 4 and low | rule.prefix_mask[1] == _ALL_4
+        is_broadcast = version == 4 and low | rule.prefix_mask[1] == _ALL_4 and rule.prefix_mask[1] <= _LONGEST_MASK
         free_high = (_NONE if version == 4 else ~rule.target_mask[0]) & _ALL
         free_low = ~rule.target_mask[1] & whole
         if is_broadcast:
@@ -188,21 +189,22 @@ def _update(octets: Octets, at: int, change: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _rewrite_datagram(octets: Octets, at: int, end: int, version: int, rules: Any) -> None:
-    transport, protocol, change = _rewrite_header(octets, at, end, version, rules)
-    if protocol == ICMP and version == 4 and transport + 8 <= end:
-        stop = min(end, at + u16(octets, at + 2))
-        if is_error(u8(octets, transport)):
-            if u8(octets, transport) == 5:  # redirect: the gateway to use
+    transport, protocol, change, is_first_fragment = _rewrite_header(octets, at, end, version, rules)
+    kind = u8(octets, transport) if transport + 8 <= end and not is_first_fragment else -1
+    if protocol == ICMP and version == 4:
+        # No address is in its checksum, and that of a first fragment spans the others.
+        if kind >= 0 and is_error(kind):
+            stop = min(end, at + u16(octets, at + 2))
+            if kind == 5:  # redirect: the gateway to use
                 _rewrite_address(octets, transport + 4, 4, rules)
             _rewrite_quote(octets, transport + 8, stop, 4, rules)
-        put_u16(octets, transport + 2, 0)
-        put_u16(octets, transport + 2, internet_checksum(octets, transport, stop - transport, 0))
-    elif protocol == ICMPV6 and version == 6 and transport + 8 <= end:
+            put_u16(octets, transport + 2, 0)
+            put_u16(octets, transport + 2, internet_checksum(octets, transport, stop - transport, 0))
+    elif protocol == ICMPV6 and version == 6 and kind >= 0 and (is_error_6(kind) or 135 <= kind <= 137):
         stop = min(end, at + 40 + u16(octets, at + 4))
-        kind = u8(octets, transport)
         if is_error_6(kind):
             _rewrite_quote(octets, transport + 8, stop, 6, rules)
-        elif 135 <= kind <= 137:  # targets of neighbour discovery, and the destination of a redirect
+        else:  # targets of neighbour discovery, and the destination of a redirect
             for target in range(transport + 8, transport + (40 if kind == 137 else 24), 16):
                 if target + 16 <= stop:
                     _rewrite_address(octets, target, 6, rules)
@@ -217,27 +219,34 @@ def _rewrite_datagram(octets: Octets, at: int, end: int, version: int, rules: An
 def _rewrite_quote(octets: Octets, at: int, end: int, version: int, rules: Any) -> None:
     """The datagram that an error is about; as much of it as is there."""
     if at + (20 if version == 4 else 40) <= end and u8(octets, at) >> 4 == version:
-        transport, protocol, change = _rewrite_header(octets, at, end, version, rules)
+        transport, protocol, change, _ = _rewrite_header(octets, at, end, version, rules)
         _update_transport(octets, transport, end, protocol, change)
 
 
 @njit(cache=True, nogil=True)
-def _rewrite_header(octets: Octets, at: int, end: int, version: int, rules: Any) -> tuple[int, int, int]:
-    """Map both addresses; returns where the transport is, its protocol (-1 behind a later fragment), and the change."""
+def _rewrite_header(octets: Octets, at: int, end: int, version: int, rules: Any) -> tuple[int, int, int, bool]:
+    """Map both addresses.
+
+    Returns:
+        where the transport is, its protocol (-1 behind a later fragment), the change of the addresses' sum, and whether
+        it is the first fragment of several.
+    """
     if version == 4:
         change = _rewrite_address(octets, at + 12, 4, rules) + _rewrite_address(octets, at + 16, 4, rules)
         _update(octets, at + 10, change)
         protocol = -1 if u16(octets, at + 6) & 0x1FFF else u8(octets, at + 9)
-        return at + (u8(octets, at) & 15) * 4, protocol, change
+        return at + (u8(octets, at) & 15) * 4, protocol, change, (u16(octets, at + 6) & 0x2000) != 0
     change = _rewrite_address(octets, at + 8, 6, rules) + _rewrite_address(octets, at + 24, 6, rules)
-    protocol, behind = u8(octets, at + 6), at + 40
+    protocol, behind, is_first_fragment = u8(octets, at + 6), at + 40, False
     while (protocol == 0 or protocol == 43 or protocol == 44 or protocol == 60) and behind + 8 <= end:
         if protocol == 44 and u16(octets, behind + 2) & 0xFFF8:
-            return behind, -1, change
+            return behind, -1, change, is_first_fragment
+        if protocol == 44:
+            is_first_fragment = (u16(octets, behind + 2) & 1) != 0
         size = 8 if protocol == 44 else (u8(octets, behind + 1) + 1) * 8
         protocol = u8(octets, behind)
         behind += size
-    return behind, protocol, change
+    return behind, protocol, change, is_first_fragment
 
 
 @njit(cache=True, nogil=True)

@@ -19,12 +19,12 @@ _END_OF_OPTIONS: Final = 0  # and the padding behind it: RFC 9293 section 3.1
 _ONE_BLOCK: Final = 0x0101_050A  # SACK with one block, behind two no-operations: RFC 2018
 _URGENT: Final = 0x20
 WINDOW_SHIFT: Final = 7
-_MSS_4: Final = 1460
-_MSS_6: Final = 1440
+_HEADERS_4: Final = 40  # octets of IPv4's and TCP's fixed headers, which an MSS leaves out: RFC 9293 section 3.7.1
+_HEADERS_6: Final = 60
 
 
 @njit(cache=True, inline="always")
-def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[int, int]:
+def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any, mtu: int) -> tuple[int, int]:
     """Write header and options, checksum zero; returns the position of the payload, and the sum of the header."""
     header = signed(packet.transport_header)
     direction = np.uintp(packet.direction)
@@ -36,7 +36,8 @@ def write_tcp(octets: Octets, at: int, packet: Any, conversation: Any) -> tuple[
     put_u32(octets, at + 16, urgent)
     total = ports + signed(packet.sequence) + signed(packet.acknowledgement) + control + urgent
     if header > 20:
-        end, total = _write_options(octets, at + 20, packet, _MSS_4 if conversation.version == 4 else _MSS_6, total)
+        mss = mtu - (_HEADERS_4 if conversation.version == 4 else _HEADERS_6)
+        end, total = _write_options(octets, at + 20, packet, mss, total)
         put_run(octets, end, at + header - end, _END_OF_OPTIONS)
     return at + header, total
 

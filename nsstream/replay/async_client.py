@@ -27,15 +27,12 @@ from nsstream.replay.messages import (
     Command,
     GetStatus,
     Hello,
-    ListModels,
     Models,
     Oversize,
     Pause,
     Payload,
     Reply,
     Resume,
-    Seek,
-    SetLoop,
     Shutdown,
     Status,
     Stop,
@@ -148,15 +145,16 @@ class AsyncReplayClient:
 
     async def seek(self, twin_time_ns: int) -> Accepted:
         """Go on at another time of the twin, in nanoseconds since the Unix epoch."""
-        return await self._ask(Seek(id=self._new_id(), twin_time_ns=twin_time_ns), Accepted)
+        command = make_command({"type": "seek", "id": self._new_id(), "twin_time_ns": twin_time_ns})
+        return await self._ask(command, Accepted)
 
     async def set_loop(self, loop: int | None) -> Accepted:
         """Play the stream so many times in all; None for ever."""
-        return await self._ask(SetLoop(id=self._new_id(), loop=loop), Accepted)
+        return await self._ask(make_command({"type": "loop", "id": self._new_id(), "loop": loop}), Accepted)
 
     async def models(self, first: int = 0) -> Models:
         """The models that the server offers, from the first-th on; `Models.total` says whether there are more."""
-        return await self._ask(ListModels(id=self._new_id(), first=first), Models)
+        return await self._ask(make_command({"type": "models", "id": self._new_id(), "first": first}), Models)
 
     async def shutdown(self) -> Accepted:
         """Ask the server to end, and its run with it."""

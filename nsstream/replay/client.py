@@ -28,15 +28,12 @@ from nsstream.replay.messages import (
     Command,
     GetStatus,
     Hello,
-    ListModels,
     Models,
     Oversize,
     Pause,
     Payload,
     Reply,
     Resume,
-    Seek,
-    SetLoop,
     Shutdown,
     Status,
     Stop,
@@ -168,15 +165,15 @@ class ReplayClient:
 
     def seek(self, twin_time_ns: int) -> Accepted:
         """Go on at another time of the twin, in nanoseconds since the Unix epoch."""
-        return self._ask(Seek(id=self._new_id(), twin_time_ns=twin_time_ns), Accepted)
+        return self._ask(make_command({"type": "seek", "id": self._new_id(), "twin_time_ns": twin_time_ns}), Accepted)
 
     def set_loop(self, loop: int | None) -> Accepted:
         """Play the stream so many times in all; None for ever."""
-        return self._ask(SetLoop(id=self._new_id(), loop=loop), Accepted)
+        return self._ask(make_command({"type": "loop", "id": self._new_id(), "loop": loop}), Accepted)
 
     def models(self, first: int = 0) -> Models:
         """The models that the server offers, from the first-th on; `Models.total` says whether there are more."""
-        return self._ask(ListModels(id=self._new_id(), first=first), Models)
+        return self._ask(make_command({"type": "models", "id": self._new_id(), "first": first}), Models)
 
     def shutdown(self) -> Accepted:
         """Ask the server to end, and its run with it."""

@@ -22,6 +22,7 @@ from nsstream.replay.endpoint import Plane
 from nsstream.replay.feed import LEASE_S, FullError, PacketFeed
 from nsstream.replay.framing import Framing
 from nsstream.replay.messages import (
+    MAX_ID,
     MAX_MAP_LENGTH,
     MIN_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
@@ -109,6 +110,7 @@ class Conductor:
         self._model_directories = model_directories
         self._memory = memory
         self._player: Player | None = None
+        self._pass_chunks: int | None = 0  # of one pass; None: not known, or there are none
         self._chunk_count: int | None = 0
         self._reply_sequence = 0
         self._published_sequence = 0
@@ -189,6 +191,8 @@ class Conductor:
                 _steer(self._player, command)
             except CannotError as err:
                 return Refusal.of(command.id, "state", str(err))
+            if isinstance(command, SetLoop):
+                self._count_chunks(command.loop)
         self.session = after
         _log.info("command accepted type=%s state=%s run=%d", command.type, after.state, after.run)
         return Accepted(id=command.id, state=after.state, run=after.run)
@@ -225,9 +229,14 @@ class Conductor:
         player.start()
         self._player = player
         self._loss = None
-        is_counted = isinstance(stream, ModelsSpec) and command.loop is not None
-        self._chunk_count = len(stream.models) * (command.loop or 1) if is_counted else None  # type: ignore[union-attr]
+        self._pass_chunks = len(stream.models) if isinstance(stream, ModelsSpec) else None
+        self._count_chunks(command.loop)
         return None
+
+    def _count_chunks(self, loop: int | None) -> None:
+        """How many chunks the run has in so many passes, as far as the protocol can say it."""
+        is_known = self._pass_chunks is not None and loop is not None
+        self._chunk_count = min((self._pass_chunks or 0) * (loop or 0), MAX_ID) if is_known else None
 
     def _make_player(self, command: Start, framing: Framing) -> Player:
 

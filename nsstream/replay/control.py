@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final
 import zmq
 
 from nsstream.clock import Clock
+from nsstream.errors import ReplayError
 from nsstream.replay import zap
 from nsstream.replay.codec import encode
 from nsstream.replay.conductor import Conductor, OpenStream
@@ -38,6 +40,8 @@ CLOSE_TIMEOUT_S: Final = 5.0  # how long a draw in hand may take at the end
 DRAIN_S: Final = 2.0  # how long subscribers may take for what they have not fetched at the end
 LINGER_MS: Final = 500  # how long the reply to `shutdown` may take to leave
 TOPIC: Final = b"status"
+REBIND_S: Final = 2.0  # how long an endpoint that was let go of may take to be free
+REBIND_PAUSE_S: Final = 0.001
 MAX_STRANGE_TOPICS: Final = 10_000  # subscriptions to nothing of ours, which libzmq keeps: then all have to come anew
 
 CONTROL_OPTIONS: Final[Mapping[int, int]] = {
@@ -241,7 +245,15 @@ class ControlServer:
         self._status.unbind(endpoint)
         self._status.close(0)
         self.strange_topic_count = 0
-        self._status, _ = self._bind(zmq.XPUB, endpoint, STATUS_OPTIONS)
+        until_ns = self._clock.monotonic_ns() + int(REBIND_S * 1e9)
+        while True:
+            try:
+                self._status, _ = self._bind(zmq.XPUB, endpoint, STATUS_OPTIONS)
+                return
+            except ReplayError:  # libzmq lets go of the endpoint in a thread of its own, which may be slow
+                if self._clock.monotonic_ns() >= until_ns:
+                    raise
+                time.sleep(REBIND_PAUSE_S)
 
     def _publish(self) -> None:
         assert self._status is not None

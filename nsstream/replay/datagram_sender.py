@@ -144,7 +144,9 @@ class DatagramSender:
             except BlockingIOError:
                 if self._is_stopped():
                     raise OutputError(f"{self.name}: stopped before everything was sent") from None
-                select.select([], [self._socket], [], POLL_INTERVAL_S)
+                poll = select.poll()  # select(2) knows no descriptor beyond 1023
+                poll.register(self._socket, select.POLLOUT)
+                poll.poll(int(POLL_INTERVAL_S * 1000))
             except OSError as err:
                 self.last_failure = (err.strerror or str(err)).lower()
                 if err.errno in _OF_THE_SOCKET:

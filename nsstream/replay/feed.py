@@ -254,11 +254,18 @@ class PacketFeed:
     def _has_room(self) -> bool:
         """Whether the next item pushes out none that somebody waits for; it is at most an eighth of the ring."""
         self._forget_silent()
-        if len(self._ring) < self._max_batches and self._ring_bytes < self._max_bytes - (self._max_bytes >> 3):
-            return True
-        # What is on its way is held by the subscriber's window, not by the ring.
-        oldest = self._ring[0].seq
-        return all(subscriber.next_seq > oldest for subscriber in self._subscribers.values())
+        slowest = min((subscriber.next_seq for subscriber in self._subscribers.values()), default=self._next_seq)
+        items_over = len(self._ring) + 1 - self._max_batches
+        bytes_over = self._ring_bytes + (self._max_bytes >> 3) - self._max_bytes
+        for item in self._ring:  # a large one may push out many small ones
+            if items_over <= 0 and bytes_over <= 0:
+                return True
+            # What is on its way is held by the subscriber's window, not by the ring.
+            if item.seq >= slowest:
+                return False
+            items_over -= 1
+            bytes_over -= item.size
+        return True
 
     def _due_to(self, subscriber: _Subscriber) -> Iterator[tuple[bytes, list[bytes]]]:
         while (

@@ -14,10 +14,13 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder
 from nsstream.errors import OutputError
 from nsstream.replay.sink import output_error
+
+_NO_LINKS: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without hard links
 
 
 class OutputFile:
@@ -116,7 +119,9 @@ class OutputFile:
             return
         try:
             os.link(temporary, self.path)
-        except PermissionError:  # a file system without hard links
+        except OSError as err:
+            if err.errno not in _NO_LINKS:
+                raise
             if os.path.lexists(self.path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             temporary.replace(self.path)

@@ -1,13 +1,15 @@
 """PipeWriter: frames as a nanosecond pcap into a pipe that somebody reads, slow or fast.
 
-Promises: nothing waits longer than `POLL_INTERVAL_S` once the run is stopped. `counters` knows of each frame whether
-the pipe took it whole; what it took has been, or will be, read, and cannot be undone.
+Promises: nothing waits longer than `POLL_INTERVAL_S` once the run is stopped; the record in hand is finished if the
+reader takes it within that. `counters` knows of each frame whether the pipe took it whole; what it took has been, or
+will be, read, and cannot be undone.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -52,13 +54,13 @@ class PipeWriter:
         """
         written = 0
         records = memoryview(write_records(frames.observation_time_ns, frames.offset, frames.octets, wire_length))
+        ends = frames.offset[1:] + RECORD_HEADER_BYTES * np.arange(1, len(frames) + 1)
         self.counters["frames"] += len(frames)
         self.counters["frames_failed"] += len(frames)
         try:
-            for written in self._put_in_steps(records):  # noqa: B007 - the last one counts
+            for written in self._put_in_steps(records, ends):  # noqa: B007 - the last one counts
                 pass
         finally:
-            ends = frames.offset[1:] + RECORD_HEADER_BYTES * np.arange(1, len(frames) + 1)
             count = int(np.searchsorted(ends, written, "right"))
             self.counters["frames_failed"] -= count
             self.counters["frames_written"] += count
@@ -72,25 +74,33 @@ class PipeWriter:
         self._descriptor = None
 
     def _put(self, octets: bytes) -> None:
-        for _ in self._put_in_steps(memoryview(octets)):
+        for _ in self._put_in_steps(memoryview(octets), np.array([len(octets)])):
             pass
 
-    def _put_in_steps(self, octets: memoryview) -> Iterator[int]:
-        """Write, and say how many octets are written so far."""
+    def _put_in_steps(self, octets: memoryview, ends: NDArray[np.int64]) -> Iterator[int]:
+        """Write, and say how many octets are written so far; `ends` are those of the records in them, rising."""
         if self._descriptor is None:
             raise ValueError("a sink is written to between open and close")
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        at = 0
-        while at < len(octets):
-            if self._is_stopped():
-                raise OutputError(f"{self._name}: stopped while the reader was slow")
-            if not poll.poll(int(POLL_INTERVAL_S * 1000)):
+        at, stop_at = 0, len(octets)
+        until_s: float | None = None  # once stopped: how long the record in hand may take
+        while at < stop_at:
+            if until_s is None and self._is_stopped():
+                until_s = time.monotonic() + POLL_INTERVAL_S
+                stop_at = int(ends[np.searchsorted(ends, at)]) if at else 0
+                continue
+            wait_s = POLL_INTERVAL_S if until_s is None else until_s - time.monotonic()
+            if wait_s <= 0:
+                break
+            if not poll.poll(wait_s * 1000):
                 continue
             try:
-                at += os.write(self._descriptor, octets[at : at + _NEVER_BLOCKS_BYTES])
+                at += os.write(self._descriptor, octets[at : min(at + _NEVER_BLOCKS_BYTES, stop_at)])
             except BlockingIOError:
                 continue
             except OSError as err:
                 raise output_error(self._name, err) from err
             yield at
+        if at < len(octets):
+            raise OutputError(f"{self._name}: stopped while the reader was slow")

@@ -113,8 +113,14 @@ def _look_up(name: str) -> tuple[Interface | None, set[int]]:
                 carriers.add(index)
                 carrier = query.by_index(index)
                 index = carrier.lower_index if carrier is not None else 0
-        if interface is not None and interface.master_index in carriers:  # a port of a bridge or bond
-            carriers.add(interface.index)
+        # Above a port lies its bridge or bond, also in several layers.
+        below: set[int] = set()
+        above = interface
+        while above is not None and above.index not in below:
+            below.add(above.index)
+            if above.master_index in carriers:
+                carriers |= below
+            above = query.by_index(above.master_index) if above.master_index else None
     finally:
         query.close()
     return interface, carriers

@@ -12,12 +12,14 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from nsstream.clock import SystemClock
 from nsstream.errors import NsstreamError
@@ -29,11 +31,14 @@ from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.stream import open_stream as open_real_stream
 from nsstream.secret_files import find_secret
 
+MOST_DESCRIPTORS: Final = 65_536  # strangers hold some until their handshake is given up, and a run needs a few
+
 
 def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_real_stream) -> int:
     """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
     options, rules = _parse(arguments)
     keep_one_heap()
+    _allow_many_descriptors()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     parent = options.exit_with_parent
     if open_stream is open_real_stream:
@@ -66,6 +71,15 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+def _allow_many_descriptors() -> None:
+    """Raise the limit of open descriptors as far as that is ours to do; many systems begin with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _server_keys(options: argparse.Namespace) -> ServerKeys | None:

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import os
+import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -118,6 +121,24 @@ def test_more_passes_may_be_asked_for_when_the_last_is_drawn(client, looped, tmp
     status_when(client, lambda status: status.packets_drawn_ahead > 0)
     client.set_loop(3)
     assert client.wait().packets_written == 300
+
+
+def test_as_many_passes_as_a_message_can_say_may_be_asked_for(client, looped, tmp_path):
+    models = [looped, make_model(tmp_path, "later", minute=1)]
+    client.start(models, {"kind": "subscribers"}, seed=10, loop=2**63 - 1, rate=1.0)
+    assert next(client.statuses()).chunk_count == 2**63 - 1
+    status_when(client, lambda status: status.packets_written > 0)
+    client.set_loop(3)
+    assert client.status().chunk_count == 6
+    assert client.wait().packets_written >= 30
+
+
+def test_what_no_message_can_say_is_an_error_of_the_client(client):
+    for impossible in (lambda: client.seek(-1), lambda: client.seek(1 << 63), lambda: client.set_loop(0),
+                       lambda: client.models(-1)):  # fmt: skip
+        with pytest.raises(ReplayError, match="should be"):
+            impossible()
+    assert client.status().state == "idle"
 
 
 def test_what_a_stream_cannot_do_is_refused(client, endless, looped, tmp_path):
@@ -270,6 +291,23 @@ def test_subscriptions_to_anything_cost_their_sender_its_connection(client):
         assert next(statuses).state == "idle"
         statuses.close()
     assert client.status().state == "idle"
+
+
+def test_strangers_who_hold_connections_leave_descriptors_for_a_run(client, looped, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    held = []
+    try:
+        for _ in range(1500):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE_S), 0))
+            held[-1].connect(client.endpoint.removeprefix("ipc://"))
+        client.start([looped], pcap_sink(tmp_path / "a.pcap"), seed=10)
+        assert client.wait().packets_written == 10
+    finally:
+        for stranger in held:
+            stranger.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # CURVE.

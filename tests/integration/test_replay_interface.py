@@ -290,6 +290,18 @@ def refuse(pair: VethPair, rules: SendingRules, why: str, **spec: object) -> Non
             "route add default via 10.77.0.2",
         ],
         [
+            "link add bond7 type bond",
+            "link set dev tx down",
+            "link set dev tx master bond7",
+            "link set dev tx up",
+            "link set dev bond7 up",
+            "link add br7 type bridge",
+            "link set dev bond7 master br7",
+            "link set dev br7 up",
+            "addr add 10.77.0.1/24 dev br7",
+            "route add default via 10.77.0.2",
+        ],
+        [
             "link add link tx name tx.7 type vlan id 7",
             "link set dev tx.7 up",
             "addr add 10.77.0.1/24 dev tx.7",
@@ -302,7 +314,7 @@ def refuse(pair: VethPair, rules: SendingRules, why: str, **spec: object) -> Non
             "route add default dev tx7",
         ],
     ],
-    ids=["halves", "another table", "IPv6", "port of a bridge", "below a VLAN", "below a MACVLAN"],
+    ids=["halves", "another table", "IPv6", "port of a bridge", "port of a port", "below a VLAN", "below a MACVLAN"],
 )
 def test_default_routes_of_other_kinds_are_seen(pair: VethPair, commands: list[str]) -> None:
     enable = "echo 0 >/proc/sys/net/ipv6/conf/tx/disable_ipv6"

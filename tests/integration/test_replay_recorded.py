@@ -173,6 +173,18 @@ def test_seeking_leads_to_the_frame_that_would_have_come_there(capture):
     stream.close()
 
 
+def test_more_passes_after_the_end_are_those_that_would_have_come(capture):
+    wanted = [block.frames.octets.tobytes() for block in play(capture, passes=3)]
+    with closing(RecordedFile(capture, Scenario(), 1, MTU, 1)) as stream:
+        blocks = list(iter(stream.read, None))
+        for passes in (2, 3):
+            stream.set_loop(passes)
+            blocks += iter(stream.read, None)
+    assert [block.frames.octets.tobytes() for block in blocks] == wanted
+    assert [block.chunk for block in blocks] == sorted(block.chunk for block in blocks)
+    assert blocks[-1].chunk == 3
+
+
 def test_a_fifo_is_played_once_and_no_more(capture, tmp_path):
     fifo = tmp_path / "fifo"
     subprocess.run(["mkfifo", fifo], check=True)

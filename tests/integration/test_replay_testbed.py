@@ -70,6 +70,7 @@ def test_a_recording_is_played_into_a_lab_whose_sides_have_their_addresses_vlans
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         status = client.status()
+    assert f"{status.tally['testbed_not_ip']:,} testbed_not_ip" in done.stderr
     real = [row for row in tshark(capture, "ip.src", "ip.dst", "ip.id", "arp.opcode") if row[0] and not row[3]]
     rows = tshark(
         path, "ip.src", "ip.dst", "ip.id", "vlan.id", "eth.src", "eth.dst", "ip.checksum.status",

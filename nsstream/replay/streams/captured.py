@@ -36,6 +36,7 @@ class Survey(NamedTuple):
     destination_port: NDArray[np.uint16]
     source: NDArray[np.uint8]  # (m, 16), IPv4 as ::ffff:a.b.c.d
     destination: NDArray[np.uint8]
+    identification: NDArray[np.int64]  # of the datagram; over IPv6 only of fragments
 
 
 def survey(octets: NDArray[np.uint8], offset: NDArray[np.int64], link_type: NDArray[np.int64]) -> Survey:
@@ -53,6 +54,7 @@ def survey(octets: NDArray[np.uint8], offset: NDArray[np.int64], link_type: NDAr
         np.zeros(m, np.uint16),
         np.zeros((m, 16), np.uint8),
         np.zeros((m, 16), np.uint8),
+        np.zeros(m, np.int64),
     )
     _survey(octets, offset, link_type, *found)
     return found
@@ -74,6 +76,7 @@ def _survey(
     destination_port: NDArray[np.uint16],
     source: NDArray[np.uint8],
     destination: NDArray[np.uint8],
+    identification: NDArray[np.int64],
 ) -> None:
     for i in range(len(offset) - 1):
         end = offset[i + 1]
@@ -91,6 +94,7 @@ def _survey(
             flags = u16(octets, at + 6)
             fragment, more = flags & 0x1FFF, (flags & 0x2000) != 0
             inside, behind, stop = u8(octets, at + 9), at + header, at + total
+            number = u16(octets, at + 4)
             for k in range(4):
                 source[i, 12 + k] = octets[at + 12 + k]
                 destination[i, 12 + k] = octets[at + 16 + k]
@@ -101,7 +105,7 @@ def _survey(
             if at + 40 > end:
                 continue
             stop = at + 40 + u16(octets, at + 4)
-            walked, behind, inside, _, fragment, bits = walk_extension_headers(
+            walked, behind, inside, number, fragment, bits = walk_extension_headers(
                 octets, at + 40, end, stop, u8(octets, at + 6)
             )
             if walked != fates.KEPT:
@@ -118,6 +122,7 @@ def _survey(
         elif inside == SCTP:
             least = 12
         network[i], datagram_end[i], version[i], protocol[i] = at, stop, nibble, inside
+        identification[i] = number
         if fragment:
             kind[i] = FRAGMENT
             continue

@@ -51,6 +51,11 @@ class LimitedStream(WrappedStream):
             self._octets_left -= int(block.rows.offset[-1])
         return block
 
+    def seek(self, twin_time_ns: int) -> None:
+        """As the stream does; one that has ended goes on, as far as packets and octets are left."""
+        self._stream.seek(twin_time_ns)
+        self._has_ended = False
+
     def _within(self, block: Block) -> int:
         """How many of the frames are within the limits."""
         times, offset = block.rows.observation_time_ns, block.rows.offset

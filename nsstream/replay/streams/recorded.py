@@ -23,9 +23,11 @@ from nsstream.replay.scenario import Scenario
 from nsstream.replay.stream import FrameBlock, cut_points, make_rise
 from nsstream.replay.streams.captured import Survey, survey
 from nsstream.replay.streams.flow_memory import begin_pass, new_memory
-from nsstream.replay.streams.refit import keep_mask, refit, sides, thinned
+from nsstream.replay.streams.recorded_sides import find_sides
+from nsstream.replay.streams.refit import keep_mask, refit, thinned
 from nsstream.replay.streams.selection import Selection
 from nsstream.replay.streams.timeline import Timeline
+from nsstream.trace.fragments import FragmentTable
 from nsstream.wire.dissect import Columns
 from nsstream.wire.frame_stream import FrameReader
 
@@ -53,6 +55,7 @@ class RecordedFile:
         self._selection = Selection.of(scenario)
         self._key = np.uint64(np.random.default_rng([seed, 4]).integers(1 << 63))
         self._memory = new_memory()
+        self._fragments = FragmentTable.empty()
         self._mtu = mtu
         self._passes = passes
         self._tally: Counter[str] = Counter()
@@ -111,9 +114,9 @@ class RecordedFile:
         """End after so many passes in all."""
         self.check_loop()
         self._passes = passes
-        if self._has_ended and (passes is None or self._pass + 1 < passes):
+        if self._has_ended and (passes is None or self._pass < passes):  # `_pass` is the one that was not begun
             self._has_ended = False
-            self._begin_pass(self._pass + 1)
+            self._begin_pass(self._pass)
 
     def close(self) -> None:
         """Close the file."""
@@ -170,6 +173,7 @@ class RecordedFile:
         offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         link_type = columns["link_type"].astype(np.int64)
         found = survey(octets, offset, link_type)
+        side = find_sides(octets, offset, times, found, self._fragments)
         original = columns["original_length"].astype(np.int64)
         kept = keep_mask(found, offset, original, link_type, self._mtu, self._tally)
         kept &= self._wanted(found, kept)
@@ -192,7 +196,7 @@ class RecordedFile:
         new_offset, new_octets = refit(
             octets, offset, original, link_type, found, rows, self._key, self._pass, self._memory, self._tally
         )
-        self._queue(Frames(risen, new_offset, new_octets, sides(found, rows)))
+        self._queue(Frames(risen, new_offset, new_octets, side[rows]))
 
     def _queue(self, frames: Frames) -> None:
         tally = {name: count for name, count in self._tally.items() if count}

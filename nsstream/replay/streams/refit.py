@@ -59,12 +59,6 @@ def thinned(found: Survey, share: float, key: np.uint64, turn: int) -> NDArray[n
     return hashes > limit
 
 
-def sides(found: Survey, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Which side each of these frames comes from: 1 where its source port is the lower one, the service's."""
-    side: NDArray[np.uint8] = (found.source_port[rows] < found.destination_port[rows]).astype(np.uint8)
-    return side
-
-
 def refit(
     octets: NDArray[np.uint8],
     offset: NDArray[np.int64],

@@ -149,7 +149,7 @@ class FlowExporter:
         self._templates = _set(0 if version == 9 else 2, b"".join(layout.template_record() for layout in self._layouts))
         sizes = [v5.RECORD_BYTES] if version == 5 else [layout.record_bytes for layout in self._layouts]
         room = max_datagram_bytes - self._header.itemsize - (0 if version == 5 else _SET_HEADER_BYTES)
-        self._per_datagram = [(room - (-room % 4 if version == 9 else 0)) // size for size in sizes]
+        self._per_datagram = [(room - (room % 4 if version == 9 else 0)) // size for size in sizes]
         if version == 5:
             self._per_datagram = [min(_V5_MOST_RECORDS, self._per_datagram[0])]
         self._waiting = [np.empty((0, size), np.uint8) for size in sizes]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_tables import Packet, table_of
 from scapy.layers.dns import DNS
-from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror, defragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror, defragment
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrFragment, defragment6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import checksum
@@ -48,6 +48,12 @@ def test_a_slice_of_frames_holds_its_own_octets() -> None:
     packets = [Packet(k, 0, 60 + k) for k in range(4)]
     frames = Assembler(np.random.default_rng(1)).assemble(table_of((DNS_CONVERSATION, packets)))
     assert [frames.slice(1, 3).frame(k) for k in range(2)] == [frames.frame(1), frames.frame(2)]
+
+
+@pytest.mark.parametrize("mtu", [576, 1500, 9000])
+def test_a_syn_offers_segments_as_long_as_the_mtu_allows(mtu: int) -> None:
+    (syn,), _ = assembled({}, Packet(0, 0, 60, 0x02, 40), mtu=mtu)
+    assert dict(syn[TCP].options)["MSS"] == mtu - 40
 
 
 def test_a_frame_knows_which_side_it_comes_from() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 import pytest
 from made_tables import Packet, chance_table, table_of
-from scapy.layers.inet import IP, TCP, IPerror, UDPerror
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import ICMP, IP, TCP, IPerror, UDPerror, fragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet as ScapyPacket
 from scapy.utils import checksum
 
 from nsstream.assemble import Assembler, Frames
@@ -113,6 +116,39 @@ def test_any_traffic_stays_lawful(seed: int) -> None:
     for frame in seen:
         if IPv6 in frame and IP not in frame:
             assert frame[IPv6].src.startswith(("fd55:a:", "ff", "::"))
+
+
+def test_a_rule_of_one_host_maps_it_to_a_host() -> None:
+    server = SERVER | {"rules": [{"prefix": "10.9.9.9/32", "target": "172.20.0.0/24"}]}
+    fields = {"responder_address": "10.9.9.9", "protocol_identifier": 17, "responder_port": 50_001}
+    (frame,), out, _ = mapped({"a": CLIENT, "b": server}, frames_of((fields, [Packet(0, 0, 100)])))
+    assert frame[IP].dst == "172.20.0.1"
+    assert faults_of(out) == {Fault.NONE}
+
+
+def frames_from(packets: list[ScapyPacket]) -> Frames:
+    octets = [bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet) for packet in packets]
+    offset = np.cumsum([0, *map(len, octets)]).astype(np.int64)
+    return Frames(np.arange(len(octets)), offset, np.frombuffer(b"".join(octets), np.uint8).copy())
+
+
+def test_a_ping_in_fragments_keeps_its_checksum() -> None:
+    asked = fragment(IP(src="10.0.3.4", dst="10.1.7.9", id=7) / ICMP() / bytes(3000), 1480)
+    seen, _, _ = mapped(LAB, frames_from(asked))
+    assert len(seen) == 3
+    assert {frame[IP].dst for frame in seen} == {"172.16.1.9"}
+    assert checksum(b"".join(bytes(frame[IP].payload) for frame in seen)) == 0
+
+
+def test_a_ping_over_ipv6_in_fragments_keeps_its_checksum() -> None:
+    ping = ICMPv6EchoRequest(data=bytes(3000))
+    asked = fragment6(IPv6(src="fd00::4", dst="fd00::9") / IPv6ExtHdrFragment(id=7) / ping, 1280)
+    seen, _, _ = mapped(LAB, frames_from(asked))
+    assert len(seen) == 3
+    message = b"".join(bytes(frame[IPv6ExtHdrFragment].payload) for frame in seen)
+    ends = [socket.inet_pton(socket.AF_INET6, end) for end in (seen[0][IPv6].src, seen[0][IPv6].dst)]
+    assert ends[0].startswith(b"\xfd\x55")
+    assert checksum(b"".join(ends) + len(message).to_bytes(4, "big") + (58).to_bytes(4, "big") + message) == 0
 
 
 def test_addresses_of_no_prefix_are_left_out_or_kept() -> None:

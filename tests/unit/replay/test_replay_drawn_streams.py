@@ -208,6 +208,15 @@ def test_a_limit_ends_a_stream_that_has_no_end(limits, reached):
     assert reached(times_of(blocks), len(octets_of(blocks)))
 
 
+def test_a_limit_of_time_begins_anew_with_a_seek_from_the_end():
+    with closing(LimitedStream(ahead_of(made_stream(endless())), Limits(twin_s=30.0))) as stream:
+        times = times_of(all_of(stream))
+        stream.seek(int(times[0]) + 100 * 10**9)
+        again = times_of(all_of(stream))
+    assert again[0] >= times[0] + 100 * 10**9
+    assert 0 < again[-1] - again[0] <= 30 * 10**9
+
+
 def ahead_of(stream, **limits):
     return DrawnAhead(stream, AheadLimits(**limits), SystemClock(), threading.Event())
 

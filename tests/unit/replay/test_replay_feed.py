@@ -214,6 +214,23 @@ def test_there_is_room_while_nobody_would_lose_a_batch(feed):
     assert feed.counters["offered_missed"] == 0
 
 
+def test_there_is_room_for_a_large_batch_only_once_the_small_ones_it_pushes_out_were_taken(clock):
+    feed = PacketFeed(clock, max_batches=1000, max_bytes=80_000)
+    subscriber = Subscriber(feed)
+    for _ in range(20):
+        assert feed.wait_for_room(0)
+        feed.publish(frames(1, 60), 1, "a")
+    subscriber.credit(1)
+    subscriber.fetch()
+    while feed.wait_for_room(0):
+        feed.publish(frames(1, 9_000), 1, "a")
+    assert feed.counters["offered_missed"] == 0
+    while subscriber.fetch() or not feed.wait_for_room(0):
+        subscriber.credit(1)
+    feed.publish(frames(1, 9_000), 1, "a")
+    assert feed.counters["offered_missed"] == 0
+
+
 def test_subscribers_are_waited_for_until_they_give_credit(feed):
     subscriber = Subscriber(feed)
     assert feed.wait_for_subscribers(0, 0)

@@ -9,7 +9,7 @@ from typing import get_args
 import msgpack
 import pytest
 
-from nsstream.replay import feed, messages
+from nsstream.replay import feed, messages, scenario
 from nsstream.replay.batch import DTYPES, MAX_BATCH_PACKETS, MAX_CREDIT, Column, Credit, End, Packets
 from nsstream.replay.codec import decode_command, decode_reply
 from nsstream.replay.messages import COMMANDS, REPLIES, RefusalCode, State
@@ -57,6 +57,26 @@ def test_every_reply_has_its_fields_on_the_page(model):
 def test_every_sink_has_its_fields_on_the_page(sink):
     text = PAGE.split(f"\nSink `{sink}`", 1)[1].split("\nSink `", 1)[0].split("###")[0]
     assert names(text) == list(load_sink(sink).spec_type.model_fields)
+
+
+def test_every_stream_and_scenario_has_its_fields_on_the_page():
+    text = part("## Streams and scenarios", "## In Python")
+    streams, scenario_fields = text.split("\nThe map `scenario`", 1)
+    told = {}
+    for name, field, *_ in rows(streams):
+        told.setdefault(name.strip("`"), []).append(field.strip("`"))
+    specs = (scenario.ModelsSpec, scenario.ModelSpec, scenario.FollowSpec, scenario.RecordedSpec, scenario.MixSpec)
+    assert told == {kind_of(spec): [name for name in spec.model_fields if name != "kind"] for spec in specs}
+    assert names(scenario_fields) == list(scenario.Scenario.model_fields)
+    for model in (scenario.Part, scenario.Limits, scenario.Attack):
+        for name in model.model_fields:
+            assert f"`{name}`" in text, name
+    for limit in (scenario.MAX_MODELS, scenario.MAX_PARTS, scenario.MAX_FILTERS, scenario.MAX_CANDIDATES):
+        assert f"1 to {limit} " in text or f"1 to {limit}," in text, limit
+
+
+def kind_of(spec):
+    return spec.model_fields["kind"].default
 
 
 def test_the_packet_plane_is_on_the_page():

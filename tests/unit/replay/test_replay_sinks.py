@@ -1,3 +1,4 @@
+import errno
 import gzip
 import lzma
 import os
@@ -12,6 +13,7 @@ from nsstream.assemble.frames import Frames
 from nsstream.errors import OutputError
 from nsstream.replay.fifo_sink import FifoSink, FifoSinkSpec
 from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
+from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import SinkContext
 from nsstream.wire.pcap import pcap_header
 from nsstream.wire.pcapng_writer import pcapng_header
@@ -115,6 +117,23 @@ def test_a_file_made_in_the_meantime_is_not_overwritten(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, number):
+    def link(source, target):
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    monkeypatch.setattr(os, "link", link)
+    write_whole(sink_to(tmp_path / "twin.pcap"))
+    assert (tmp_path / "twin.pcap").read_bytes() == PCAP
+    sink = sink_to(tmp_path / "other.pcap")
+    sink.open()
+    (tmp_path / "other.pcap").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="in the meantime"):
+        sink.close()
+    assert (tmp_path / "other.pcap").read_bytes() == b"precious"
+    sink.abort()
+
+
 def test_a_file_is_overwritten_where_that_was_asked_for(tmp_path):
     path = tmp_path / "twin.pcap"
     path.write_bytes(b"old")
@@ -202,3 +221,18 @@ def test_what_is_no_fifo_is_refused(tmp_path):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "file")), SinkContext()).check()
     with pytest.raises(OutputError, match="no such file"):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "none")), SinkContext()).check()
+
+
+def test_a_stop_leaves_whole_records_to_a_reader_who_reads():
+    answers = iter([False] * 3)  # for the header, and for two steps of the frames
+    pipe = PipeWriter("pipe", lambda: next(answers, True))
+    reader, writer = os.pipe()
+    pipe.begin(writer)
+    size = 3000
+    with pytest.raises(OutputError, match="stopped"):
+        pipe.write(Frames(np.arange(10), np.arange(11) * size, np.zeros(10 * size, np.uint8)))
+    pipe.end()
+    with os.fdopen(reader, "rb") as came:
+        octets = came.read()
+    assert len(octets) == len(pcap_header()) + 3 * (16 + size)
+    assert pipe.counters == {"frames": 10, "frames_written": 3, "frames_failed": 7, "octets": 3 * size}

@@ -77,6 +77,15 @@ def test_a_v9_header_counts_records_of_all_kinds_and_an_ipfix_one_octets():
     ]
 
 
+@pytest.mark.parametrize("version", [5, 9, 10])
+def test_no_datagram_is_longer_than_it_may_be(version):
+    for most in range(1000, 1480):
+        exporter = FlowExporter(version, BOOT_NS, max_datagram_bytes=most, template_refresh_packets=1000)
+        lengths = np.diff(exporter.export(flows(60), BOOT_NS).offset)
+        assert lengths.max() <= most
+        assert version == 5 or lengths.max() > most - 3 * 72
+
+
 def test_counts_beyond_32_bits_become_records_that_add_up():
     table = flows(3, octet_delta_count=np.array([80, 2**32 - 1, 10**11], np.uint64),
                   packet_delta_count=np.array([2, 3, 10**8], np.uint64))  # fmt: skip
