@@ -74,10 +74,13 @@ class Succession:
     def claim(self) -> tuple[Job, Path | None] | None:
         """The next job, which is ours now, and its parent; raises OutputError. `end_seeding` once it is done."""
         with self._lock:
-            if self._is_seeding or self._captures.is_wanted:
-                return None
+            if self._is_seeding or self._captures.is_wanted or not self._queue.is_due():
+                return None  # the parent is looked for, and checked octet by octet, only for a job
             parent = self._parent()
-            job = self._queue.claim(oldest=parent is None, most_waiting=self._settings.training.most_waiting)
+            # The first seed is of the oldest chunk. Another one is trained since the traffic has changed: of the
+            # newest, or it would be older than what is promoted, and never be so itself.
+            is_first = parent is None and self._models.promoted() is None
+            job = self._queue.claim(oldest=is_first, most_waiting=self._settings.training.most_waiting)
             if job is None:
                 return None
             if parent is not None and parent == self._captures.checkpoint and self._is_of_flows(job):

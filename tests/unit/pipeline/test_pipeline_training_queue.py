@@ -251,6 +251,16 @@ def test_a_job_that_failed_before_the_clock_was_set_back_does_not_wait_for_it(ne
     assert nest.claim().attempts == 1
 
 
+def test_a_job_that_was_given_back_before_the_clock_was_set_back_does_not_wait_for_it(nest: Nest):
+    nest.clock.advance(10_000 * S)
+    nest.see(chunk(1))
+    nest.queue.give_back(nest.claim(), wait_s=10.0)
+    assert not nest.queue.is_due()
+    nest.clock._now_ns -= 3600 * S
+    assert nest.queue.is_due()
+    assert nest.claim().attempts == 0
+
+
 def test_what_did_not_pass_leaves_the_last_good_one(nest: Nest):
     nest.learn(1, "one", parent=None)
     assert not nest.learn(2, "two", complaints=("worse than its parent",))
