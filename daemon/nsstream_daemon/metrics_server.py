@@ -20,12 +20,16 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from nsstream.errors import OutputError
+from nsstream.pipeline.child import Failure
+from nsstream.pipeline.training_queue import BEHIND, DAMAGED, EXPIRED, TOO_SMALL
 from nsstream_daemon.status import Status, snapshot_or_none
 
 _log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 2.0  # of one client, who holds up the others for so long
 _KINDS: Final = ("malformed", "unsupported", "dropped")
+# There from the start, at 0: Prometheus sees no increase in a series that begins with the first of what it counts.
+_FATES: Final = ("held", "queued", *(f"skipped_{reason}" for reason in (BEHIND, TOO_SMALL, EXPIRED, DAMAGED)))
 
 
 class MetricsServer:
@@ -154,11 +158,11 @@ def _of_training(training: dict[str, Any]) -> Iterator[Metric]:
         jobs.add_metric([state], count)
     yield jobs
     chunks = GaugeMetricFamily("nsstream_training_chunks", "Chunks in the ledger.", labels=["fate"])
-    for fate, count in training["chunks"].items():
+    for fate, count in (dict.fromkeys(_FATES, 0) | training["chunks"]).items():
         chunks.add_metric([fate], count)
     yield chunks
     failures = CounterMetricFamily("nsstream_training_failures", "Workers that failed.", labels=["kind"])
-    for kind, count in training["failures"].items():
+    for kind, count in (dict.fromkeys(map(str, Failure), 0) | training["failures"]).items():
         failures.add_metric([str(kind)], count)
     yield failures
     yield CounterMetricFamily("nsstream_training_seconds", "Time spent training.", value=training["training_s"])

@@ -19,16 +19,29 @@ DASHBOARD = ROOT / "systemd" / "monitoring" / "nsstream-grafana.json"
 NAME = re.compile(r"\bnsstream_\w+")
 
 
+def lines_of(told: dict[str, Any]) -> list[str]:
+    """What is exported of a status, without the comments."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StatusCollector(SimpleNamespace(snapshot=lambda: told)))
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """What a daemon exports where nothing is lacking: it reads flows, a worker failed, a fine-tune was promoted."""
     told = status()
     told["capture"]["tally"]["behind"] = dict(told["capture"]["tally"])
     told["training"]["promoted"] = told["training"]["newest"]
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(StatusCollector(SimpleNamespace(snapshot=lambda: told)))
-    lines = generate_latest(registry).decode().splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    return {re.split(r"[{ ]", line)[0] for line in lines_of(told)}
+
+
+def test_what_an_alert_waits_for_is_there_at_zero_before_it_happens():
+    told = status()
+    told["training"] |= {"chunks": {"skipped_behind": 3}, "failures": {}}
+    lines = lines_of(told)
+    assert 'nsstream_training_chunks{fate="skipped_damaged"} 0.0' in lines
+    assert 'nsstream_training_chunks{fate="skipped_behind"} 3.0' in lines
+    assert 'nsstream_training_failures_total{kind="died"} 0.0' in lines
 
 
 def test_the_docs_name_every_metric_and_no_other(exported: set[str]):
