@@ -29,6 +29,8 @@ from nsstream.capture.tool_guard import ToolGuard
 
 _POLL_S: Final = 0.2
 _GRACE_S: Final = 5.0
+_MOST_LINE_OCTETS: Final = 1 << 20
+_LAST_WORDS_OCTETS: Final = 1 << 12  # of what it wrote to standard error
 _PR_CAP_AMBIENT: Final = 47  # of <linux/prctl.h>, as the next
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
@@ -226,6 +228,8 @@ def _lines(
                 return
             heard_s = time.monotonic()
             *lines, rest = (rest + octets).split(b"\n")
+            if len(rest) > _MOST_LINE_OCTETS:
+                raise ChildFailedError(f"it wrote a line of more than {_MOST_LINE_OCTETS} octets")
             yield from filter(None, lines)
 
 
@@ -274,6 +278,6 @@ def _obituary(status: int, errors: IO[bytes]) -> str:
     """Why a child ended without a word on its standard output."""
     if status < 0:
         return f"it was killed by {signal.Signals(-status).name}"
-    errors.seek(0)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LAST_WORDS_OCTETS))
     last = errors.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
     return f"it ended with status {status}" + (f": {last}" if last else "")

@@ -59,6 +59,8 @@ print(json.dumps({"event": "done", "checkpoint": "c"}))
         ('print(json.dumps({"event": "done"})); sys.exit(2)', "ended with status 2"),
         ("print('hello')", "not JSON"),
         ("print('[]')", "not a JSON object"),
+        ("while True: sys.stdout.write('x' * 65536)", "a line of more than 1048576 octets"),
+        ("sys.stderr.write('y' * 100_000 + '\\nout of luck\\n'); sys.exit(5)", "status 5: out of luck$"),
         ("os.close(0); sys.exit(4)", "ended with status 4"),
     ],
 )
