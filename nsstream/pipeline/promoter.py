@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Promoter:
     def __init__(self, folder: Path, records: ModelRecords) -> None:
         self.folder = folder
         self._records = records
+        self._marking = threading.Lock()  # what was read of the ledger holds until the mark is set
 
     def place(self, candidate: Path, figures: dict[str, Any], gate: GateSection) -> Verdict:
         """Let a candidate through the gate or not, say so in its manifest, and give it its place.
@@ -88,13 +90,14 @@ class Promoter:
         return self._sound(self._records.seed)
 
     def follow_ledger(self) -> None:
-        """Let the mark be what the ledger says; raises OutputError."""
-        promoted, marked = self._records.promoted(), read_promoted(self.folder)
-        if promoted is None:
-            if marked is not None and not marked.exists():
-                demote(self.folder)
-        elif marked != self.folder / promoted.id:
-            promote(self.folder, promoted.id)
+        """Let the mark be what the ledger says; raises OutputError. From any thread: lanes do, and an operator."""
+        with self._marking:
+            promoted, marked = self._records.promoted(), read_promoted(self.folder)
+            if promoted is None:
+                if marked is not None and not marked.exists():
+                    demote(self.folder)
+            elif marked != self.folder / promoted.id:
+                promote(self.folder, promoted.id)
 
     def lose(self, model: str, reason: str) -> None:
         """Go on without a model that is damaged or gone: what is left of it is set aside; raises OutputError."""
