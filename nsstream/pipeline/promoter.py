@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nsstream.chunk import whole_file
+from nsstream.chunk.whole_file import sync_folder
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import demote, promote, read_promoted
@@ -61,6 +62,7 @@ class Promoter:
         if candidate != place:
             try:
                 candidate.rename(place)
+                sync_folder(self.folder)  # before the ledger says that it is there
             except OSError as err:
                 raise OutputError(f"cannot put the model {place} in its place: {err.strerror}") from err
         return Verdict(candidate.name, manifest.get("parent"), complaints, figures)
