@@ -163,9 +163,7 @@ class TrainingQueue:
     def give_back(self, job: Job, *, wait_s: float = 0.0) -> None:
         """Let a job be claimed again, after a wait: it was not begun to its end, and did not fail."""
         now_ns = self._clock.wall_ns()
-        self._set(
-            job.id, "state = 'pending', not_before_ns = ?, ended_ns = ?", (now_ns + round(wait_s * 1e9), now_ns)
-        )
+        self._set(job.id, "state = 'pending', not_before_ns = ?, ended_ns = ?", (now_ns + round(wait_s * 1e9), now_ns))
 
     def interrupt(self, job: Job, reason: str, *, backoff_s: float) -> str:
         """Let a job be claimed again whose machine was lost: at once, but later each time it happens.

@@ -18,7 +18,7 @@ def test_a_socket_that_a_daemon_listens_at_is_not_taken_from_it(tmp_path: Path):
     first, second = server(path, "first"), server(path, "second")
     first.start()
     try:
-        with pytest.raises(OutputError, match="another daemon listens at .*control.sock"):
+        with pytest.raises(OutputError, match="another daemon listens at "):
             second.start()
         second.stop()
         assert ask(path, {"command": "status"}) == "first"
