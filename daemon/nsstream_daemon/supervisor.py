@@ -41,7 +41,8 @@ from nsstream.pipeline.training import WORKER
 from nsstream.secret_files import find_secret
 from nsstream_daemon.capture_part import CapturePart
 from nsstream_daemon.control_server import ControlServer
-from nsstream_daemon.metrics_server import MetricsServer
+from nsstream_daemon.metrics_server import daemon_pages
+from nsstream_daemon.page_server import PageServer
 from nsstream_daemon.reload import changes_of, refused_changes
 from nsstream_daemon.sd_notify import Notifier
 from nsstream_daemon.state_lock import StateLock
@@ -187,9 +188,12 @@ class Supervisor:
         control.start()
         stack.callback(control.stop)
         self.scheduler.start()
-        metrics = MetricsServer(config.control.metrics_port, self.status, self._on_death)
+        metrics = PageServer(
+            config.control.metrics_port, "control.metrics_port", daemon_pages(self.status), self._on_death
+        )
         stack.callback(metrics.stop)
         stack.callback(self.scheduler.stop)
+        metrics.listen()
         metrics.start()
         stack.callback(self.capture.stop)
         self.capture.start()
