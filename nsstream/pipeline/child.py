@@ -100,7 +100,7 @@ def run_job(
     Raises:
         ChildFailedError: the child failed in one of the ways that the module names.
     """
-    with tempfile.TemporaryFile() as errors, _started(command, leash, errors) as child:
+    with _scratch() as errors, _started(command, leash, errors) as child:
         _send(child, job)
         done: dict[str, Any] | None = None
         most_octets = None if leash is None else leash.most_octets
@@ -116,6 +116,14 @@ def run_job(
         if status or done is None:
             raise ChildFailedError(_obituary(status, errors))
         return done
+
+
+def _scratch() -> IO[bytes]:
+    """What a child writes its last words into: in memory where no disk has room for a file."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return os.fdopen(os.memfd_create("nsstream-errors"), "w+b")
 
 
 @contextmanager

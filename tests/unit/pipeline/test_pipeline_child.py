@@ -69,6 +69,15 @@ def test_a_child_that_fails_says_why(program: str, reason: str):
         run(program)
 
 
+def test_a_child_is_started_and_says_why_it_failed_where_no_disk_has_room(monkeypatch: pytest.MonkeyPatch):
+    def full() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(ChildFailedError, match="status 5: out of luck"):
+        run("sys.stderr.write('out of luck'); sys.exit(5)")
+
+
 def test_a_silent_child_is_killed(tmp_path: Path):
     pid = tmp_path / "pid"
     with pytest.raises(ChildFailedError, match="said nothing"):
