@@ -1,11 +1,14 @@
 """Which job is next, and from what: the first seed is of the oldest chunk, another one of the newest."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nsstream.clock import ManualClock
+from nsstream.model.identity import identity_of
+from nsstream.pipeline import succession as succession_module
 from nsstream.pipeline.capture_seed import CaptureSeed
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.model_records import DRIFTS, ModelRecords
@@ -23,7 +26,7 @@ class Nest:
     """A succession over a ledger of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock, self.ledger = ManualClock(10**18), Ledger(folder / "ledger.sqlite")
+        self.folder, self.clock, self.ledger = folder, ManualClock(10**18), Ledger(folder / "ledger.sqlite")
         self.queue, self.models = TrainingQueue(self.ledger, self.clock), ModelRecords(self.ledger, self.clock)
         self.succession = Succession(
             self.ledger, self.queue, self.models, Promoter(folder / "models", self.models),
@@ -36,12 +39,20 @@ class Nest:
             chunk = SeenChunk(f"c{at}", f"digest-{at}", at * 60 * S, (at + 1) * 60 * S, "packets", 1000, 100)
             self.queue.see(chunk, fewest=50, most_waiting=4)
 
-    def learn(self, at: int, drift: float) -> None:
+    def learn(self, at: int, drift: float) -> Path:
+        """Have a chunk learned; gives the model's folder."""
         self.see(at)
         job = self.queue.claim()
         assert job is not None
         self.clock.advance(S)
-        self.models.settle(job, f"m{at}", parent="p", training_s=1.0, complaints=(), figures={"drift": drift})
+        facts = {"chunk": f"c{at}"}
+        place = self.folder / "models" / identity_of(b"weights", b"{}", facts)
+        place.mkdir(parents=True)
+        (place / "weights.safetensors").write_bytes(b"weights")
+        (place / "codec.json").write_bytes(b"{}")
+        (place / "manifest.json").write_text(json.dumps(facts | {"id": place.name}))
+        self.models.settle(job, place.name, parent="p", training_s=1.0, complaints=(), figures={"drift": drift})
+        return place
 
 
 @pytest.fixture
@@ -73,3 +84,14 @@ def test_another_seed_is_of_the_newest_chunk_and_told_of_with_its_job_alone(
         job, parent = nest.succession.claim()
     assert (job.chunk_ids, parent) == (("c9",), None)
     assert [record.getMessage() for record in caplog.records] == [f"reseeding drift_above={BOUND:g}"]
+
+
+def test_a_damaged_model_is_noticed_while_nothing_is_to_be_learned(nest: Nest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(succession_module, "CHECK_EVERY_S", 0.0)
+    first, second = nest.learn(1, 1.0), nest.learn(2, 1.0)
+    assert nest.succession.claim() is None
+    assert nest.models.promoted().id == second.name
+    (second / "weights.safetensors").write_bytes(b"w")
+    assert nest.succession.claim() is None
+    assert nest.models.promoted().id == first.name
+    assert not second.exists()
