@@ -11,12 +11,13 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsstream.chunk import whole_file
-from nsstream.chunk.whole_file import sync_folder
+from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import demote, promote, read_promoted
@@ -55,6 +56,9 @@ class Promoter:
         """
         manifest = manifest_of(candidate)
         complaints = complaints_about(figures, gate)
+        for half in candidate.glob(f".*{PART_SUFFIX}"):  # of a process that was killed here
+            with suppress(OSError):
+                half.unlink()
         with whole_file(candidate / "manifest.json") as file:
             said = {"passed": not complaints, "complaints": list(complaints), "figures": figures}
             file.write(json.dumps(manifest | {"gate": said}, indent=1).encode())

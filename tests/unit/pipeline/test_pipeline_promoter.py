@@ -8,6 +8,7 @@ from nsstream.model.promotion import read_promoted
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.model_records import ModelRecords
 from nsstream.pipeline.promoter import Promoter
+from nsstream.pipeline.service_config import GateSection
 from nsstream.pipeline.training_queue import SeenChunk, TrainingQueue
 
 S = 10**9
@@ -47,4 +48,19 @@ def test_a_lane_and_an_operator_who_promote_at_once_leave_the_mark_at_what_holds
     assert promoted is not None
     assert errors == []
     assert read_promoted(folder) == folder / promoted.id
+    ledger.close()
+
+
+def test_half_a_manifest_that_a_killed_process_left_does_not_come_along(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    candidate = tmp_path / "work" / "a"
+    candidate.mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    (candidate / "manifest.json").write_text('{"parent": "p"}')
+    (candidate / ".manifest.json.x1.part").write_text('{"par')
+    promoter = Promoter(tmp_path / "models", ModelRecords(ledger, ManualClock(10**18)))
+    figures = {"loss": 1.0, "ratio": None, "frames": None, "faults": None, "copied": None, "copied_floor": None}
+    verdict = promoter.place(candidate, figures, GateSection())
+    assert (verdict.parent, verdict.complaints) == ("p", ())
+    assert [path.name for path in (tmp_path / "models" / "a").iterdir()] == ["manifest.json"]
     ledger.close()
