@@ -29,6 +29,7 @@ MODE: Final = 0o660
 MOST_LINE_OCTETS: Final = 1 << 16
 MOST_CONNECTIONS: Final = 32
 IDLE_S: Final = 30.0
+PROBE_S: Final = 1.0
 Answer = Callable[[dict[str, Any]], Any]
 
 
@@ -56,6 +57,8 @@ class ControlServer:
         try:
             if self._path.exists() and not stat.S_ISSOCK(self._path.stat().st_mode):
                 raise OutputError(f"{self._path} is there already, and no socket; give another control.socket")
+            if _is_listened_at(self._path):
+                raise OutputError(f"another daemon listens at {self._path}; give another control.socket")
             self._path.unlink(missing_ok=True)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             before = os.umask(0o777 & ~MODE)
@@ -164,6 +167,19 @@ class ControlServer:
         with suppress(KeyError, ValueError):
             selector.unregister(connection)
         connection.close()
+
+
+def _is_listened_at(path: Path) -> bool:
+    """Whether a process that lives has the socket, one that is too busy to be reached among them."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(str(path))
+        except (TimeoutError, BlockingIOError):
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def ask(path: Path, request: dict[str, Any], timeout_s: float = 30.0) -> Any:

@@ -1,4 +1,4 @@
-"""MetricsServer: /metrics for Prometheus, /healthz and /readyz, on 127.0.0.1, one thread.
+"""The daemon's pages: /metrics for Prometheus, /healthz and /readyz.
 
 The figures are those of `status`, asked for at each scrape: nothing is counted twice. Names follow
 ``nsstream_<component>_<what>_<unit>[_total]``. /healthz is 200 as long as no component has died and the capture loop
@@ -8,10 +8,7 @@ goes on; /readyz once the source is being read, or has ended well.
 from __future__ import annotations
 
 import json
-import logging
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,71 +16,21 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from nsstream.errors import OutputError
+from nsstream.pipeline.child import Failure
+from nsstream.pipeline.training_queue import BEHIND, DAMAGED, EXPIRED, TOO_SMALL
+from nsstream_daemon.page_server import Pages
 from nsstream_daemon.status import Status, snapshot_or_none
 
-_log = logging.getLogger(__name__)
-
-TIMEOUT_S: Final = 2.0  # of one client, who holds up the others for so long
 _KINDS: Final = ("malformed", "unsupported", "dropped")
+# There from the start, at 0: Prometheus sees no increase in a series that begins with the first of what it counts.
+_FATES: Final = ("held", "queued", *(f"skipped_{reason}" for reason in (BEHIND, TOO_SMALL, EXPIRED, DAMAGED)))
 
 
-class MetricsServer:
-    """Serves figures at a port of 127.0.0.1; port 0: not at all."""
-
-    def __init__(self, port: int, status: Status, on_death: Callable[[str, BaseException], None]) -> None:
-        self._port, self._status, self._on_death = port, status, on_death
-        self._server: HTTPServer | None = None
-        self._thread = threading.Thread(target=self._guarded, name="metrics", daemon=True)
-
-    def start(self) -> None:
-        """Listen; raises OutputError where the port is taken."""
-        if not self._port:
-            return
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(StatusCollector(self._status))
-        status = self._status
-
-        class Handler(BaseHTTPRequestHandler):
-            """Answers one request."""
-
-            timeout = TIMEOUT_S
-
-            def do_GET(self) -> None:
-                """Serve a page."""
-                code, kind, body = _page(self.path, status, registry)
-                self.send_response(code)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *arguments: object) -> None:
-                """Say nothing: who asks is no news."""
-
-        try:
-            self._server = HTTPServer(("127.0.0.1", self._port), Handler)
-        except OSError as err:
-            raise OutputError(
-                f"cannot serve metrics at 127.0.0.1:{self._port}: {err.strerror}; give another control.metrics_port"
-            ) from err
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            self._server = None
-
-    def _guarded(self) -> None:
-        assert self._server is not None
-        try:
-            self._server.serve_forever(poll_interval=0.2)
-        except BaseException as err:  # the boundary of the thread
-            _log.exception("thread_died name=metrics")
-            self._on_death("metrics", err)
+def daemon_pages(status: Status) -> Pages:
+    """What a daemon serves."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StatusCollector(status))
+    return lambda path: _page(path, status, registry)
 
 
 def _page(path: str, status: Status, registry: CollectorRegistry) -> tuple[int, str, bytes]:
@@ -154,11 +101,11 @@ def _of_training(training: dict[str, Any]) -> Iterator[Metric]:
         jobs.add_metric([state], count)
     yield jobs
     chunks = GaugeMetricFamily("nsstream_training_chunks", "Chunks in the ledger.", labels=["fate"])
-    for fate, count in training["chunks"].items():
+    for fate, count in (dict.fromkeys(_FATES, 0) | training["chunks"]).items():
         chunks.add_metric([fate], count)
     yield chunks
     failures = CounterMetricFamily("nsstream_training_failures", "Workers that failed.", labels=["kind"])
-    for kind, count in training["failures"].items():
+    for kind, count in (dict.fromkeys(map(str, Failure), 0) | training["failures"]).items():
         failures.add_metric([str(kind)], count)
     yield failures
     yield CounterMetricFamily("nsstream_training_seconds", "Time spent training.", value=training["training_s"])

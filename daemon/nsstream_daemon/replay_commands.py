@@ -65,13 +65,18 @@ def replay(
     ] = 1,
     max_packets_per_second: Annotated[float | None, typer.Option(help="No run sends faster.")] = None,
     max_bits_per_second: Annotated[float | None, typer.Option(help="No run sends more bits of frames.")] = None,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="TCP port on 127.0.0.1 of /metrics, for Prometheus; 0: none.")
+    ] = 0,
 ) -> None:
     """Run a replay server until it is told to end."""
     import logging
     import os
+    from contextlib import closing
 
     from nsstream.replay.server import main
     from nsstream_daemon.journal import is_journal, log_handler
+    from nsstream_daemon.replay_metrics import ReplayMetrics
 
     if is_journal(os.environ):  # elsewhere the server's own lines will do
         logging.basicConfig(level=logging.INFO, handlers=[log_handler(os.environ)])
@@ -85,7 +90,8 @@ def replay(
         ("--max-bits-per-second", max_bits_per_second),
     )
     arguments += [f"{option}={value}" for option, value in caps if value is not None]
-    raise typer.Exit(main(arguments))
+    with closing(ReplayMetrics(metrics_port)) as metrics:
+        raise typer.Exit(main(arguments, on_status=metrics.hear))
 
 
 @send_app.command("start")

@@ -73,6 +73,8 @@ def backup(
     print(f"{output}: {done.chunks} chunks, {done.models} models, {done.octets:,} octets")
     if not done.has_journal:
         print("the rows of chunks that were open are not in it")
+    for name in done.left_out:
+        print(f"{name} is not in it: nothing of nsstream's has such a name")
 
 
 def restore(

@@ -18,8 +18,9 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
 
@@ -40,7 +41,8 @@ from nsstream.pipeline.training import WORKER
 from nsstream.secret_files import find_secret
 from nsstream_daemon.capture_part import CapturePart
 from nsstream_daemon.control_server import ControlServer
-from nsstream_daemon.metrics_server import MetricsServer
+from nsstream_daemon.metrics_server import daemon_pages
+from nsstream_daemon.page_server import PageServer
 from nsstream_daemon.reload import changes_of, refused_changes
 from nsstream_daemon.sd_notify import Notifier
 from nsstream_daemon.state_lock import StateLock
@@ -81,7 +83,7 @@ class Supervisor:
     ) -> None:
         self._path, self._config, self._clock, self._notifier = path, config, clock, notifier
         self._programs, self._planner = (worker, judge), planner
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # an Event has a lock, which a signal handler may not wait for
         self._asked: list[int] = []  # signals that ask for an end
         self._is_hung_up = False
         self._dead: list[str] = []  # threads of ours
@@ -186,9 +188,12 @@ class Supervisor:
         control.start()
         stack.callback(control.stop)
         self.scheduler.start()
-        metrics = MetricsServer(config.control.metrics_port, self.status, self._on_death)
+        metrics = PageServer(
+            config.control.metrics_port, "control.metrics_port", daemon_pages(self.status), self._on_death
+        )
         stack.callback(metrics.stop)
         stack.callback(self.scheduler.stop)
+        metrics.listen()
         metrics.start()
         stack.callback(self.capture.stop)
         self.capture.start()
@@ -200,8 +205,7 @@ class Supervisor:
             if self._clock.monotonic_ns() > until_ns:
                 _log.warning("source_opens_slowly seconds=%g", OPEN_S)
                 return
-            self._wake.wait(OPEN_LOOK_S)  # a death or a signal wakes us; what it set is looked at again by `_watch`
-            self._wake.clear()
+            self._pause(OPEN_LOOK_S)  # a death or a signal wakes us; what it set is looked at again by `_watch`
 
     def _answer_when_started(self, request: dict[str, Any]) -> Any:
         if self._phase == "starting":
@@ -211,8 +215,7 @@ class Supervisor:
     def _watch(self) -> str:
         """Wait until the daemon is to stop; gives the reason."""
         while True:
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
+            self._pause(LOOK_S)
             if self._asked:
                 return signal.Signals(self._asked[0]).name
             if self._dead:
@@ -234,6 +237,10 @@ class Supervisor:
                     self._notifier.status(status_line(self.status.snapshot()))
                 except NsstreamError:
                     continue  # the ledger is locked: another time
+
+    def _pause(self, seconds: float) -> None:
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
 
     def _is_drained(self) -> bool:
         try:
@@ -284,7 +291,7 @@ class Supervisor:
 
     def _on_death(self, name: str, error: BaseException) -> None:
         self._dead.append(name)
-        self._wake.set()
+        self._wake.put(None)
 
     def _install_signals(self, stack: ExitStack) -> None:
         def on_end(number: int, frame: FrameType | None) -> None:
@@ -293,11 +300,11 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             self._asked.append(number)
-            self._wake.set()
+            self._wake.put(None)
 
         def on_hangup(number: int, frame: FrameType | None) -> None:
             self._is_hung_up = True
-            self._wake.set()
+            self._wake.put(None)
 
         for number, handler in ((signal.SIGTERM, on_end), (signal.SIGINT, on_end), (signal.SIGHUP, on_hangup)):
             stack.callback(signal.signal, number, signal.signal(number, handler))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from nsstream.chunk.chunk_file import SUFFIX, read_info
+from nsstream.chunk.chunk_file import SUFFIX
 from nsstream.chunk.store import ChunkStore
-from nsstream.errors import OutputError, StateError
+from nsstream.errors import OutputError
 
 
 class Reason(StrEnum):
@@ -101,15 +101,14 @@ class _Stored:
 
 
 def _stored(store: ChunkStore) -> Iterator[_Stored]:
-    for path in store.directory.glob(f"*{SUFFIX}"):
+    paths = list(store.directory.glob(f"*{SUFFIX}"))
+    starts = store.starts_of(path.stem for path in paths)
+    for path in paths:
         try:
             status = path.stat()
-            try:
-                start_ns = read_info(path).start_ns
-            except StateError:
-                start_ns = path.stat().st_mtime_ns
         except FileNotFoundError:
             continue  # it expired meanwhile
+        start_ns = starts.get(path.stem, status.st_mtime_ns)
         yield _Stored(path.stem, path, start_ns, status.st_size, status.st_mtime_ns, store.is_pinned(path.stem))
 
 

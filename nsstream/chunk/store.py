@@ -6,6 +6,7 @@ Files are immutable and appear whole, or not at all. A chunk beside which a file
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -28,6 +29,7 @@ class ChunkStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._starts: dict[str, int] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as err:
@@ -76,6 +78,19 @@ class ChunkStore:
     def info(self, path_or_id: Path | str) -> ChunkInfo:
         """What one chunk file says of itself; raises StateError if it is missing or not a chunk."""
         return read_info(self.path_of(path_or_id))
+
+    def starts_of(self, names: Iterable[str]) -> dict[str, int]:
+        """Where chunks of these ids begin, of those that are there and can be read; each file is read once.
+
+        A chunk is immutable, and one that comes again under its name is of the same interval. For one thread.
+        """
+        known, self._starts = self._starts, {}
+        for name in names:
+            try:
+                self._starts[name] = known[name] if name in known else self.info(name).start_ns
+            except StateError:
+                continue
+        return self._starts
 
     def list(self) -> list[ChunkInfo]:
         """All chunks by start; raises StateError on a file that is not a chunk."""

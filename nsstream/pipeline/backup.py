@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -42,6 +43,11 @@ from nsstream.pipeline.outputs import KEY_FILE as ADDRESS_KEY
 FORMAT: Final = "nsstream-backup"
 FORMAT_VERSION: Final = 1
 INDEX: Final = "backup.json"
+NAME: Final = re.compile(  # of what is in it; a restore takes no other
+    r"(?:(?:address|sampling)\.key|ledger\.sqlite|(?:chunks|apart|journal|handover)/[A-Za-z0-9.-]{1,120}"
+    r"|models/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,60})",
+    re.ASCII,
+)
 _TRIES: Final = 50
 _BETWEEN_S: Final = 0.1
 
@@ -54,6 +60,7 @@ class Backup:
     models: int
     octets: int
     has_journal: bool  # else the rows of open chunks are not in it
+    left_out: tuple[str, ...]  # files whose names are none of ours: copies by hand, and half files of who was killed
 
 
 def back_up(state: Path, output: Path, now_ns: int) -> Backup:
@@ -70,19 +77,20 @@ def back_up(state: Path, output: Path, now_ns: int) -> Backup:
             promoted = read_promoted(state / "models")
         except StateError:
             promoted = None  # restore lets the mark follow the ledger
-        files = sorted(path for path in place.rglob("*") if path.is_file())
+        names = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+        left_out = tuple(name for name in names if not NAME.fullmatch(name))
         told: dict[str, Any] = {
             "format": FORMAT, "format_version": FORMAT_VERSION, "nsstream": __version__, "time_ns": now_ns,
             "promoted": None if promoted is None else promoted.name, "has_journal": has_journal, "files": {},
         }  # fmt: skip
         with whole_file(output, mode=0o600) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for path in files:
-                name = str(path.relative_to(place))
-                told["files"][name] = _add(tar, path, name)
+            for name in names:
+                if name not in left_out:
+                    told["files"][name] = _add(tar, place / name, name)
             _add_octets(tar, INDEX, json.dumps(told, indent=1).encode())
         chunks = sum(name.startswith("chunks/") and name.endswith(SUFFIX) for name in told["files"])
         models = sum(name.startswith("models/") and name.endswith("/manifest.json") for name in told["files"])
-        return Backup(chunks, models, sum(size for size, _ in told["files"].values()), has_journal)
+        return Backup(chunks, models, sum(size for size, _ in told["files"].values()), has_journal, left_out)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ from nsstream.capture.tool_guard import ToolGuard
 
 _POLL_S: Final = 0.2
 _GRACE_S: Final = 5.0
+_MOST_LINE_OCTETS: Final = 1 << 20
+_LAST_WORDS_OCTETS: Final = 1 << 12  # of what it wrote to standard error
 _PR_CAP_AMBIENT: Final = 47  # of <linux/prctl.h>, as the next
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
@@ -98,7 +100,7 @@ def run_job(
     Raises:
         ChildFailedError: the child failed in one of the ways that the module names.
     """
-    with tempfile.TemporaryFile() as errors, _started(command, leash, errors) as child:
+    with _scratch() as errors, _started(command, leash, errors) as child:
         _send(child, job)
         done: dict[str, Any] | None = None
         most_octets = None if leash is None else leash.most_octets
@@ -114,6 +116,14 @@ def run_job(
         if status or done is None:
             raise ChildFailedError(_obituary(status, errors))
         return done
+
+
+def _scratch() -> IO[bytes]:
+    """What a child writes its last words into: in memory where no disk has room for a file."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return os.fdopen(os.memfd_create("nsstream-errors"), "w+b")
 
 
 @contextmanager
@@ -226,6 +236,8 @@ def _lines(
                 return
             heard_s = time.monotonic()
             *lines, rest = (rest + octets).split(b"\n")
+            if len(rest) > _MOST_LINE_OCTETS:
+                raise ChildFailedError(f"it wrote a line of more than {_MOST_LINE_OCTETS} octets")
             yield from filter(None, lines)
 
 
@@ -274,6 +286,6 @@ def _obituary(status: int, errors: IO[bytes]) -> str:
     """Why a child ended without a word on its standard output."""
     if status < 0:
         return f"it was killed by {signal.Signals(-status).name}"
-    errors.seek(0)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LAST_WORDS_OCTETS))
     last = errors.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
     return f"it ended with status {status}" + (f": {last}" if last else "")

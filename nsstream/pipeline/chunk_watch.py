@@ -36,7 +36,10 @@ class ChunkWatch:
         infos = []
         for name in names:
             try:
-                infos.append(self._store.info(name))
+                info = self._store.info(name)
+                if info.id != name:  # a copy: what it holds is learned, or forgotten, under its own name
+                    raise StateError(f"{info.path} holds the chunk {info.id:.80}")
+                infos.append(info)
             except StateError as err:
                 self._leave_out(name, err)
         for info in sorted(infos, key=lambda info: (info.start_ns, len(info.id), info.id)):

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -82,7 +83,8 @@ class JobRunner:
         shutil.rmtree(self.folder_of(job), ignore_errors=True)
         if len(job.chunk_ids) > 1:
             for path in (self.state / "merged").glob(f"{id_of(job.start_ns, job.end_ns)}*"):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a left-over, which the next start removes
+                    path.unlink()
 
     def clean_all(self) -> None:
         """Remove what a process before us left of jobs that are not to be gone on with."""

@@ -130,4 +130,15 @@ CREATE TABLE refusal (
 ) WITHOUT ROWID;
 """  # what private jobs may have cost: nothing refers to jobs and chunks, which are forgotten, and this never is
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY)
+_INDEXES: Final = """
+CREATE INDEX model_by_time ON model (trained_ns DESC);
+CREATE INDEX model_by_verdict ON model (passed, trained_ns);
+CREATE INDEX model_stored ON model (trained_ns DESC) WHERE is_stored;
+CREATE INDEX model_seed ON model (trained_ns) WHERE parent IS NULL;
+CREATE INDEX chunk_by_start ON chunk (start_ns DESC);
+CREATE INDEX chunk_by_end ON chunk (end_ns);
+CREATE INDEX chunk_by_reason ON chunk (fate, reason);
+CREATE INDEX promotion_by_model ON promotion (model);
+"""  # three months of minutes are 130,000 rows: what each job and each status asks for reads none of the others
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY, _INDEXES)

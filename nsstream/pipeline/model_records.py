@@ -68,12 +68,14 @@ class ModelRecords:
         """
         now_ns = self._clock.wall_ns()
         with self._ledger.transaction() as db:
+            # Which one is newer is asked of this: behind the one before also where the clock was set back.
+            trained_ns = max(now_ns, 1 + db.execute("SELECT COALESCE(MAX(trained_ns), 0) FROM model").fetchone()[0])
             db.execute(
                 "INSERT INTO model"
                 " (id, job, parent, start_ns, end_ns, trained_ns, training_s, passed, complaints, figures)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    model, job.id, parent, job.start_ns, job.end_ns, now_ns, training_s, not complaints,
+                    model, job.id, parent, job.start_ns, job.end_ns, trained_ns, training_s, not complaints,
                     json.dumps(complaints), json.dumps(figures),
                 ),
             )  # fmt: skip

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsstream.chunk import whole_file
+from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import demote, promote, read_promoted
@@ -44,6 +47,7 @@ class Promoter:
     def __init__(self, folder: Path, records: ModelRecords) -> None:
         self.folder = folder
         self._records = records
+        self._marking = threading.Lock()  # what was read of the ledger holds until the mark is set
 
     def place(self, candidate: Path, figures: dict[str, Any], gate: GateSection) -> Verdict:
         """Let a candidate through the gate or not, say so in its manifest, and give it its place.
@@ -52,6 +56,9 @@ class Promoter:
         """
         manifest = manifest_of(candidate)
         complaints = complaints_about(figures, gate)
+        for half in candidate.glob(f".*{PART_SUFFIX}"):  # of a process that was killed here
+            with suppress(OSError):
+                half.unlink()
         with whole_file(candidate / "manifest.json") as file:
             said = {"passed": not complaints, "complaints": list(complaints), "figures": figures}
             file.write(json.dumps(manifest | {"gate": said}, indent=1).encode())
@@ -59,6 +66,7 @@ class Promoter:
         if candidate != place:
             try:
                 candidate.rename(place)
+                sync_folder(self.folder)  # before the ledger says that it is there
             except OSError as err:
                 raise OutputError(f"cannot put the model {place} in its place: {err.strerror}") from err
         return Verdict(candidate.name, manifest.get("parent"), complaints, figures)
@@ -88,13 +96,14 @@ class Promoter:
         return self._sound(self._records.seed)
 
     def follow_ledger(self) -> None:
-        """Let the mark be what the ledger says; raises OutputError."""
-        promoted, marked = self._records.promoted(), read_promoted(self.folder)
-        if promoted is None:
-            if marked is not None and not marked.exists():
-                demote(self.folder)
-        elif marked != self.folder / promoted.id:
-            promote(self.folder, promoted.id)
+        """Let the mark be what the ledger says; raises OutputError. From any thread: lanes do, and an operator."""
+        with self._marking:
+            promoted, marked = self._records.promoted(), read_promoted(self.folder)
+            if promoted is None:
+                if marked is not None and not marked.exists():
+                    demote(self.folder)
+            elif marked != self.folder / promoted.id:
+                promote(self.folder, promoted.id)
 
     def lose(self, model: str, reason: str) -> None:
         """Go on without a model that is damaged or gone: what is left of it is set aside; raises OutputError."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tarfile
 import tempfile
@@ -15,17 +14,12 @@ from typing import Any, BinaryIO, Final
 from nsstream.clock import Clock, SystemClock
 from nsstream.errors import InputError, OutputError, StateError
 from nsstream.model.promotion import promote
-from nsstream.pipeline.backup import FORMAT, FORMAT_VERSION, INDEX
+from nsstream.pipeline.backup import FORMAT, FORMAT_VERSION, INDEX, NAME
 from nsstream.pipeline.doctor_ledger import view_ledger
 from nsstream.pipeline.ledger import FILE as LEDGER
 from nsstream.pipeline.repair import give_to_owner
 from nsstream.pipeline.spending_join import keep_spending
 
-_NAME: Final = re.compile(
-    r"(?:(?:address|sampling)\.key|ledger\.sqlite|(?:chunks|apart|journal|handover)/[A-Za-z0-9.-]{1,120}"
-    r"|models/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,60})",
-    re.ASCII,
-)
 _MOST_INDEX_OCTETS: Final = 256 << 20
 _BLOCK_OCTETS: Final = 1 << 20
 
@@ -93,7 +87,7 @@ def _unpack(backup: Path, work: Path) -> dict[str, Any]:
                     raise InputError(f"{backup}: is no backup of a state: {member.name!r:.80} is in it")
                 if member.name == INDEX:
                     index = content.read(_MOST_INDEX_OCTETS)
-                elif _NAME.fullmatch(member.name) and member.name not in found:
+                elif NAME.fullmatch(member.name) and member.name not in found:
                     mode = 0o600 if member.name.endswith(".key") else member.mode & 0o666
                     found[member.name] = _write(content, work / member.name, mode)
                 else:

@@ -6,8 +6,11 @@ While there is no seed, one place alone trains. A seed of captures comes before 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from nsstream.errors import NsstreamError
 from nsstream.pipeline.capture_seed import CaptureSeed
@@ -23,6 +26,7 @@ from nsstream.pipeline.training_queue import Job, TrainingQueue
 _log = logging.getLogger(__name__)
 
 CAPTURES = "captures"  # what a lane learns that is no chunk
+CHECK_EVERY_S: Final = 5.0  # models, while nothing is to be learned
 
 
 class Succession:
@@ -41,6 +45,7 @@ class Succession:
         self._ledger, self._queue, self._models, self._promoter = ledger, queue, models, promoter
         self._captures, self._settings, self._counters = seed_of_captures, settings, counters
         self._lock, self._is_seeding = threading.Lock(), False
+        self._checked_s = -math.inf
 
     @property
     def public_seed(self) -> Path | None:
@@ -76,8 +81,14 @@ class Succession:
         with self._lock:
             if self._is_seeding or self._captures.is_wanted:
                 return None
+            if not self._queue.is_due():
+                self._check_models_now_and_then()
+                return None
             parent = self._parent()
-            job = self._queue.claim(oldest=parent is None, most_waiting=self._settings.training.most_waiting)
+            # The first seed is of the oldest chunk. Another one is trained since the traffic has changed: of the
+            # newest, or it would be older than what is promoted, and never be so itself.
+            is_first = parent is None and self._models.promoted() is None
+            job = self._queue.claim(oldest=is_first, most_waiting=self._settings.training.most_waiting)
             if job is None:
                 return None
             if parent is not None and parent == self._captures.checkpoint and self._is_of_flows(job):
@@ -91,6 +102,14 @@ class Succession:
         """What was claimed without a parent is done, or is not: others may claim."""
         with self._lock:
             self._is_seeding = False
+
+    def _check_models_now_and_then(self) -> None:
+        """Notice a model that is damaged also while nothing is to be learned; each octet of it is read for that."""
+        now_s = time.monotonic()
+        if now_s - self._checked_s >= CHECK_EVERY_S:
+            self._checked_s = now_s
+            self._promoter.promoted()
+            self._promoter.seed()
 
     def _is_of_flows(self, job: Job) -> bool:
         return bool(self._ledger.rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)))

@@ -33,6 +33,8 @@ BEHIND: Final = "behind"
 TOO_SMALL: Final = "too_small"
 EXPIRED: Final = "expired"
 DAMAGED: Final = "damaged"
+# What failed, or was given back, in the future was so before the clock was set back: it has waited.
+_IS_DUE: Final = "state IN ('pending', 'failed') AND (not_before_ns <= ? OR ended_ns > ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,11 @@ class TrainingQueue:
                 (chunk_id, self._clock.wall_ns(), reason),
             )
 
+    def is_due(self) -> bool:
+        """Whether there is a job that may run now."""
+        now_ns = self._clock.wall_ns()
+        return bool(self._ledger.rows(f"SELECT 1 FROM job WHERE {_IS_DUE} LIMIT 1", (now_ns, now_ns)))
+
     def claim(self, *, oldest: bool = False, most_waiting: int | None = None) -> Job | None:
         """The newest job that may run now, or the oldest; it is ours from now on. None where there is none."""
         now_ns = self._clock.wall_ns()
@@ -121,10 +128,7 @@ class TrainingQueue:
                 _skip_the_oldest(db, most_waiting, now_ns)
             order = "ASC" if oldest else "DESC"
             row = db.execute(
-                # What failed in the future did so before the clock was set back: it has waited.
-                "SELECT * FROM job WHERE state IN ('pending', 'failed') AND (not_before_ns <= ? OR ended_ns > ?)"
-                f" ORDER BY start_ns {order}, id LIMIT 1",
-                (now_ns, now_ns),
+                f"SELECT * FROM job WHERE {_IS_DUE} ORDER BY start_ns {order}, id LIMIT 1", (now_ns, now_ns)
             ).fetchone()
             if row is None:
                 return None
@@ -158,7 +162,8 @@ class TrainingQueue:
 
     def give_back(self, job: Job, *, wait_s: float = 0.0) -> None:
         """Let a job be claimed again, after a wait: it was not begun to its end, and did not fail."""
-        self._set(job.id, "state = 'pending', not_before_ns = ?", (self._clock.wall_ns() + round(wait_s * 1e9),))
+        now_ns = self._clock.wall_ns()
+        self._set(job.id, "state = 'pending', not_before_ns = ?, ended_ns = ?", (now_ns + round(wait_s * 1e9), now_ns))
 
     def interrupt(self, job: Job, reason: str, *, backoff_s: float) -> str:
         """Let a job be claimed again whose machine was lost: at once, but later each time it happens.

@@ -26,7 +26,7 @@ from nsstream.replay.conductor import Conductor, OpenStream
 from nsstream.replay.endpoint import check_endpoint, endpoint_of, socket_path
 from nsstream.replay.feed import PacketFeed
 from nsstream.replay.keys import AllowedClients, ServerKeys
-from nsstream.replay.messages import MAX_MESSAGE_BYTES, AnyReply, Refusal, State
+from nsstream.replay.messages import MAX_MESSAGE_BYTES, AnyReply, Refusal, State, Status
 from nsstream.replay.packet_server import OPTIONS as PACKET_OPTIONS
 from nsstream.replay.packet_server import PacketServer
 from nsstream.replay.process_memory import ProcessMemory
@@ -74,6 +74,7 @@ class ControlServer:
         is_orphaned: asked every TICK_MS; True ends the server.
         rules: where runs may send, and how fast.
         memory: see `Conductor`.
+        on_status: told of every status that is published, in the thread that serves.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class ControlServer:
         is_orphaned: Callable[[], bool] = lambda: False,
         rules: SendingRules | None = None,
         memory: ProcessMemory | None = None,
+        on_status: Callable[[Status], None] = lambda status: None,
     ) -> None:
+        self._on_status = on_status
         self._endpoint = check_endpoint(endpoint, has_keys=keys is not None, is_server=True)
         self._clock = clock
         self._keys = keys
@@ -257,8 +260,10 @@ class ControlServer:
 
     def _publish(self) -> None:
         assert self._status is not None
+        status = self._conductor.published_status()
+        self._on_status(status)
         with suppress(zmq.Again):
-            self._status.send_multipart([TOPIC, encode(self._conductor.published_status())], zmq.NOBLOCK)
+            self._status.send_multipart([TOPIC, encode(status)], zmq.NOBLOCK)
 
     def _is_finished(self, deadline_ns: int | None) -> bool:
         if deadline_ns is None:

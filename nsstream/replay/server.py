@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from nsstream.errors import NsstreamError
 from nsstream.replay.conductor import OpenStream
 from nsstream.replay.control import ControlServer
 from nsstream.replay.keys import ServerKeys, load_server_keys
+from nsstream.replay.messages import Status
 from nsstream.replay.process_memory import ProcessMemory, keep_one_heap
 from nsstream.replay.safety import SendingRules, add_sending_options, rules_from
 from nsstream.replay.stream import open_stream as open_real_stream
@@ -34,8 +35,15 @@ from nsstream.secret_files import find_secret
 MOST_DESCRIPTORS: Final = 65_536  # strangers hold some until their handshake is given up, and a run needs a few
 
 
-def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_real_stream) -> int:
-    """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run."""
+def main(
+    arguments: Sequence[str] | None = None,
+    open_stream: OpenStream = open_real_stream,
+    on_status: Callable[[Status], None] = lambda status: None,
+) -> int:
+    """Serve until told to end; gives the exit status. `open_stream` makes the frames of a run.
+
+    `on_status` is told of every status that is published.
+    """
     options, rules = _parse(arguments)
     keep_one_heap()
     _allow_many_descriptors()
@@ -57,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, open_stream: OpenStream = open_
                 is_orphaned=lambda: parent is not None and os.getppid() != parent,
                 rules=rules,
                 memory=memory,
+                on_status=on_status,
             )
         ) as server:
             endpoint = server.bind()

@@ -118,6 +118,21 @@ def test_forgetting_through_the_socket(nest: Nest):
     assert nest.ask("status")["training"]["failures"] == {}
 
 
+def test_a_stray_file_is_left_out_and_told_and_the_rest_can_be_restored(tmp_path: Path):
+    state = tmp_path / "s"
+    for folder in ("chunks", "models/abc"):
+        (state / folder).mkdir(parents=True)
+    strays = ["chunks/my_copy.arrow", "models/abc/.manifest.json.x1.part"]
+    for name in ("chunks/c.arrow", "models/abc/manifest.json", *strays):
+        (state / name).write_text("{}")
+    told = command("backup", state, tmp_path / "b.tar")
+    assert told["left_out"] == strays
+    restored = restore(tmp_path / "b.tar", tmp_path / "r")
+    assert sorted(restored["files"]) == ["chunks/c.arrow", "models/abc/manifest.json"]
+    done = CliRunner().invoke(app, ["backup", str(state), str(tmp_path / "c.tar")])
+    assert all(f"{name} is not in it" in done.stdout for name in strays)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup."""

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from nsstream.chunk import Chunk, Chunker, ChunkStore, read_chunk
+from nsstream.chunk import store as store_module
+from nsstream.chunk.chunk_file import ChunkInfo, read_info
 from nsstream.chunk.retention import Reason, Retention, expire
 from nsstream.errors import StateError
 from nsstream.trace import PacketBatch
@@ -126,3 +128,20 @@ def test_a_file_that_is_no_chunk_expires_like_one_and_holds_nothing_up(store: Ch
     done = expire(store, Retention(max_age_ns=25 * S), NOW_NS)
     assert sorted(judged.id[9:15] for judged in done.expired) == ["000000", "000010"]
     assert starts_of(store) == [20, 30]
+
+
+def test_a_file_is_read_once_however_often_it_is_looked_at(store: ChunkStore, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+
+    def counted(path: Path) -> ChunkInfo:
+        read.append(path.stem)
+        return read_info(path)
+
+    monkeypatch.setattr(store_module, "read_info", counted)
+    for _ in range(3):
+        expire(store, Retention(max_age_ns=25 * S), NOW_NS)
+    assert sorted(name[9:15] for name in read) == ["000000", "000010", "000020", "000030"]
+    store.write(a_chunk(4))
+    expire(store, Retention(max_age_ns=25 * S), NOW_NS)
+    assert [name[9:15] for name in read[4:]] == ["000040"]
+    assert starts_of(store) == [20, 30, 40]

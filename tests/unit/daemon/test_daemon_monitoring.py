@@ -11,12 +11,41 @@ from typing import Any
 import pytest
 from made_status import status
 from nsstream_daemon.metrics_server import StatusCollector
+from nsstream_daemon.replay_metrics import ReplayCollector
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "systemd" / "monitoring" / "nsstream-rules.yml"
 DASHBOARD = ROOT / "systemd" / "monitoring" / "nsstream-grafana.json"
 NAME = re.compile(r"\bnsstream_\w+")
+
+
+def lines_of(told: dict[str, Any]) -> list[str]:
+    """What is exported of a status, without the comments."""
+    return lines_by(StatusCollector(SimpleNamespace(snapshot=lambda: told)))
+
+
+def lines_of_replay() -> list[str]:
+    """What a replay server exports that has sent something."""
+    collector = ReplayCollector()
+    collector.status = SimpleNamespace(
+        state="running", run=1, packets_written=2, octets_written=3, chunk=1, twin_time_s=0.5, late_s=0.0,
+        packets_drawn_ahead=4, subscribers=[], twin_now_ns=10**18,
+    )  # fmt: skip
+    return lines_by(collector)
+
+
+def lines_by(collector: Collector) -> list[str]:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def test_a_replay_server_that_has_said_nothing_yet_has_no_metrics():
+    assert lines_by(ReplayCollector()) == []
+    assert 'nsstream_replay_state{state="running"} 1.0' in lines_of_replay()
+    assert "nsstream_replay_twin_seconds 1e+09" in lines_of_replay()
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +54,16 @@ def exported() -> set[str]:
     told = status()
     told["capture"]["tally"]["behind"] = dict(told["capture"]["tally"])
     told["training"]["promoted"] = told["training"]["newest"]
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(StatusCollector(SimpleNamespace(snapshot=lambda: told)))
-    lines = generate_latest(registry).decode().splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    return {re.split(r"[{ ]", line)[0] for line in lines_of(told) + lines_of_replay()}
+
+
+def test_what_an_alert_waits_for_is_there_at_zero_before_it_happens():
+    told = status()
+    told["training"] |= {"chunks": {"skipped_behind": 3}, "failures": {}}
+    lines = lines_of(told)
+    assert 'nsstream_training_chunks{fate="skipped_damaged"} 0.0' in lines
+    assert 'nsstream_training_chunks{fate="skipped_behind"} 3.0' in lines
+    assert 'nsstream_training_failures_total{kind="died"} 0.0' in lines
 
 
 def test_the_docs_name_every_metric_and_no_other(exported: set[str]):

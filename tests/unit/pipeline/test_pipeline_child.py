@@ -59,12 +59,23 @@ print(json.dumps({"event": "done", "checkpoint": "c"}))
         ('print(json.dumps({"event": "done"})); sys.exit(2)', "ended with status 2"),
         ("print('hello')", "not JSON"),
         ("print('[]')", "not a JSON object"),
+        ("while True: sys.stdout.write('x' * 65536)", "a line of more than 1048576 octets"),
+        ("sys.stderr.write('y' * 100_000 + '\\nout of luck\\n'); sys.exit(5)", "status 5: out of luck$"),
         ("os.close(0); sys.exit(4)", "ended with status 4"),
     ],
 )
 def test_a_child_that_fails_says_why(program: str, reason: str):
     with pytest.raises(ChildFailedError, match=reason):
         run(program)
+
+
+def test_a_child_is_started_and_says_why_it_failed_where_no_disk_has_room(monkeypatch: pytest.MonkeyPatch):
+    def full() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(ChildFailedError, match="status 5: out of luck"):
+        run("sys.stderr.write('out of luck'); sys.exit(5)")
 
 
 def test_a_silent_child_is_killed(tmp_path: Path):

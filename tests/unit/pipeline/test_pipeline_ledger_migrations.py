@@ -86,3 +86,21 @@ def test_a_kill_between_two_steps_is_gone_on_from(tmp_path: Path, version: int, 
     assert len(ledger.rows("SELECT * FROM job")) == 6
     assert ledger.totals("job") == {}
     ledger.close()
+
+
+def test_what_every_job_and_every_status_asks_for_reads_no_table_from_end_to_end(tmp_path: Path):
+    ledger, clock = Ledger(made(tmp_path / "old.sqlite")), ManualClock(10**18)
+    queue, models = TrainingQueue(ledger, clock), ModelRecords(ledger, clock)
+    asked: list[str] = []
+    ledger._connection.set_trace_callback(asked.append)
+    for ask in (models.seed, models.promoted, models.failures_in_a_row, models.counts):
+        ask()
+    models.newest(1)
+    models.surplus(20)
+    for ask in (queue.counts, queue.chunk_counts, queue.is_due):
+        ask()
+    ledger._connection.set_trace_callback(None)
+    plans = [row["detail"] for query in asked for row in ledger.rows(f"EXPLAIN QUERY PLAN {query}")]
+    assert len(plans) > 10
+    assert [plan for plan in plans if plan in {f"SCAN {table}" for table in ("model", "chunk", "job")}] == []
+    ledger.close()

@@ -242,6 +242,17 @@ def test_a_model_of_a_time_to_come_gives_way_once_the_clock_was_set_back(nest: N
     assert nest.models.promoted().id == "after"
 
 
+def test_models_stay_in_the_order_of_their_training_where_the_clock_was_set_back(nest: Nest):
+    nest.clock.advance(10_000 * S)
+    nest.learn(1, "one", parent=None)
+    nest.clock._now_ns -= 3600 * S
+    assert not nest.learn(2, "two", complaints=("worse",))
+    assert not nest.learn(3, "three", complaints=("worse",))
+    assert [model.id for model in nest.models.newest()] == ["three", "two", "one"]
+    assert nest.models.failures_in_a_row() == 2
+    assert nest.models.surplus(2) == []  # the oldest is the seed, and promoted
+
+
 def test_a_job_that_failed_before_the_clock_was_set_back_does_not_wait_for_it(nest: Nest):
     nest.clock.advance(10_000 * S)
     nest.see(chunk(1))
@@ -249,6 +260,16 @@ def test_a_job_that_failed_before_the_clock_was_set_back_does_not_wait_for_it(ne
     assert nest.queue.claim() is None
     nest.clock._now_ns -= 3600 * S
     assert nest.claim().attempts == 1
+
+
+def test_a_job_that_was_given_back_before_the_clock_was_set_back_does_not_wait_for_it(nest: Nest):
+    nest.clock.advance(10_000 * S)
+    nest.see(chunk(1))
+    nest.queue.give_back(nest.claim(), wait_s=10.0)
+    assert not nest.queue.is_due()
+    nest.clock._now_ns -= 3600 * S
+    assert nest.queue.is_due()
+    assert nest.claim().attempts == 0
 
 
 def test_what_did_not_pass_leaves_the_last_good_one(nest: Nest):
