@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,6 +13,7 @@ from nsstream_daemon.replay_commands import Endpoint, Key, ServerKey, connected
 
 if TYPE_CHECKING:
     from nsstream.replay import PacketBatch, ReplayClient
+    from nsstream.replay.batch import EndOutcome
 
 Write = Callable[["PacketBatch"], None]
 
@@ -35,16 +36,27 @@ def subscribe(
     key: Key = None,
     server_key: ServerKey = None,
 ) -> None:
-    """Take the packets of the next run into the sink `subscribers`, or of what is left of the present one."""
+    """Take the packets of the next run into the sink `subscribers`, or of what is left of the present one.
+
+    What came is kept also where the run fails; the exit status is 1 then.
+    """
     with connected(endpoint, key, server_key) as client:
         if str(output) == "-":
-            said = _take_run(client, name, _writer(sys.stdout.buffer))
+            taken = _take_run(client, name, _writer(sys.stdout.buffer))
         else:
-            said = _into_file(client, name, output.absolute(), overwrite=force)
-    print(said, file=sys.stderr)
+            taken = _into_file(client, name, output.absolute(), overwrite=force)
+    print(taken.sentence, file=sys.stderr)
+    raise typer.Exit(taken.outcome == "failed")
 
 
-def _into_file(client: ReplayClient, name: str, path: Path, *, overwrite: bool) -> str:
+class Taken(NamedTuple):
+    """What came of a run."""
+
+    outcome: EndOutcome
+    sentence: str
+
+
+def _into_file(client: ReplayClient, name: str, path: Path, *, overwrite: bool) -> Taken:
     from nsstream.assemble.frames import Frames
     from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
     from nsstream.replay.sink import SinkContext
@@ -53,14 +65,14 @@ def _into_file(client: ReplayClient, name: str, path: Path, *, overwrite: bool) 
     sink.check()
     sink.open()
     try:
-        said = _take_run(
+        taken = _take_run(
             client, name, lambda batch: sink.write(Frames(batch.observation_time_ns, batch.offset, batch.octets))
         )
         sink.close()
     except BaseException:
         sink.abort()
         raise
-    return said
+    return taken
 
 
 def _writer(stream: IO[bytes]) -> Write:
@@ -76,15 +88,16 @@ def _writer(stream: IO[bytes]) -> Write:
     return write
 
 
-def _take_run(client: ReplayClient, name: str, write: Write) -> str:
-    """Write the batches up to the end of a run; what came, as a sentence."""
+def _take_run(client: ReplayClient, name: str, write: Write) -> Taken:
+    """Write the batches up to the end of a run."""
     from nsstream.errors import ReplayError
     from nsstream.replay import End, Missed
 
     packets = missed = 0
     for item in client.packets(name):
         if isinstance(item, End):
-            return f"run {item.run} is {item.outcome}: {packets:,} packets, {missed:,} missed"
+            said = f"run {item.run} is {item.outcome}: {packets:,} packets, {missed:,} missed"
+            return Taken(item.outcome, said)
         if isinstance(item, Missed):
             missed += item.packet_count
         else:

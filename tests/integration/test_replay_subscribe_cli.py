@@ -16,6 +16,7 @@ from nsstream.replay import ReplayClient, spawn_server
 from nsstream.wire.pcap import HEADER_BYTES, RECORD_HEADER_BYTES
 
 FRAMES, FRAME_BYTES = 500, 60  # the seed of a recorded stream is how many frames a chunk has
+SEED_THAT_FAILS = 13  # of recorded_server
 SINK = {"kind": "subscribers", "wait_for": 1, "when_behind": "wait"}
 
 
@@ -57,6 +58,15 @@ def test_a_run_is_taken_into_a_capture(client: ReplayClient, tmp_path: Path, nam
         pass
     source.close()
     assert source.tally.offered == FRAMES
+
+
+def test_a_run_that_fails_is_told_by_the_exit_status(client: ReplayClient, tmp_path: Path) -> None:
+    child = send(client, "subscribe", "-o", tmp_path / "run.pcap")
+    client.start([make_model(tmp_path, "m")], SINK, seed=SEED_THAT_FAILS)
+    _, said = child.communicate(timeout=PATIENCE_S)
+    assert said.decode().startswith("run 1 is failed: ")
+    assert child.returncode == 1
+    assert (tmp_path / "run.pcap").exists()
 
 
 def test_an_output_that_exists_is_kept(client: ReplayClient, tmp_path: Path) -> None:
