@@ -3,7 +3,8 @@
 The heap: glibc gives each thread an arena of its own, and hands a large block back to the kernel or not by what came
 before. Blocks of frames of all sizes are made by one thread and freed by another, so that the arenas fragment, and
 memory creeps up for hours though no more of it is used. Here there is one arena; blocks are cut from it, since fresh
-pages for each would cost more than the frames in them; and every second all pages that are free go back.
+pages for each would cost more than the frames in them; and every second all pages that are free go back. Arrow, which
+writes tables, would have a heap of its own besides, and is told to use this one.
 
 The collector: a full collection looks at every object that could be part of a cycle, with the interpreter's lock held.
 The libraries have about half a million, which takes 0.1 to 0.3 s, and no command is answered meanwhile. What was
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +32,7 @@ _NEVER: Final = (1 << 31) - 1
 
 def keep_one_heap() -> bool:
     """Let all threads share one heap that keeps its blocks; call it before there are any. False: this is no glibc."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # read when pyarrow is first imported
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return False

@@ -70,6 +70,19 @@ def told_by(program, *arguments):
     return json.loads(done.stdout)
 
 
+ARROW = """
+import json
+from nsstream.replay.process_memory import keep_one_heap
+keep_one_heap()
+import pyarrow
+print(json.dumps(pyarrow.default_memory_pool().backend_name))
+"""
+
+
+def test_arrow_has_no_heap_of_its_own():
+    assert told_by(ARROW) == "system"
+
+
 @needs_glibc
 def test_threads_share_the_heaps_that_are_there():
     assert told_by(ARENAS, "one") < told_by(ARENAS, "many")
