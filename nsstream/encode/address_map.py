@@ -2,10 +2,11 @@
 
 What it promises
 - The same key maps the same address to the same address; without the key the map cannot be computed either way.
-- IPv4 unicast goes into `ipv4_range`: two addresses that share their first k >= 16 bits share the first k bits of their
-  last 16 after the map too (Crypto-PAn's construction, Xu et al. 2002, with BLAKE2b as the keyed function), and the
-  first 16 bits choose a subnet of the range by keyed hash. IPv6 unicast goes into `ipv6_range` by /64, the interface
-  identifier by keyed hash; link-local addresses stay link-local.
+- IPv4 unicast goes into `ipv4_range`, and the /64 of IPv6 unicast into `ipv6_range`. Of a range of /p, two addresses
+  that share their first k >= p bits, and no more, share k bits after the map too, and no more: each bit behind the
+  range's is flipped by a keyed function of all bits before it (Crypto-PAn's construction, Xu et al. 2002, with
+  BLAKE2b). The first p bits have no room in the range, but decide on the flips of the others: what differs in them is
+  mapped each in its own way, and may meet. Interface identifiers go by keyed hash; link-local addresses stay so.
 - Roles stay in IPv4: a last octet of 0, 1, 254 or 255 stays, so that a directed broadcast of a /24 is one after the map
   too, and a gateway stands where gateways do. For that nothing is flipped below a prefix of the last octet that is all
   zeros or all ones; so its first two bits always stay.
@@ -29,8 +30,9 @@ from numpy.typing import NDArray
 from nsstream.errors import InputError
 
 _Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
-_OCTET_BITS = 8
+_Tables = dict[bytes, int]  # what was hashed in one call, by the octets that many addresses begin with
 _V4_MAPPED = bytes(10) + b"\xff\xff"
+_NO_UNICAST = [ipaddress.ip_network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/64", "ff00::/8")]
 _SOLICITED_NODE = bytes.fromhex("ff02" + "00" * 9 + "01ff")
 
 
@@ -44,7 +46,7 @@ class AddressMap:
         ipv6_range: network of /48 or shorter, for example ``fd00::/8``.
 
     Raises:
-        InputError: a range that is not a network, or too narrow.
+        InputError: a range that is not a network, is too narrow, or has addresses in it that are no unicast.
     """
 
     key: bytes
@@ -75,12 +77,13 @@ class AddressMap:
         if not len(addresses):
             return addresses.copy()
         distinct, where = np.unique(addresses, axis=0, return_inverse=True)
-        mapped = b"".join(self._map_one(a.tobytes()) for a in distinct)
+        tables: _Tables = {}
+        mapped = b"".join(self._map_one(a.tobytes(), tables) for a in distinct)
         return np.frombuffer(mapped, np.uint8).reshape(-1, 16)[where.reshape(-1)]
 
-    def _map_one(self, address: bytes) -> bytes:
+    def _map_one(self, address: bytes, tables: _Tables) -> bytes:
         if address.startswith(_V4_MAPPED):
-            return _V4_MAPPED + self._map_v4(address[12:])
+            return _V4_MAPPED + self._map_v4(address[12:], tables)
         real = ipaddress.IPv6Address(address)
         if address.startswith(_SOLICITED_NODE):
             return _SOLICITED_NODE + self._hash(b"solicited", address, 3)
@@ -89,28 +92,40 @@ class AddressMap:
         identifier = self._hash(b"interface", address, 8)
         if real.is_link_local:
             return address[:8] + identifier
-        return _inside(self._v6, self._hash(b"subnet", address[:8], 8) + identifier)
+        subnet = self._flip(b"subnet", address[:8], self._v6.prefixlen, tables)
+        return _inside(self._v6, subnet + identifier)
 
-    def _map_v4(self, octets: bytes) -> bytes:
+    def _map_v4(self, octets: bytes, tables: _Tables) -> bytes:
         real = ipaddress.IPv4Address(octets)
         if real.is_multicast or real.is_loopback or octets[0] == 0 or octets == b"\xff\xff\xff\xff":
             return octets
-        subnet = self._hash(b"v4", octets[:2], 2)
-        low, value = 0, int.from_bytes(octets[2:], "big")
-        for bit in range(15, -1, -1):  # flip each bit by a keyed function of all bits before it
-            prefix = octets[:2] + (value >> (bit + 1)).to_bytes(2, "big") + bytes([bit])
-            flip = 0 if _is_uniform(value & 0xFF, bit) else self._hash(b"bit", prefix, 1)[0] & 1
-            low |= ((value >> bit & 1) ^ flip) << bit
-        return _inside(self._v4, subnet + low.to_bytes(2, "big"))
+        turned = self._flip(b"v4", octets, self._v4.prefixlen, tables)
+        return _inside(self._v4, turned[:3] + bytes([_keep_role(octets[3], turned[3])]))
+
+    def _flip(self, purpose: bytes, octets: bytes, first: int, tables: _Tables) -> bytes:
+        """Flip each bit from the first-th on, or not, by a keyed function of all bits before it."""
+        out = bytearray(octets)
+        for i in range(first // 8, len(octets)):
+            before = purpose + octets[:i]
+            table = tables.get(before)  # 255 bits: of the tree of what an octet begins with, one a node
+            if table is None:
+                table = tables[before] = int.from_bytes(self._hash(purpose, octets[:i], 32), "big")
+            node = 1
+            for bit in range(7, -1, -1):
+                if 8 * i + 7 - bit >= first:
+                    out[i] ^= (table >> node & 1) << bit
+                node = node << 1 | octets[i] >> bit & 1
+        return bytes(out)
 
     def _hash(self, purpose: bytes, data: bytes, size: int) -> bytes:
         return hashlib.blake2b(data, key=self.key, person=purpose, digest_size=size).digest()
 
 
-def _is_uniform(octet: int, bit: int) -> bool:
-    """Whether what stands above a bit of the last octet is all zeros or all ones; False for bits above the octet."""
-    above = octet >> (bit + 1)
-    return bit < _OCTET_BITS and above in (0, (1 << (_OCTET_BITS - 1 - bit)) - 1)
+def _keep_role(octet: int, turned: int) -> int:
+    """The turned last octet, without the flips below a prefix that is all zeros or all ones."""
+    behind = octet ^ 0xFF if octet & 0x80 else octet  # 1 where the first differing bit is, 0 before it
+    free = (1 << max(behind.bit_length() - 1, 0)) - 1
+    return octet ^ (octet ^ turned) & free
 
 
 def _network(text: str, kind: type[_Network], longest: int) -> _Network:
@@ -120,6 +135,8 @@ def _network(text: str, kind: type[_Network], longest: int) -> _Network:
         raise InputError(f"not an address range: {text!r} ({err})") from err
     if network.prefixlen > longest:
         raise InputError(f"the address range {text} is too narrow: it must be a /{longest} or shorter")
+    if any(network.version == other.version and network.overlaps(other) for other in _NO_UNICAST):
+        raise InputError(f"the address range {text} is not unicast throughout: take a narrower one")
     return network
 
 

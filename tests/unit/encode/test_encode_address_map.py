@@ -64,6 +64,32 @@ def test_hosts_of_one_slash_64_share_one_after_the_map():
     assert near == same != far
 
 
+def shared(a, b):
+    """How many leading bits two addresses share."""
+    return a.max_prefixlen - (int(a) ^ int(b)).bit_length()
+
+
+@pytest.mark.parametrize("ipv4_range", ["10.0.0.0/8", "172.16.0.0/12", "128.0.0.0/2", "100.64.0.0/16"])
+def test_ipv4_prefixes_behind_that_of_the_range_are_kept_to_the_bit(ipv4_range):
+    real, lengths = ipaddress.ip_address("93.184.77.98"), range(ipaddress.ip_network(ipv4_range).prefixlen, 32)
+    tails = np.random.default_rng(3).integers(0, 1 << 31, len(lengths)).tolist()
+    others = [ipaddress.ip_address(int(real) ^ (1 << 31 | tail) >> k) for k, tail in zip(lengths, tails, strict=True)]
+    out, *outs = mapped(real, *others, ipv4_range=ipv4_range)
+    assert [shared(real, other) for other in others] == [*lengths]
+    assert [shared(out, other) for other in outs] == [*lengths]
+
+
+def test_ipv6_prefixes_are_kept_to_the_bit_down_to_the_subnet():
+    real = ipaddress.ip_address("2001:db8:1234:5678::9")
+    out, *outs = mapped(real, *(ipaddress.ip_address(int(real) ^ 1 << 127 - k) for k in range(8, 64)))
+    assert [shared(out, other) for other in outs] == [*range(8, 64)]
+
+
+def test_hosts_of_one_network_stay_apart():
+    real = [f"93.{a}.{b}.{c}" for a in range(0, 256, 16) for b in range(0, 256, 16) for c in range(0, 256, 8)]
+    assert len(set(mapped(*real))) == len(real)
+
+
 def test_another_key_is_another_map():
     addresses = np.array([octets_of(a) for a in ("192.0.2.1", "2001:db8::1", "fe80::1", "ff02::1:ff00:1")])
     other = AddressMap(KEY[::-1]).map(addresses)
@@ -87,6 +113,9 @@ def test_a_key_of_another_length_is_refused(size):
         ({"ipv4_range": "ten"}, "not an address range: 'ten'"),
         ({"ipv4_range": "fd00::/8"}, "not an address range"),
         ({"ipv4_range": "10.0.0.0/24"}, "too narrow: it must be a /16 or shorter"),
+        ({"ipv4_range": "0.0.0.0/0"}, "not unicast throughout"),
+        ({"ipv4_range": "224.0.0.0/4"}, "not unicast throughout"),
+        ({"ipv6_range": "::/0"}, "not unicast throughout"),
         ({"ipv6_range": "fd00::/64"}, "too narrow: it must be a /48 or shorter"),
         ({"ipv6_range": "10.0.0.0/8"}, "not an address range"),
         ({"ipv6_range": ""}, "not an address range"),
