@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from nsstream_daemon.twin_commands import Budget, Cores, Ipv4Range, Ipv6Range, ModelName, Seed, Steps, address_key
+from nsstream_daemon.twin_commands import (
+    Budget,
+    Cores,
+    Device,
+    Ipv4Range,
+    Ipv6Range,
+    ModelName,
+    Seed,
+    Steps,
+    address_key,
+)
 
 if TYPE_CHECKING:
     from nsstream.chunk import ChunkStore
@@ -125,6 +135,7 @@ def train(
     ipv4_range: Ipv4Range = "10.0.0.0/8",
     ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
+    device: Device = "auto",
     turns: Annotated[int, typer.Option(min=1, max=1000, help="Of several chunks: how often weights are averaged.")] = 4,
     ray: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of several chunks: the Ray cluster to use.")
@@ -162,6 +173,8 @@ def train(
     if len(chunks) > 1 or ray is not None:
         if steps is None or budget is not None or parent is not None or model != "autoregressive" or private:
             raise InputError("several chunks are learned from nothing, openly, by --steps, by the default model")
+        if device not in ("auto", "cpu"):
+            raise InputError(f"several chunks are learned on the CPU, got --device {device}")
         with ProgressView(Console(stderr=True)) as view:
             checkpoint = train_chunks(
                 chunks, models, turns=turns, steps=steps, seed=secrets.randbelow(2**31) if seed is None else seed,
@@ -199,6 +212,7 @@ def train(
             model=model,
             ranges=(ipv4_range, ipv6_range),
             private=privacy,
+            device=device,
         )
     Console().print(f"model  {checkpoint}", highlight=False, soft_wrap=True)
 

@@ -42,6 +42,13 @@ Ipv6Range = Annotated[str, typer.Option(help="Where IPv6 hosts of the twin are: 
 ModelName = Annotated[
     str, typer.Option("--model", help="autoregressive, or doppelganger: NetShare's architecture, a baseline.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where models are trained: cpu, cuda, or auto, which is the GPU that CUDA_VISIBLE_DEVICES names where "
+        "torch can use it, and else the CPU."
+    ),
+]
 
 
 def twin(
@@ -65,6 +72,7 @@ def twin(
     ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
     workers: Workers = 2,
+    device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier twin and its state.")] = False,
     with_score: Annotated[bool, typer.Option("--score/--no-score", help="Score the twin against the trace.")] = True,
 ) -> None:
@@ -93,6 +101,7 @@ def twin(
         mtu=mtu,
         cores=cores,
         workers=workers,
+        device=device,
         replaces=force,
     )
     if is_table(output):

@@ -87,7 +87,7 @@ def write_checkpoint(
 
     Args:
         models: the directory of all checkpoints; made if need be.
-        tensors: what is to be kept.
+        tensors: what is to be kept, of any device; it is kept as the processor's.
         codec: what the tokens or numbers mean, as JSON.
         told: of the manifest, what follows from the codec: schema, start_ns, end_ns, conversations, packets.
         facts: what else the manifest says, as JSON.
@@ -95,7 +95,7 @@ def write_checkpoint(
     Raises:
         OutputError: no space, no permission.
     """
-    weights = save({k: v.detach().contiguous() for k, v in tensors.items()})
+    weights = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     meaning = json.dumps(codec, separators=(",", ":")).encode()
     identity = identity_of(weights, meaning, facts)
     manifest = {"id": identity, "format": FORMAT, **told, "nsstream": __version__, **facts}

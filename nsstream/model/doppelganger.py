@@ -63,10 +63,13 @@ class SeriesGenerator(nn.Module):
                 weight.data[STATE : 2 * STATE] = 1.0  # of the forget gate
 
     def forward(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Attributes (n, A) and features (n, t, F) of `count` conversations; packets behind an end are zeros."""
+        """Attributes (n, A) and features (n, t, F) of `count` conversations; packets behind an end are zeros.
+
+        The generator is of the device that the weights are on.
+        """
 
         def noise(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
+            return torch.randn(*shape, generator=generator, device=generator.device)
 
         metadata = _as_metadata(self.metadata(noise(count, NOISE)))
         said = _discrete(metadata).detach()

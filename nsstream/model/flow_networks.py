@@ -9,7 +9,8 @@ Dimension letters: n conversations, w of a run, t records, a tokens said at a ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,13 @@ class Heads(nn.Module):
         self._column = [mask.long().cumsum(0) - 1 for mask in masks]
         self._features = list(features)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What is shown goes where the weights go (`nn.Module.to`)."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._shown, self._column = [fn(shown) for shown in self._shown], [fn(column) for column in self._column]
+        self._features = [None if features is None else fn(features) for features in self._features]
+        return self
+
     def hear(self, i: int, token: Tensor) -> Tensor:
         """Token i (...) as a vector (..., d)."""
         heard: Tensor = self.said[i](token)
@@ -106,7 +114,7 @@ class Heads(nn.Module):
 
         Each token goes unheard by those behind it with a chance of `mishear`. `counts` (k, a) leaves tokens out.
         """
-        total = torch.zeros(len(known))
+        total = torch.zeros(len(known), device=known.device)
         for i in range(len(self.sizes)):
             if len(self._shown[i]) > 1:
                 rows = slice(None) if counts is None else counts[:, i].nonzero()[:, 0]
@@ -116,7 +124,7 @@ class Heads(nn.Module):
                 total = total + nll if counts is None else total.index_add(0, rows, nll)  # type: ignore[arg-type]
             heard = self.hear(i, tokens[:, i])
             if self.training and mishear:
-                heard = heard * (torch.rand(len(heard)) >= mishear)[:, None] / (1 - mishear)
+                heard = heard * (torch.rand(len(heard), device=heard.device) >= mishear)[:, None] / (1 - mishear)
             known = known + heard
         return total
 
@@ -155,7 +163,7 @@ class ConversationNetwork(nn.Module):
         """Negative log-likelihood (n, w) of runs of conversations: attributes (n, w, a), start_features (n, w, f)."""
         before = self.heads.embed(attributes)[:, :-1]
         if self.training:
-            before = before * (torch.rand(before.shape[:2]) >= self.forget)[..., None]
+            before = before * (torch.rand(before.shape[:2], device=before.device) >= self.forget)[..., None]
         before = torch.cat([torch.zeros_like(before[:, :1]), before], dim=1)
         known, _ = self.history(self.drop(before))
         known = self.drop(known) + self.start(start_features)
@@ -179,11 +187,11 @@ class RecordNetwork(nn.Module):
 
     def describe(self, attributes: Tensor) -> Tensor:
         """One vector a conversation: attributes (n, a) -> (n, d)."""
-        total = torch.zeros(len(attributes), self.width)
+        total = torch.zeros(len(attributes), self.width, device=attributes.device)
         for i, table in enumerate(self.attribute):
             said = table(attributes[:, i])
             if self.training:
-                said = said * (torch.rand(len(said)) >= self.mishear)[:, None]
+                said = said * (torch.rand(len(said), device=said.device) >= self.mishear)[:, None]
             total = total + said
         return total + self.mix(total)  # type: ignore[no-any-return]
 
@@ -208,7 +216,7 @@ class RecordNetwork(nn.Module):
         read = self.inputs(described, said, running)
         h, _ = self.recur(self.drop(read))
         h = self.drop(h) + read
-        is_told = torch.ones(int(counts.sum()), fields.shape[-1], dtype=torch.bool)
+        is_told = torch.ones(int(counts.sum()), fields.shape[-1], dtype=torch.bool, device=counts.device)
         is_first = (running[..., 0] == 0)[counts]
         is_told[:, :2] = ~is_first[:, None]
         return self.heads.nll(h[counts], fields[counts], counts=is_told)

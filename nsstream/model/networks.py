@@ -9,7 +9,7 @@ Dimension letters: n conversations or windows, w conversations of a window, t pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ class AttributeNetwork(nn.Module):
     def read(self, i: int, known: Tensor, attributes: Tensor) -> Tensor:
         """What the head of attribute i reads (..., d); arguments as of `logits`."""
         if i == self.layout.narrow:
-            known = sum_of_embeddings(self.narrow_said, attributes[..., list(self.layout.narrow_knows)])
+            told = torch.stack([attributes[..., j] for j in self.layout.narrow_knows], dim=-1)
+            known = sum_of_embeddings(self.narrow_said, told)
         out: Tensor = torch.relu(self.hidden[i](known)) + known
         return out
 
@@ -114,7 +115,7 @@ class AttributeNetwork(nn.Module):
         said = [self._heard(table(attributes[..., i])) for i, table in enumerate(self.said)]  # a of (n, w, d)
         before = torch.stack(said).sum(0)[:, :-1]
         if self.training:
-            before = before * (uniform(before.shape[:2]) >= self.forget)[..., None]
+            before = before * (uniform(before.shape[:2], before.device) >= self.forget)[..., None]
         before = torch.cat([torch.zeros_like(said[0][:, :1]), before], dim=1)
         known, _ = self.history(self.drop(before))
         known = self.drop(known) + self.start(start_features)
@@ -130,7 +131,7 @@ class AttributeNetwork(nn.Module):
     def _heard(self, said: Tensor) -> Tensor:
         if not self.training:
             return said
-        return said * (uniform(said.shape[:-1]) >= self.mishear)[..., None] / (1 - self.mishear)
+        return said * (uniform(said.shape[:-1], said.device) >= self.mishear)[..., None] / (1 - self.mishear)
 
 
 class PacketNetwork(nn.Module):
@@ -245,6 +246,10 @@ class PacketTokens:
     counts: Tensor
     needs_size: Tensor
     needs_gap: Tensor
+
+    def to(self, device: torch.device) -> PacketTokens:
+        """The same batch there."""
+        return PacketTokens(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def no_packet(layout: Layout) -> tuple[int, int, int]:

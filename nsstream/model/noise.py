@@ -23,9 +23,9 @@ def noise_of(generator: torch.Generator) -> Iterator[None]:
         _GENERATOR.reset(token)
 
 
-def uniform(shape: torch.Size) -> Tensor:
-    """Numbers in [0, 1) of a shape."""
-    return torch.rand(shape, generator=_GENERATOR.get())
+def uniform(shape: torch.Size, device: torch.device) -> Tensor:
+    """Numbers in [0, 1) of a shape, on a device, which has to be the generator's."""
+    return torch.rand(shape, generator=_GENERATOR.get(), device=device)
 
 
 class Dropout(nn.Module):
@@ -39,4 +39,4 @@ class Dropout(nn.Module):
         """What is left of x (...)."""
         if not self.training or self.p == 0:
             return x
-        return x * ((uniform(x.shape) >= self.p) * (1 / (1 - self.p)))
+        return x * ((uniform(x.shape, x.device) >= self.p) * (1 / (1 - self.p)))

@@ -25,7 +25,7 @@ from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
 from nsstream.pipeline.ray_engine import RayEngine
 from nsstream.pipeline.service_config import RaySection, WorkerSection
-from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, train_one
+from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, device_named, train_one
 from nsstream.replay.checkpoints import CheckpointInfo, read_checkpoint
 
 _DAY_NS: Final = 86_400 * 10**9
@@ -46,6 +46,7 @@ def train_chunk(
     model: str = DEFAULT_MODEL,
     ranges: tuple[str, str] = ("10.0.0.0/8", "fd00::/8"),
     private: dict[str, Any] | None = None,
+    device: str = "auto",
 ) -> Path:
     """Train a model on a chunk file, from `parent` or from nothing, and return its checkpoint.
 
@@ -61,6 +62,7 @@ def train_chunk(
         raise InputError(f"the model must be one of {', '.join(MODELS)}, got {model!r}")
     if held.kind is Kind.FLOWS:
         check_flow_model(model)
+    chosen = device_named(device)
     if parent is not None and not parent.is_dir():
         raise StateError(f"there is no model {parent}")
     try:
@@ -79,6 +81,7 @@ def train_chunk(
         address_map=AddressMap(key_beside(models, new_key), *ranges),
         model=model,
         private=private,
+        device=chosen,
     )
     return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
 

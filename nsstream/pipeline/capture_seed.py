@@ -67,7 +67,7 @@ class CaptureSeed:
         said = f"{training.random_seed} of captures".encode()
         seed = int.from_bytes(hashlib.sha256(said).digest()[:8]) >> 1
         material = Material(Path(str(done["chunk"])), None, None, seed)
-        checkpoint = runner.train_material(material, self._folder, training, place, heard)
+        checkpoint = runner.train_material(material, self._folder, training, place, heard, failures=self._failures)
         with whole_file(self._folder / FACTS) as file:
             file.write(json.dumps({"model": checkpoint.name, "captures": self._facts()}, indent=1).encode())
         shutil.rmtree(self._folder / "chunks", ignore_errors=True)

@@ -45,6 +45,7 @@ class Failure(StrEnum):
     MEMORY = "memory"  # it took too much
     LOST = "lost"  # the machine that it ran on went away, or the connection to it
     UNREACHABLE = "unreachable"  # there was no machine to run on
+    GPU_MEMORY = "gpu_memory"  # the GPU that it was given had too little memory
 
 
 class ChildFailedError(Exception):

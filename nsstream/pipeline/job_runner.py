@@ -111,7 +111,9 @@ class JobRunner:
         private: Mapping[str, Any] | None = None,
     ) -> Path:
         """Train a job's checkpoint by a worker that is told its promise; raises ChildFailedError, CancelledError."""
-        return self.train_material(material, self.folder_of(job), training, place, heard, private=private)
+        return self.train_material(
+            material, self.folder_of(job), training, place, heard, private=private, failures=job.attempts
+        )
 
     def train_material(
         self,
@@ -122,8 +124,13 @@ class JobRunner:
         heard: Heard,
         *,
         private: Mapping[str, Any] | None = None,
+        failures: int = 0,
     ) -> Path:
-        """Train a checkpoint in a folder of models; raises as `train`."""
+        """Train a checkpoint in a folder of models; raises as `train`.
+
+        After so many `failures` that this try is the last, it is made on the CPU, whatever its place has.
+        """
+        is_last_try = failures > 0 and failures + 1 >= training.attempts
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
@@ -139,6 +146,8 @@ class JobRunner:
             steps=steps,
             threads=self.engine.threads(place),
             address_map=self.address_map,
+            device="cpu" if is_last_try else "auto",
+            gpu_memory_octets=training.gpu_memory_octets,
         )
         limit_s = training.time_limit_s
         if limit_s is None and budget_s is not None:

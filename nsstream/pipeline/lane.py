@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from nsstream.clock import Clock
 from nsstream.pipeline.service_config import WorkerSection
+
+_log = logging.getLogger(__name__)
 
 State = Literal["idle", "training", "judging"]
 TOLD: Final = ("stage", "step", "loss", "left_s")  # of a fit
@@ -23,6 +26,7 @@ class Lane:
         self._chunk: str | None = None
         self._is_seed, self._since_ns = False, 0
         self._told: dict[str, Any] = dict.fromkeys(TOLD)
+        self._warning: str | None = None
 
     def begin(self, chunk: str, *, is_seed: bool) -> None:
         """A training begins."""
@@ -36,7 +40,12 @@ class Lane:
             self._state = "judging"
 
     def hear(self, line: Mapping[str, Any]) -> None:
-        """Keep what a worker or a judge says of its progress."""
+        """Keep what a worker or a judge says of its progress; of warnings, log each that is not the last one again."""
+        if line.get("event") == "warning":
+            if (warning := str(line.get("message"))[:500]) != self._warning:
+                self._warning = warning
+                _log.warning("worker_warns lane=%s message=%s", self.name, warning)
+            return
         with self._lock:
             self._told = {name: line.get(name) for name in TOLD}
 

@@ -23,6 +23,7 @@ from pydantic import (
 
 from nsstream.errors import InputError
 from nsstream.pipeline.plan import parse_duration_s, parse_octets
+from nsstream.train.job import GPU_MEMORY_OCTETS
 
 LIVE: Final[dict[str, JsonValue]] = {"live": True}  # of a field's schema: a reload applies it
 MOST_LENGTH_S: Final = 3640 * 86_400
@@ -134,7 +135,8 @@ class WorkerSection(Section):
     gpu: str | None = Field(
         default=None,
         pattern=r"^[0-9A-Za-z-]{1,64}$",
-        description="What CUDA_VISIBLE_DEVICES says to the worker: a number or a UUID. Without it, no GPU is seen.",
+        description="The GPU that trains, as CUDA_VISIBLE_DEVICES names it: a number or a UUID. Several places may "
+        "share one. Where torch cannot use it the worker says so, and trains on the CPU, as without it.",
     )
 
 
@@ -213,6 +215,13 @@ class TrainingSection(Section):
         description="A worker whose resident memory is larger is killed.",
         json_schema_extra=LIVE,
     )
+    gpu_memory_octets: Size = Field(
+        default=GPU_MEMORY_OCTETS,
+        ge=0,
+        description="Memory that a training on a GPU waits for, a minute at most, and takes before it begins. A job "
+        "that does not get it, or uses it up, has failed and waits; the last of its attempts is on the CPU.",
+        json_schema_extra=LIVE,
+    )
     nice: int = Field(default=10, ge=0, le=19, description="Niceness of workers.")
     keep_models: int = Field(
         default=20,
@@ -252,7 +261,7 @@ class RaySection(Section):
         default=0.0,
         ge=0,
         le=16,
-        description="GPUs that a job asks Ray for, and sees; 0.25: four jobs share one.",
+        description="GPUs that a job asks Ray for, and trains on the first of; 0.25: four jobs share one.",
     )
     files: Literal["store", "shared"] = Field(
         default="store",

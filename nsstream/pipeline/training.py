@@ -12,19 +12,21 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from nsstream.encode.address_map import AddressMap
-from nsstream.errors import TrainError
-from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
+from nsstream.errors import InputError, TrainError
+from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure, run_job
 from nsstream.pipeline.ingest import Lesson
 from nsstream.pipeline.plan import choose_seed, make_lanes, split_steps, split_time
 from nsstream.pipeline.progress import Progress, Stage
+from nsstream.train.job import GPU_MEMORY_OCTETS, DeviceName
 
 WORKER: Final = (sys.executable, "-m", "nsstream.train.worker")
 SILENCE_S: Final = 180.0  # numba compiles for up to a minute on a first run
 DEFAULT_MODEL: Final = "autoregressive"
 MODELS: Final = (DEFAULT_MODEL, "doppelganger")
+DEVICES: Final[tuple[DeviceName, ...]] = get_args(DeviceName)
 START_S: Final = 4.0  # from exec to the first step: imports and encoding
 
 
@@ -46,6 +48,8 @@ class TrainJob:
     address_map: AddressMap
     model: str = DEFAULT_MODEL
     private: dict[str, Any] | None = None  # fields of `train.job.Privacy`; None: openly
+    device: DeviceName = "auto"  # one of DEVICES
+    gpu_memory_octets: int = GPU_MEMORY_OCTETS
 
     def as_dict(self) -> dict[str, object]:
         """The job as the worker reads it."""
@@ -61,7 +65,17 @@ class TrainJob:
             "threads": self.threads,
             "address_map": address_map_as_dict(self.address_map),
             "private": self.private,
+            "device": self.device,
+            "gpu_memory_octets": self.gpu_memory_octets,
         }
+
+
+def device_named(text: str) -> DeviceName:
+    """A device by its name; raises InputError where there is none of it."""
+    for device in DEVICES:
+        if device == text:
+            return device
+    raise InputError(f"the device must be one of {', '.join(DEVICES)}, got {text!r}")
 
 
 def address_map_as_dict(address_map: AddressMap) -> dict[str, str]:
@@ -82,6 +96,7 @@ class TrainingConfig:
     fewest_conversations: int  # that the seed's chunk should hold
     address_map: AddressMap
     model: str = DEFAULT_MODEL
+    device: DeviceName = "auto"
     command: Sequence[str] = WORKER
 
 
@@ -111,6 +126,7 @@ def train_lessons(
             threads=threads,
             address_map=config.address_map,
             model=config.model,
+            device=config.device,
         )
 
         def number(progress: Progress) -> None:
@@ -144,12 +160,16 @@ def train_one(
 ) -> Path:
     """Run a worker, once more if it fails, and return its checkpoint; raises TrainError if it fails again.
 
-    What is learned privately is not tried again: a worker that failed late may have released something.
+    Where a GPU had no room for it, and was not insisted on, the second time is on the CPU. What is learned privately is
+    not tried again: a worker that failed late may have released something.
     """
     stage = Stage.FINE_TUNE if job.parent else Stage.SEED
     limit_s = None if job.budget_s is None else 1.5 * job.budget_s + SILENCE_S
 
     def on_line(line: dict[str, Any]) -> None:
+        if line.get("event") == "warning":
+            report(Progress(stage, elapsed_s(), note=str(line.get("message"))))
+            return
         report(
             Progress(
                 stage,
@@ -170,6 +190,8 @@ def train_one(
             if attempt == most:
                 times = "twice" if most > 1 else "and is not tried again"
                 raise TrainError(f"the worker on chunk {job.chunk.stem} failed {times}: {err}") from err
+            if err.kind is Failure.GPU_MEMORY and job.device == "auto":
+                job = replace(job, device="cpu")
             report(Progress(stage, elapsed_s(), note=f"a worker failed and is tried once more: {err}"))
         except CancelledError as err:
             raise TrainError("the run was stopped") from err

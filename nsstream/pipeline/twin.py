@@ -23,7 +23,7 @@ from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_stat
 from nsstream.pipeline.plan import choose_length_s
 from nsstream.pipeline.playing import SERVER, play
 from nsstream.pipeline.progress import Listener, Progress, Stage
-from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, WORKER, TrainingConfig, train_lessons
+from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, WORKER, TrainingConfig, device_named, train_lessons
 from nsstream.score.verify import Verification, verify_trace
 
 CONFIG_SUFFIX: Final = ".config.json"
@@ -43,6 +43,7 @@ class TwinConfig:
     seed: int
     address_map: AddressMap
     model: str = DEFAULT_MODEL  # one of `training.MODELS`
+    device: str = "auto"  # one of `training.DEVICES`
     budget_s: float | None = 300.0  # from start to verified twin
     steps: int | None = None  # of the seed's training, in place of a budget: the run is then reproducible
     chunk_length_s: int | None = None  # None: chosen from the trace
@@ -59,6 +60,7 @@ class TwinConfig:
             raise InputError("give either a budget or steps, not both")
         if self.model not in MODELS:
             raise InputError(f"the model must be one of {', '.join(MODELS)}, got {self.model!r}")
+        device_named(self.device)
         if self.budget_s is not None and self.budget_s <= 0:
             raise InputError(f"the budget must be more than 0 s, got {self.budget_s:g} s")
         if self.steps is not None and self.steps < 1:
@@ -73,6 +75,7 @@ class TwinConfig:
             "output": str(self.output),
             "state": str(self.state),
             "model": self.model,
+            "device": self.device,
             "seed": self.seed,
             "ipv4_range": self.address_map.ipv4_range,
             "ipv6_range": self.address_map.ipv6_range,
@@ -197,5 +200,6 @@ def training_of(config: TwinConfig, spent_s: float, set_aside_s: float) -> Train
         fewest_conversations=config.fewest_conversations,
         address_map=config.address_map,
         model=config.model,
+        device=device_named(config.device),
         command=config.worker,
     )

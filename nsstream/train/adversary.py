@@ -7,6 +7,8 @@ the density ratio, normalised in the group, less the mean weight (Che et al. 201
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from nsstream.model.critic import READS, Critic
 from nsstream.model.heads import heads_drawn
 from nsstream.model.networks import PacketNetwork, PacketTokens
 from nsstream.model.sample_packets import draw_packets
+from nsstream.train.device import CPU, device_of
 
 
 def critic_loss(critic: Critic, measured: PacketTokens, drawn: PacketTokens) -> Tensor:
@@ -50,14 +53,17 @@ def draw_groups(
     group_size: int,
     rng: np.random.Generator,
 ) -> PacketTokens:
-    """Draw the packets of measured conversations anew, `group_size` times each, with their own attributes and start."""
+    """Draw the packets of measured conversations anew, `group_size` times each, with their own attributes and start.
+
+    They are drawn on the processor, and given where the network is.
+    """
     again = np.repeat(rows, group_size)
     counts = np.diff(tokens.packet_offset)[again]
-    was_training = network.training
-    network.eval()
+    device, was_training = device_of(network), network.training
+    drawer = network.eval() if device == CPU else copy.deepcopy(network).to(CPU).eval()
     drawn = draw_packets(
-        network, codec, tokens.attributes[again], tokens.stack[again], tokens.start_ns[again], counts, rng,
+        drawer, codec, tokens.attributes[again], tokens.stack[again], tokens.start_ns[again], counts, rng,
         most=READS,
     )  # fmt: skip
     network.train(was_training)
-    return heads_drawn(drawn, tokens.attributes[again], counts, codec)
+    return heads_drawn(drawn, tokens.attributes[again], counts, codec).to(device)

@@ -7,15 +7,17 @@ not learned. The conversations of a batch are of similar length every other time
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Final, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.model.networks import Layout, PacketTokens, no_packet
+from nsstream.train.device import CPU, tensor_of
 
 WINDOW: Final = 96  # packets learned at a time
 LEAD: Final = 16  # packets read before a later window
@@ -50,34 +52,67 @@ def cut_windows(tokens: ChunkTokens, rows: NDArray[np.int64]) -> Windows:
     )
 
 
-def packet_batch(tokens: ChunkTokens, windows: Windows, chosen: NDArray[np.int64], layout: Layout) -> PacketTokens:
-    """The chosen windows as one padded batch."""
-    read, end = windows.read_from[chosen], windows.end[chosen]
-    owner = windows.owner[chosen]
-    length = int((end - read).max())
-    at = read[:, None] + np.arange(length)
-    inside = at < end[:, None]
-    at = np.minimum(at, len(tokens.kind) - 1)
-    first = tokens.packet_offset[owner]
-    lead = np.maximum(read - 1, 0)
-    before = np.stack([tokens.kind[lead], tokens.size[lead], tokens.gap[lead]], axis=1)
-    before[read == first] = no_packet(layout)
-    counts = inside & (at >= windows.learn_from[chosen][:, None])
-    running = np.stack([tokens.countdown[at], tokens.position[at], tokens.time_left[at]], axis=-1)
+@dataclass(frozen=True)
+class TensorTokens:
+    """A chunk's tokens as tensors of one device, brought there once; shapes and names as of `ChunkTokens`."""
 
-    def padded(column: NDArray[np.int64]) -> torch.Tensor:
-        return torch.from_numpy(np.where(inside, column[at], 0))
+    attributes: Tensor
+    start_features: Tensor
+    stack: Tensor
+    packet_offset: Tensor
+    kind: Tensor
+    size: Tensor
+    gap: Tensor
+    needs_size: Tensor
+    countdown: Tensor
+    position: Tensor
+    time_left: Tensor
+
+    @classmethod
+    def of(cls, tokens: ChunkTokens, device: torch.device = CPU) -> Self:
+        """The tokens there."""
+        return cls(**{f.name: tensor_of(getattr(tokens, f.name), device) for f in fields(cls)})
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.kind.device
+
+
+def packet_batch(tokens: ChunkTokens, windows: Windows, chosen: NDArray[np.int64], layout: Layout) -> PacketTokens:
+    """The chosen windows as one padded batch, on the processor."""
+    return window_batch(TensorTokens.of(tokens), windows, chosen, layout)
+
+
+def window_batch(tokens: TensorTokens, windows: Windows, chosen: NDArray[np.int64], layout: Layout) -> PacketTokens:
+    """The chosen windows as one padded batch, where the tokens are: the windows' bounds alone travel."""
+    bounds = (windows.owner, windows.read_from, windows.learn_from, windows.end)
+    told = np.stack([bound[chosen] for bound in bounds])
+    length = int((told[3] - told[1]).max())
+    owner, read, learn, end = torch.from_numpy(told).to(tokens.device).unbind()
+    at = read[:, None] + torch.arange(length, device=tokens.device)
+    inside = at < end[:, None]
+    at = at.clamp(max=len(tokens.kind) - 1)
+    first = tokens.packet_offset[owner]
+    lead = (read - 1).clamp(min=0)
+    before = torch.stack([tokens.kind[lead], tokens.size[lead], tokens.gap[lead]], dim=1)
+    nothing = tensor_of(np.array(no_packet(layout)), tokens.device)
+    counts = inside & (at >= learn[:, None])
+    running = torch.stack([tokens.countdown[at], tokens.position[at], tokens.time_left[at]], dim=-1)
+
+    def padded(column: Tensor) -> Tensor:
+        return column[at].masked_fill(~inside, 0)
 
     return PacketTokens(
-        attributes=torch.from_numpy(tokens.attributes[owner]),
+        attributes=tokens.attributes[owner],
         kind=padded(tokens.kind),
         size=padded(tokens.size),
         gap=padded(tokens.gap),
-        before=torch.from_numpy(before),
-        running=torch.from_numpy(running),
-        counts=torch.from_numpy(counts),
-        needs_size=torch.from_numpy(counts & tokens.needs_size[at]),
-        needs_gap=torch.from_numpy(counts & (at > first[:, None])),
+        before=torch.where((read == first)[:, None], nothing, before),
+        running=running,
+        counts=counts,
+        needs_size=counts & tokens.needs_size[at],
+        needs_gap=counts & (at > first[:, None]),
     )
 
 

@@ -25,6 +25,7 @@ from nsstream.model.doppelganger import SeriesCritic, SeriesGenerator, SeriesLay
 from nsstream.model.doppelganger_checkpoint import load_series_checkpoint, save_series_checkpoint
 from nsstream.trace import ConversationTable
 from nsstream.train.config import Progress
+from nsstream.train.device import CPU, new_generator, tensor_of
 from nsstream.train.job import TrainJob
 from nsstream.train.wasserstein import critic_distance, gradient_penalty
 
@@ -64,6 +65,7 @@ def learn_doppelganger(
     interval_ns: tuple[int, int],
     facts: dict[str, Any],
     report: Callable[[Progress], None],
+    device: torch.device = CPU,
 ) -> Path:
     """Train a checkpoint on a chunk's conversations, addresses mapped, as the job says, and save it.
 
@@ -79,7 +81,7 @@ def learn_doppelganger(
     series = encode_series(table, codec)
     networks = parent.networks if parent else new_series_networks(layout_for(series))
     config = DoppelgangerConfig(rounds=job.steps, budget_s=job.budget_s)
-    fit = DoppelgangerFit(networks, series, config, job.seed, SystemClock(), report)
+    fit = DoppelgangerFit(networks, series, config, job.seed, SystemClock(), report, device)
     fit.run()
     facts = {
         **facts,
@@ -102,6 +104,7 @@ class DoppelgangerFit:
         seed: of all chance.
         clock: for the budget.
         report: called now and then; the loss told is the critics' distance of real from generated.
+        device: where networks, batches and noise are while it learns; networks are left on the processor.
 
     Raises:
         TrainError: too few conversations.
@@ -115,17 +118,18 @@ class DoppelgangerFit:
         seed: int,
         clock: Clock,
         report: Callable[[Progress], None],
+        device: torch.device = CPU,
     ) -> None:
         if len(series) < LEAST_CONVERSATIONS:
             raise TrainError(f"a chunk of {len(series)} conversations is too small to learn; make chunks longer")
-        self._networks, self._series, self._config = networks, series, config
+        self._networks, self._series, self._config, self._device = networks.to(device), series, config, device
         self._generator = cast(SeriesGenerator, networks["generator"])
         self._critic = cast(SeriesCritic, networks["critic"])
         self._attribute_critic = cast(SeriesCritic, networks["attribute_critic"])
         self._length = self._generator.layout.length
         self._clock, self._report = clock, report
         self._rng = np.random.default_rng(seed)
-        self._chance = torch.Generator().manual_seed(seed)
+        self._chance = new_generator(seed, device)
         self._generator_optimiser, self._critic_optimiser = (
             torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, eps=1e-8)
             for parameters in (
@@ -146,7 +150,7 @@ class DoppelgangerFit:
                 self._distance = self._critic_step()
             self._generator_step()
             self._tick()
-        self._networks.eval()
+        self._networks.eval().to(CPU)
 
     def facts(self) -> dict[str, object]:
         """What the fit did, for the manifest."""
@@ -162,11 +166,11 @@ class DoppelgangerFit:
         """Both critics learn to tell a fresh batch from fresh noise; gives the distance that they saw."""
         size = min(self._config.batch, len(self._series))
         rows = self._rng.choice(len(self._series), size, replace=False)
-        attributes = torch.from_numpy(self._series.attributes[rows])
-        features = torch.from_numpy(self._series.features(rows, self._length))
+        attributes = tensor_of(self._series.attributes[rows], self._device)
+        features = tensor_of(self._series.features(rows, self._length), self._device)
         with torch.no_grad():
             fake_attributes, fake_features = self._generator(size, self._chance)
-        distance, penalty = torch.zeros(()), torch.zeros(())
+        distance, penalty = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
         for critic, real, fake in (
             (self._critic, joined(attributes, features), joined(fake_attributes, fake_features)),
             (self._attribute_critic, attributes, fake_attributes),

@@ -38,9 +38,10 @@ from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.trees import Trees
 from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
-from nsstream.train.batches import Windows, choose_windows, cut_windows, packet_batch
+from nsstream.train.batches import TensorTokens, Windows, choose_windows, cut_windows, window_batch
 from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.device import CPU, new_generator, tensor_of
 from nsstream.train.learner import Learner
 from nsstream.train.tree_critic import fit_in_rounds
 
@@ -69,6 +70,7 @@ class Fit:
         report: called now and then.
         threads: with two, both halves learn at once; torch itself is best held to one.
         turn: of several fits of one seed to one chunk: the same conversations are held out, all other chance differs.
+        device: where networks, tokens and noise are while it learns; it is finished, and left, on the processor.
 
     Raises:
         TrainError: too few conversations.
@@ -86,6 +88,7 @@ class Fit:
         report: Callable[[Progress], None],
         threads: int = 1,
         turn: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         if len(tokens) < LEAST_CONVERSATIONS:
             raise TrainError(f"a chunk of {len(tokens)} conversations is too small to learn; make chunks longer")
@@ -95,20 +98,21 @@ class Fit:
         self._rng = np.random.default_rng(seed)
         self._packet_rng, self._attribute_rng = self._rng.spawn(2 * turn + 2)[-2:]  # each half has chance of its own
         self._packet_noise, self._attribute_noise = (
-            torch.Generator().manual_seed(int(rng.integers(1 << 62))) for rng in (self._packet_rng, self._attribute_rng)
+            new_generator(int(rng.integers(1 << 62)), device) for rng in (self._packet_rng, self._attribute_rng)
         )
+        self._device, self._there = device, TensorTokens.of(tokens, device)
+        networks.to(device)
         self._start_ns = clock.monotonic_ns()
         self._reported_ns = self._start_ns - REPORT_EVERY_NS  # the first step is told of
         self._round = 0
         self._is_left = Event()
-        self._kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
-        self._masks = [torch.from_numpy(m) for m in allowed_attributes(codec)]
+        self._kinds = tensor_of(allowed_kinds(codec), device)  # by stack
+        self._masks = [tensor_of(m, device) for m in allowed_attributes(codec)]
         self._run = min(config.run_length, len(tokens) // HELD_OUT_EVERY)
         order = self._rng.permutation(len(tokens))
         held = np.sort(order[: len(tokens) // HELD_OUT_EVERY])
         learned = np.sort(order[len(tokens) // HELD_OUT_EVERY :])
-        self._is_held = torch.zeros(len(tokens), dtype=torch.bool)
-        self._is_held[torch.from_numpy(held)] = True
+        self._is_held = tensor_of(np.isin(np.arange(len(tokens)), held), device)
         self._learned_rows = learned
         runs = len(tokens) // self._run
         self._judged_runs = np.linspace(0, len(tokens) - self._run, min(runs, 24)).astype(np.int64)
@@ -148,7 +152,7 @@ class Fit:
         self._attributes.back_to_best()
         self._packets.back_to_best()
         self._critic.back_to_best()
-        self._networks.eval()
+        self._networks.eval().to(CPU)  # what is drawn from now on is drawn by numba
         calibrate_attributes(self._attributes.network, self._tokens, self._codec, self._rng)
         rows = self._learned_rows
         if len(rows) > CALIBRATED_CONVERSATIONS:
@@ -272,7 +276,7 @@ class Fit:
         if self._critic.step_count > 20:
             self._critic.average.eval()
             weights = group_weights(self._critic.average, drawn, config.group_size)
-            allowed = self._kinds[torch.from_numpy(np.repeat(rows, config.group_size))]
+            allowed = self._kinds_of(np.repeat(rows, config.group_size))
             told_by_critic = adversary_loss(network, drawn, weights, allowed)
             loss = config.adversary_likelihood * loss + config.adversary_weight * told_by_critic
         self._packets.step(loss, 0.25 * (1 + math.cos(math.pi * self._progress())))
@@ -284,17 +288,16 @@ class Fit:
         rows = self._rng.choice(self._learned_rows, size, replace=False)
         drawn = draw_groups(network, self._tokens, self._codec, rows, config.group_size, self._rng)
         count = min(size * config.group_size, len(self._learned_rows))
-        measured = heads_of(self._tokens, self._rng.choice(self._learned_rows, count, replace=False))
+        measured = heads_of(self._tokens, self._rng.choice(self._learned_rows, count, replace=False)).to(self._device)
         loss = self._critic.step(critic_loss(self._critic.network, measured, drawn), 1.0)
         self._tick("critic", loss)
         return rows, drawn
 
     def _runs_nll(self, network: AttributeNetwork, starts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of each conversation in the runs from these starts, and whether it is held out: (r, w) both."""
-        rows = starts[:, None] + np.arange(self._run)
-        attributes = torch.from_numpy(self._tokens.attributes[rows])
-        nll = network.loss(attributes, torch.from_numpy(self._tokens.start_features[rows]), self._masks)
-        return nll, self._is_held[torch.from_numpy(rows)]
+        rows = tensor_of(starts[:, None] + np.arange(self._run), self._device)
+        nll = network.loss(self._there.attributes[rows], self._there.start_features[rows], self._masks)
+        return nll, self._is_held[rows]
 
     def _choose_windows(self) -> NDArray[np.int64]:
         config = self._config
@@ -304,9 +307,12 @@ class Fit:
 
     def _nll_of(self, network: PacketNetwork, windows: Windows, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Nats a packet."""
-        batch = packet_batch(self._tokens, windows, chosen, LAYOUT)
-        allowed = self._kinds[torch.from_numpy(windows.owner[chosen])]
-        return network.loss(batch, allowed).sum() / batch.counts.sum()
+        batch = window_batch(self._there, windows, chosen, LAYOUT)
+        return network.loss(batch, self._kinds_of(windows.owner[chosen])).sum() / batch.counts.sum()
+
+    def _kinds_of(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Which kinds of packets conversations (n,) may have: (n, kinds)."""
+        return self._kinds[self._there.stack[tensor_of(rows, self._device)]]
 
     def _attribute_loss(self, network: AttributeNetwork) -> float:
         nll, is_held = self._runs_nll(network, self._judged_runs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsstream.encode.flow_encoding import FlowTokens
+from nsstream.train.device import CPU, tensor_of
 
 WINDOW: Final = 24  # records learned at a time
 PADDED: Final = 6  # times the records of a batch that it may have when padded
@@ -24,20 +26,42 @@ def cut_record_windows(tokens: FlowTokens, rows: NDArray[np.int64]) -> NDArray[n
     return np.stack([owner, first, np.minimum(first + WINDOW, np.repeat(stop, pieces))], axis=1)
 
 
+@dataclass(frozen=True)
+class TensorFlows:
+    """A chunk's tokens as tensors of one device, brought there once; shapes and names as of `FlowTokens`."""
+
+    attributes: Tensor
+    start_features: Tensor
+    offset: Tensor
+    fields: Tensor
+    running: Tensor
+
+    @classmethod
+    def of(cls, tokens: FlowTokens, device: torch.device = CPU) -> Self:
+        """The tokens there."""
+        return cls(**{f.name: tensor_of(getattr(tokens, f.name), device) for f in fields(cls)})
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.fields.device
+
+
 def record_batch(tokens: FlowTokens, windows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The arguments of `RecordNetwork.loss` for some windows."""
-    owner, first, stop = windows.T
-    at = first[:, None] + np.arange(int((stop - first).max()))
+    """The arguments of `RecordNetwork.loss` for some windows, on the processor."""
+    return record_windows(TensorFlows.of(tokens), windows)
+
+
+def record_windows(tokens: TensorFlows, windows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `record_batch`, where the tokens are: the windows alone travel."""
+    length = int((windows[:, 2] - windows[:, 1]).max())
+    owner, first, stop = torch.from_numpy(np.ascontiguousarray(windows.T)).to(tokens.device).unbind()
+    at = first[:, None] + torch.arange(length, device=tokens.device)
     inside = at < stop[:, None]
-    at = np.where(inside, at, first[:, None])
-    before = np.where((first > tokens.offset[owner])[:, None], tokens.fields[np.maximum(first - 1, 0)], -1)
-    return (
-        torch.from_numpy(tokens.attributes[owner]),
-        torch.from_numpy(before),
-        torch.from_numpy(tokens.fields[at]),
-        torch.from_numpy(tokens.running[at]),
-        torch.from_numpy(inside),
-    )
+    at = torch.where(inside, at, first[:, None])
+    is_later = (first > tokens.offset[owner])[:, None]
+    before = tokens.fields[(first - 1).clamp(min=0)].masked_fill(~is_later, -1)
+    return tokens.attributes[owner], before, tokens.fields[at], tokens.running[at], inside
 
 
 def choose_record_windows(windows: NDArray[np.int64], records: int, rng: np.random.Generator) -> NDArray[np.int64]:

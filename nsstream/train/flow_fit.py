@@ -24,7 +24,8 @@ from nsstream.model.flow_checkpoint import show_chunk
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.config import FitConfig, Progress
-from nsstream.train.flow_batches import choose_record_windows, cut_record_windows, record_batch
+from nsstream.train.device import CPU, tensor_of
+from nsstream.train.flow_batches import TensorFlows, choose_record_windows, cut_record_windows, record_windows
 from nsstream.train.flow_calibrate import calibrate_conversations, calibrate_records
 from nsstream.train.learner import Learner
 from nsstream.train.pace import Pace
@@ -48,6 +49,7 @@ class FlowFit:
         seed: of all chance.
         clock: for the budget.
         report: called now and then.
+        device: where networks and tokens are while it learns; it is calibrated, and left, on the processor.
 
     Raises:
         TrainError: too few conversations.
@@ -63,6 +65,7 @@ class FlowFit:
         seed: int,
         clock: Clock,
         report: Callable[[Progress], None],
+        device: torch.device = CPU,
     ) -> None:
         if len(tokens) < LEAST_CONVERSATIONS:
             raise TrainError(f"a table of {len(tokens)} conversations is too small to learn")
@@ -76,16 +79,15 @@ class FlowFit:
         n = len(tokens)
         order = self._rng.permutation(n)
         held, learned = np.sort(order[: n // HELD_OUT_EVERY]), np.sort(order[n // HELD_OUT_EVERY :])
-        self._is_held = torch.zeros(n, dtype=torch.bool)
-        self._is_held[torch.from_numpy(held)] = True
+        self._device, self._there = device, TensorFlows.of(tokens, device)
+        self._is_held = tensor_of(np.isin(np.arange(n), held), device)
         self._run = min(config.run_length, n // HELD_OUT_EVERY)
         self._judged_runs = np.linspace(0, n - self._run, min(n // self._run, 32)).astype(np.int64)
-        self._attributes = torch.from_numpy(tokens.attributes)
-        self._start_features = torch.from_numpy(tokens.start_features)
         self._windows = cut_record_windows(tokens, learned)
         judged = cut_record_windows(tokens, held)
         self._judged = judged[np.linspace(0, len(judged) - 1, min(len(judged), 768)).astype(np.int64)]
         show_chunk(networks, codec)
+        networks.to(device)
         rate, decay = config.learning_rate, config.weight_decay
         self._conversations = Learner(
             cast(ConversationNetwork, networks["conversations"]), rate, decay, 0.98, self._conversation_loss
@@ -103,7 +105,7 @@ class FlowFit:
             self._step()
         self._conversations.back_to_best()
         self._records.back_to_best()
-        self._networks.eval()
+        self._networks.eval().to(CPU)
         share = CALIBRATION_SHARE / (1 - CALIBRATION_SHARE)
         calibrate_conversations(
             self._conversations.network,
@@ -140,7 +142,7 @@ class FlowFit:
             self._conversations.step((nll * ~is_held).sum() / (~is_held).sum().clamp(min=1), rates[0])
         if not self._paces[1].is_done:
             windows = choose_record_windows(self._windows, RECORDS_PER_STEP, self._rng)
-            mean = self._records.network.loss(*record_batch(self._tokens, windows)).mean()
+            mean = self._records.network.loss(*record_windows(self._there, windows)).mean()
             loss = self._records.step(mean, rates[1])
         self._round += 1
         now_ns = self._clock.monotonic_ns()
@@ -163,8 +165,8 @@ class FlowFit:
         return (self._clock.monotonic_ns() - self._begin_ns) * 1e-9 / budget_s
 
     def _runs_nll(self, network: ConversationNetwork, runs: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        at = torch.from_numpy(runs)[:, None] + torch.arange(self._run)
-        return network.loss(self._attributes[at], self._start_features[at]), self._is_held[at]
+        at = tensor_of(runs[:, None] + np.arange(self._run), self._device)
+        return network.loss(self._there.attributes[at], self._there.start_features[at]), self._is_held[at]
 
     def _conversation_loss(self, network: ConversationNetwork) -> float:
         nll, is_held = self._runs_nll(network, self._judged_runs)
@@ -173,6 +175,6 @@ class FlowFit:
     def _record_loss(self, network: RecordNetwork) -> float:
         total, count = 0.0, 0
         for begin in range(0, len(self._judged), 256):
-            nll = network.loss(*record_batch(self._tokens, self._judged[begin : begin + 256]))
+            nll = network.loss(*record_windows(self._there, self._judged[begin : begin + 256]))
             total, count = total + float(nll.sum()), count + len(nll)
         return total / max(count, 1)

@@ -25,11 +25,12 @@ from nsstream.model.flow_checkpoint import (
 )
 from nsstream.trace.flows import FlowTable
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.device import Seat
 from nsstream.train.flow_fit import FlowFit
 from nsstream.train.job import TrainJob
 
 
-def train_flows(job: TrainJob, report: Callable[[Progress], None]) -> dict[str, object]:
+def train_flows(job: TrainJob, report: Callable[[Progress], None], seat: Seat) -> dict[str, object]:
     """Train the job's checkpoint on a chunk of flows; raises as `worker.run` does."""
     chunk = ChunkStore(job.chunk.parent).read(job.chunk)
     if not len(chunk.flows):
@@ -44,7 +45,9 @@ def train_flows(job: TrainJob, report: Callable[[Progress], None]) -> dict[str, 
         networks.load_state_dict(_weights(parent))
     tokens = encode_flows(flows, codec)
     config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=1e-3 if parent else 3e-3)
-    fit = FlowFit(networks, tokens, flows.records.flow_start_ns, codec, config, job.seed, SystemClock(), report)
+    fit = FlowFit(
+        networks, tokens, flows.records.flow_start_ns, codec, config, job.seed, SystemClock(), report, seat.device
+    )
     fit.run()
     facts = {
         "chunk": chunk.id,
@@ -52,6 +55,7 @@ def train_flows(job: TrainJob, report: Callable[[Progress], None]) -> dict[str, 
         "seed": job.seed,
         "fit": {k: v for k, v in dataclasses.asdict(config).items() if k != "budget_s"},
         "torch": torch.__version__.split("+")[0],
+        **seat.facts(),
         **fit.facts(),
     }
     saved = save_flow_checkpoint(job.out, networks, codec, facts)

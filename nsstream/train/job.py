@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nsstream.errors import InputError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+GPU_MEMORY_OCTETS: Final = 2 << 30
+GPU_MEMORY: Final = "gpu_memory"  # the kind of an ``error`` line: a GPU's memory was too small, or used up
 
 
 class AddressMapConfig(BaseModel):
@@ -57,6 +61,8 @@ class TrainJob(BaseModel):
     budget_s: Annotated[float, Field(gt=0)] | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     address_map: AddressMapConfig
+    device: DeviceName = "auto"  # where to compute: `device.choose_device`
+    gpu_memory_octets: Annotated[int, Field(ge=0)] = GPU_MEMORY_OCTETS  # that a fit on a GPU waits for, and takes
     private: Privacy | None = None  # None: openly
     part: Part | None = None
     models: tuple[Path, ...] = ()  # of a part: the checkpoints whose average it goes on from

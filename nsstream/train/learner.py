@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nsstream.errors import TrainError
+from nsstream.train.device import compact
 
 CHECK_EVERY: Final = 20  # steps, unless told otherwise
 PATIENCE: Final = 5  # checks without improvement, at least
@@ -24,7 +25,7 @@ class Learner(Generic[Network]):
     """Steps a network towards lower loss.
 
     Args:
-        network: trained in place.
+        network: trained in place, where its weights are.
         learning_rate, weight_decay: of AdamW.
         decay: of the moving average, a step.
         held_out: the loss of a network on held-out data; None where there is none.
@@ -41,8 +42,8 @@ class Learner(Generic[Network]):
         check_every: int = CHECK_EVERY,
     ) -> None:
         self.network = network
-        self.average = copy.deepcopy(network).eval()
-        self.best = copy.deepcopy(network).eval()
+        self.average = compact(copy.deepcopy(network)).eval()
+        self.best = compact(copy.deepcopy(network)).eval()
         self.best_loss = float("inf")
         self.best_step = self.step_count = 0
         self._check_every = check_every

@@ -31,6 +31,7 @@ from nsstream.model.portrait import portrait_of_measured
 from nsstream.model.trees import Trees
 from nsstream.trace import ConversationTable
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.device import CPU
 from nsstream.train.fit import Fit
 from nsstream.train.inherit import rows_of
 from nsstream.train.job import TrainJob
@@ -44,6 +45,7 @@ def learn_in_parallel(
     interval_ns: tuple[int, int],
     facts: dict[str, Any],
     report: Callable[[Progress], None],
+    device: torch.device = CPU,
 ) -> Path:
     """Do one part of a learning in parallel, and give its checkpoint.
 
@@ -67,7 +69,7 @@ def learn_in_parallel(
     config = FitConfig(steps=job.steps, learning_rate=max(rate, 1e-6))
     fit = Fit(
         networks, tokens, portrait_of_measured(table, tokens, codec), codec, config, job.seed, SystemClock(), report,
-        threads=job.threads, turn=part.turn,
+        threads=job.threads, turn=part.turn, device=device,
     )  # fmt: skip
     if part.does == "learn":
         fit.learn()

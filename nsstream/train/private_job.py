@@ -57,7 +57,7 @@ def train_privately(
     config = PrivateConfig(**job.private.model_dump())
     parent = load_checkpoint(job.parent)
     made = fit_privately(parent, table, interval_ns, config, Chance(), report)
-    told = {"chunk": facts["chunk"], "seed": None, "parent": parent.manifest["id"], "torch": _version()}
+    told = {**facts, "seed": None, "parent": parent.manifest["id"], "torch": _version()}
     return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": made.privacy})
 
 

@@ -21,7 +21,7 @@ def gradient_penalty(
 
     Shapes: real, fake (n, d), both without history. Each pair has one point, uniform on the line between the two.
     """
-    at = torch.rand(len(real), 1, generator=generator)
+    at = torch.rand(len(real), 1, generator=generator, device=real.device)
     between = (at * real + (1 - at) * fake).requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     norm = (slope.square().sum(dim=1) + 1e-12).sqrt()  # a root has no slope at 0

@@ -1,8 +1,9 @@
 """The training worker: one process, one job. ``python -m nsstream.train.worker`` reads a job, trains, says so.
 
-stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, then
-one ``done`` (checkpoint, conversations, packets; of flows: records) or ``error`` (message). Exit status 0 after
-``done``, 1 after ``error``.
+stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, a
+``warning`` (message) where a GPU that was given is not used, then one ``done`` (checkpoint, conversations, packets; of
+flows: records; device) or ``error`` (message; `kind` where a GPU's memory was too small or used up). Exit status 0
+after ``done``, 1 after ``error``.
 What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +32,13 @@ from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
 from nsstream.train.chunk_table import load_conversations
 from nsstream.train.config import FitConfig, Progress
+from nsstream.train.device import PRIVATELY, Seat, choose_device, lack_of_gpu
 from nsstream.train.doppelganger_fit import learn_doppelganger
 from nsstream.train.fit import Fit
 from nsstream.train.flow_job import train_flows
+from nsstream.train.gpu_memory import CudaMemory, GpuMemoryError, is_out_of_memory, take_memory
 from nsstream.train.inherit import inherit
-from nsstream.train.job import TrainJob
+from nsstream.train.job import GPU_MEMORY, TrainJob
 from nsstream.train.parallel import learn_in_parallel
 
 
@@ -43,10 +47,17 @@ def main() -> int:
     try:
         job = TrainJob.parse(sys.stdin.read())
         _say(event="done", **run(job))
+    except GpuMemoryError as err:
+        _say(event="error", message=str(err), kind=GPU_MEMORY)
+        return 1
     except NsstreamError as err:
         _say(event="error", message=str(err))
         return 1
     except Exception as err:
+        if is_out_of_memory(err):
+            told = str(err).partition("\n")[0]
+            _say(event="error", message=f"the GPU's memory was used up: {told}", kind=GPU_MEMORY)
+            return 1
         traceback.print_exc()
         _say(event="error", message=f"the worker failed: {type(err).__name__}: {err}")
         return 1
@@ -58,25 +69,44 @@ def run(job: TrainJob) -> dict[str, object]:
 
     Raises:
         StateError: a chunk or parent that cannot be read.
-        TrainError: too little data, or divergence.
+        InputError: a device was asked for that cannot be had.
+        TrainError: too little data, divergence, or no room in the GPU's memory (`GpuMemoryError`).
         OutputError: no space for the checkpoint.
     """
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
+    seat = _take_seat(job)
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
         if job.private is not None:
             raise InputError("only chunks of packets are learned privately, not yet those of flow records")
-        return train_flows(job, _report)
+        return train_flows(job, _report, seat) | seat.facts()
     chunk_id, table, start_ns, end_ns = load_conversations(job.chunk, job.before, job.address_map)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
     if job.private is not None:
-        return _run_privately(job, table, (start_ns, end_ns), {"chunk": chunk_id})
+        return _run_privately(job, table, (start_ns, end_ns), {"chunk": chunk_id, **seat.facts()}) | seat.facts()
     learn = learn_doppelganger if job.model == "doppelganger" else _learn
     if job.part is not None:
         learn = learn_in_parallel
-    saved = learn(job, table, (start_ns, end_ns), {"chunk": chunk_id, "seed": job.seed}, _report)
-    return {"checkpoint": str(saved), "conversations": len(table), "packets": len(table.observation_time_ns)}
+    facts = {"chunk": chunk_id, "seed": job.seed, **seat.facts()}
+    saved = learn(job, table, (start_ns, end_ns), facts, _report, seat.device)
+    counts = {"conversations": len(table), "packets": len(table.observation_time_ns)}
+    return {"checkpoint": str(saved), **counts, **seat.facts()}
+
+
+def _take_seat(job: TrainJob) -> Seat:
+    """Where the job is done: on the processor, or on a GPU whose memory it has taken."""
+    lack = lack_of_gpu if job.private is None else lambda: PRIVATELY
+    seat = choose_device(job.device, os.environ.get("CUDA_VISIBLE_DEVICES"), lack)
+    if seat.unused:
+        _say(event="warning", message=f"a GPU was given and is not used: {seat.unused}")
+    if seat.device.type == "cpu":
+        return seat
+    take_memory(
+        job.gpu_memory_octets, CudaMemory(seat.device), SystemClock(), time.sleep,
+        lambda: _say(event="progress", stage="waiting for the GPU"),
+    )  # fmt: skip
+    return dataclasses.replace(seat, gpu=torch.cuda.get_device_name(seat.device))
 
 
 def _run_privately(
@@ -96,6 +126,7 @@ def _learn(
     interval_ns: tuple[int, int],
     facts: dict[str, Any],
     report: Callable[[Progress], None],
+    device: torch.device,
 ) -> Path:
     """Train the default model."""
     torch.set_num_threads(1)  # more of them inside a recurrence spin more than they work
@@ -121,6 +152,7 @@ def _learn(
         SystemClock(),
         report,
         threads=job.threads,
+        device=device,
     )
     fit.run()
     facts = {

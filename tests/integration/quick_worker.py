@@ -1,9 +1,9 @@
 """A trainer that learns by heart, and misbehaves where the environment says so: for tests of what stands around it.
 
-QUICK is a folder. A file ``stuck``, ``leak``, ``crash`` or ``error`` in it lets the next training fail that way, and is
-taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to ``touched`` as
-it begins and to ``trained`` as it ends, and leaves what GPUs it sees in ``gpu``. It learns nothing, or what a
-checkpoint ``template`` knows.
+QUICK is a folder. A file ``stuck``, ``leak``, ``crash``, ``error`` or ``gpu_full`` in it lets the next training fail
+that way, and is taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to
+``touched`` as it begins and to ``trained`` as it ends, and leaves what GPUs it sees in ``gpu``. It learns nothing, or
+what a checkpoint ``template`` knows.
 """
 
 import json
@@ -46,6 +46,9 @@ if is_told("leak"):
     time.sleep(3600)
 if is_told("crash"):
     os.kill(os.getpid(), signal.SIGSEGV)
+if is_told("gpu_full"):
+    print(json.dumps({"event": "error", "message": "the GPU has no room", "kind": "gpu_memory"}), flush=True)
+    sys.exit(1)
 if is_told("error"):
     print(json.dumps({"event": "error", "message": "the loss is nan"}), flush=True)
     sys.exit(1)

@@ -181,6 +181,7 @@ def test_a_checkpoint_that_was_trained_before_a_kill_is_not_trained_again(nest: 
         ("leak", "memory", {"memory_octets": 256 << 20}),
         ("crash", "died", {}),
         ("error", "error", {}),
+        ("gpu_full", "gpu_memory", {}),
         ("slow", "time", {"time_limit_s": 12, "attempts": 9}),
     ],
 )

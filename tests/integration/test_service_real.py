@@ -33,14 +33,14 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
         training={"seed_steps": 4, "steps": 4, "silence_s": 170},
         gate={"drawn_conversations": 60, "worst_ratio": 1.5},
     )
-    nest.tail = f"[[training.workers]]\ncores = [{core}]\n"
+    nest.tail = f"[[training.workers]]\ncores = [{core}]\ngpu = 'GPU-that-is-not-here'\n"
     nest.write_config()
     try:
         daemon = nest.start(sys.executable, "-m", "nsstream_daemon", "daemon", "-c", str(nest.config))
         worker = wait_until(lambda: children_with(daemon.pid, b"nsstream.train.worker"))
         assert os.sched_getaffinity(worker[0]) == {core}
         assert os.getpriority(os.PRIO_PROCESS, worker[0]) >= 10
-        assert b"CUDA_VISIBLE_DEVICES=\0" in Path(f"/proc/{worker[0]}/environ").read_bytes()
+        assert b"CUDA_VISIBLE_DEVICES=GPU-that-is-not-here\0" in Path(f"/proc/{worker[0]}/environ").read_bytes()
         assert daemon.wait(300) == 0, nest.log.read_text()
     finally:
         nest.close()
@@ -57,6 +57,9 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
     assert promoted is not None
     model = load_checkpoint(promoted)
     assert check_content(promoted) == model.manifest
+    assert model.manifest["device"] == "cpu"
+    (warned,) = [line for line in nest.log.read_text().splitlines() if "worker_warns" in line]  # once for all jobs
+    assert f"lane=train-0 message=a GPU was given and is not used: {model.manifest['gpu_unused']}" in warned
     assert model.manifest["gate"]["passed"]
     assert model.manifest["gate"]["figures"] in told
     # What the judge found is what the fit saw: the same conversations were held out.
