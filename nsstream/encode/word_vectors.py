@@ -1,9 +1,8 @@
 """WordVectors: IP2Vec's embedding of ports and protocols (Ring et al. 2017, as NetShare uses it), as unit vectors.
 
 A conversation is a sentence of its two ports and its protocol; words that keep the same company lie near one another.
-The vectors are the leading eigenvectors of the words' positive pointwise mutual information, the matrix that skip-gram
-with negative sampling factorises implicitly (Levy and Goldberg 2014): the same rows give the same vectors, and nothing
-has to be trained. A child's words keep the vectors that the parent knew.
+The vectors are learned by skip-gram (`skip_gram`) on the chunk's own sentences: the same rows, in whatever order, give
+the same vectors. A child's words keep the vectors that the parent knew, and new words find their place among them.
 """
 
 from __future__ import annotations
@@ -14,10 +13,15 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nsstream.encode.skip_gram import learn_words
+
 DIMENSIONS: Final = 10
 _JITTER: Final = 0.05  # words in the same company must not have the same vector
-_ITERATIONS: Final = 8
 _SEED: Final = 20221
+_MOST_SAID: Final = 20_000  # sentences that an epoch reads, or each different one once
+_READ: Final = 60_000  # sentences that are read in all, where these epochs do:
+_FEWEST_EPOCHS: Final = 5  # as gensim has it, and NetShare
+_MOST_EPOCHS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,17 @@ class WordVectors:
     @classmethod
     def fit(cls, sentences: NDArray[np.int64], weight: NDArray[np.integer], parent: Self | None = None) -> Self:
         """Embed the words of sentences (n, k), each of which was said `weight` (n,) times."""
-        words, at = np.unique(sentences, return_inverse=True)
-        at = at.reshape(sentences.shape)
-        company = np.zeros((len(words), len(words)))
-        for i in range(sentences.shape[1]):
-            for j in range(sentences.shape[1]):
-                if i != j:
-                    np.add.at(company, (at[:, i], at[:, j]), weight)
-        vectors = _unit(_factors(company) + _noise(words))
-        if parent is not None:
-            known = np.isin(words, parent.words)
-            inherited = np.zeros_like(vectors)
-            inherited[known] = parent.vectors[np.searchsorted(parent.words, words[known])]
-            met = company @ inherited  # a new word stands among the words that it was met with
-            vectors = np.where(known[:, None], inherited, _unit(_unit(met) + _noise(words)))
+        words = np.unique(sentences)
+        kept = {} if parent is None else {str(w): v for w, v in zip(parent.words, parent.vectors, strict=True)}
+        if all(str(word) in kept for word in words):
+            learned = kept
+        else:
+            said = _said(sentences, weight)
+            epochs = int(np.clip(_READ // len(said), _FEWEST_EPOCHS, _MOST_EPOCHS))
+            learned = learn_words(said, DIMENSIONS, epochs, held=kept)
+        vectors = np.array([learned[str(word)] for word in words]).reshape(len(words), DIMENSIONS)
+        is_new = np.array([str(word) not in kept for word in words], bool)
+        vectors[is_new] = _unit(_unit(vectors[is_new]) + _noise(words[is_new]))
         return cls(words, vectors.astype(np.float32))
 
     def encode(self, words: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -75,20 +76,14 @@ class WordVectors:
         return cls(words, np.array(data["vectors"], np.float32).reshape(len(words), DIMENSIONS))
 
 
-def _factors(company: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scaled leading eigenvectors (w, DIMENSIONS) of positive mutual information, by subspace iteration."""
-    total, alone = company.sum(), company.sum(axis=1)
-    expected = np.outer(alone, alone) / max(total, 1)
-    information = np.log(np.maximum(company, 1e-12) / np.maximum(expected, 1e-12))
-    information = np.where(company > 0, np.maximum(information, 0), 0)
-    basis = np.random.default_rng(_SEED).standard_normal((len(company), DIMENSIONS))
-    for _ in range(_ITERATIONS):
-        basis, _ = np.linalg.qr(information @ basis)
-    width = basis.shape[1]  # fewer than DIMENSIONS where there are fewer words
-    scale = np.sqrt(np.abs(np.einsum("wk,wv,vk->k", basis, information, basis, optimize=True)))
-    out = np.zeros((len(company), DIMENSIONS))
-    out[:, :width] = basis * scale
-    return out
+def _said(sentences: NDArray[np.int64], weight: NDArray[np.integer]) -> list[list[str]]:
+    """Each different sentence as often as its share of `_MOST_SAID` says, once at least; shuffled always alike."""
+    different, which = np.unique(sentences, axis=0, return_inverse=True)
+    times = np.bincount(which.reshape(-1), weights=weight, minlength=len(different))
+    times = np.maximum(np.rint(times * min(1.0, _MOST_SAID / times.sum())), 1).astype(np.int64)
+    texts = [[str(word) for word in sentence] for sentence in different.tolist()]
+    order = np.random.default_rng(_SEED).permutation(np.repeat(np.arange(len(texts)), times))
+    return [texts[i] for i in order]
 
 
 def _noise(words: NDArray[np.int64]) -> NDArray[np.float64]:

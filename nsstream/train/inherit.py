@@ -2,17 +2,20 @@
 
 Slots of the vocabularies keep their values from parent to child, so most weights stay as they are. A slot that was
 given to a newcomer starts from the mean of the slots that were in use: as likely as an average value, known for
-nothing.
+nothing. Of a service more is known, and by everybody: it starts from the services in use that are like it (`ip2vec`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsstream.encode.codec import VOCABULARIES, Codec
+from nsstream.encode.ip2vec import service_shares
 from nsstream.encode.schema import ATTRIBUTE_INDEX
 
 _ATTRIBUTES_OF = {
@@ -28,9 +31,20 @@ _PACKET_TABLES_OF = {
 }
 
 
+Shares = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]  # (f, k), (u, k) -> (f, u)
+
+
+def equal_shares(fresh: NDArray[np.int64], used: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The mean of all values in use (u, k), for each newcomer (f, k): (f, u)."""
+    return np.full((len(fresh), len(used)), 1 / len(used), np.float32)
+
+
 @torch.no_grad()
-def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec) -> int:
-    """Reset the rows of all slots whose value changed; gives how many slots those are. Networks change in place."""
+def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec, of_services: Shares = service_shares) -> int:
+    """Reset the rows of all slots whose value changed; gives how many slots those are. Networks change in place.
+
+    `of_services` says how much of each service in use goes into each new one, by their values.
+    """
     weights = networks.state_dict()
     changed = 0
     for name in VOCABULARIES:
@@ -40,8 +54,10 @@ def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec) -> int:
         changed += len(fresh)
         if not fresh or not used:
             continue
+        shares_of = of_services if name == "service" else equal_shares
+        shares = torch.from_numpy(shares_of(new.table()[fresh], old.table()[used]))
         for rows in rows_of(name, weights):
-            rows[fresh] = rows[used].mean(dim=0)
+            rows[fresh] = shares @ rows[used]
     return changed
 
 

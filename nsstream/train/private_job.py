@@ -129,7 +129,7 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
 
 
 def _networks_of(parent: Model, codec: Codec) -> nn.ModuleDict:
-    """The parent's networks, ready for the codec: the weights of services that it did not have are their mean."""
+    """The parent's networks, ready for the codec: services that it did not have start as those like them."""
     networks = new_networks()
     halves = {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
     networks.load_state_dict(nn.ModuleDict(halves).state_dict())

@@ -39,6 +39,10 @@ def test_ray_is_not_loaded_by_the_daemon_nor_by_its_engine() -> None:
     assert "ray" not in _loaded_after("import nsstream_daemon.supervisor, nsstream.pipeline.ray_engine")
 
 
+def test_gensim_is_loaded_only_to_learn_words() -> None:
+    assert "gensim" not in _loaded_after("import nsstream.train.worker, nsstream.encode.skip_gram")
+
+
 def test_the_help_loads_nothing_that_takes_long() -> None:
     ask = "import nsstream_daemon.cli as cli, sys\nsys.argv = ['nsstream', '--help']\n"
     ask += "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
