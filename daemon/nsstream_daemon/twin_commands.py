@@ -1,9 +1,8 @@
-"""demo, twin, score: a trace to its twin, and how close the twin is."""
+"""demo, twin: a trace to its twin."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from importlib import resources
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from nsstream_daemon.places import print_places, write_json
 
-    from nsstream.encode.address_map import AddressMap
+if TYPE_CHECKING:
     from nsstream.pipeline.twin import TwinConfig
 
 DEMO_CAPTURE: Final = "lab.pcap.xz"
@@ -73,7 +71,8 @@ def twin(
     from nsstream.errors import InputError
     from nsstream.pipeline import parse_duration_s
     from nsstream.pipeline.flow_twin import is_table
-    from nsstream.pipeline.twin import TwinConfig
+    from nsstream.pipeline.outputs import beside
+    from nsstream.pipeline.twin import STATE_SUFFIX, TwinConfig
 
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
@@ -83,7 +82,7 @@ def twin(
     config = TwinConfig(
         trace=trace,
         output=output,
-        state=state or _beside(output, ".state"),
+        state=state or beside(output, STATE_SUFFIX),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         address_map=AddressMap(address_key(seed), ipv4_range, ipv6_range),
         model=model,
@@ -135,72 +134,6 @@ def demo(
         _run(config, trace, with_score=True)
 
 
-def score(
-    real: Annotated[Path, typer.Argument(help="The real trace.")],
-    synthetic: Annotated[Path, typer.Argument(help="Its twin.")],
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            "--held-out",
-            "--holdout",
-            help="Other traffic of the same network, for the floor; for --privacy, what it never learned.",
-        ),
-    ] = None,
-    privacy: Annotated[
-        bool, typer.Option("--privacy", help="Attack the twin, too: what could an outsider learn of the trace?")
-    ] = False,
-    address_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--address-key", help="Of --privacy: the key of the twin's address map; SYNTHETIC.state/address.key."
-        ),
-    ] = None,
-    ipv4_range: Ipv4Range = "10.0.0.0/8",
-    ipv6_range: Ipv6Range = "fd00::/8",
-    json_output: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the samples that the score draws.")] = 0,
-    details: Annotated[bool, typer.Option("--details", help="Show every measure.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the --json file.")] = False,
-) -> None:
-    """Measure how close a twin is to its trace, how valid, and how much of a copy."""
-    from rich.console import Console
-
-    from nsstream.pipeline.outputs import check_output
-    from nsstream.score import score_traces
-    from nsstream.score.report import details_table, privacy_table, summary_table
-
-    if json_output:
-        check_output(json_output, inputs=[real, synthetic], replaces=force)
-    mapping = _address_map(synthetic, address_key_file, (ipv4_range, ipv6_range)) if privacy else None
-    result = score_traces(real, synthetic, held_out, seed)
-    figures = result.as_dict()
-    console = Console()
-    console.print(summary_table(result))
-    if details:
-        console.print(details_table(result))
-    if privacy:
-        from nsstream.score.privacy import attack_traces
-
-        attacked = attack_traces(real, synthetic, held_out, mapping.map if mapping else None, seed)
-        figures["privacy"] = attacked.as_dict()
-        console.print(privacy_table(attacked))
-    if json_output:
-        _write_json(figures, json_output)
-        console.print(f"figures  {json_output}", highlight=False, soft_wrap=True)
-
-
-def _address_map(twin: Path, key_file: Path | None, ranges: tuple[str, str]) -> AddressMap | None:
-    """The address map of a twin: of the key that was named, or of the one in the state beside the twin, if any."""
-    from nsstream.encode.address_map import AddressMap
-    from nsstream.pipeline.address_keys import key_in
-    from nsstream.pipeline.outputs import KEY_FILE
-    from nsstream.pipeline.twin import STATE_SUFFIX
-
-    beside = _beside(twin, STATE_SUFFIX) / KEY_FILE
-    path = key_file or (beside if beside.exists() else None)
-    return None if path is None else AddressMap(key_in(path), *ranges)
-
-
 def address_key(seed: int | None) -> bytes:
     """32 octets: random, or SHA-256 of ``nsstream address key SEED`` where a seed is given."""
     return secrets.token_bytes(32) if seed is None else hashlib.sha256(f"nsstream address key {seed}".encode()).digest()
@@ -213,14 +146,14 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
     from nsstream.pipeline import Progress, Stage
-    from nsstream.pipeline.outputs import check_output
+    from nsstream.pipeline.outputs import beside, check_output
     from nsstream.pipeline.twin import make_twin
     from nsstream.replay.pcap_sink import split_suffixes
     from nsstream.score import score_traces
     from nsstream_daemon.progress_view import ProgressView
 
     split_suffixes(config.output)
-    score_path = _beside(config.output, SCORE_SUFFIX)
+    score_path = beside(config.output, SCORE_SUFFIX)
     if with_score:
         check_output(score_path, inputs=[trace], replaces=config.replaces)
     console = Console(stderr=True)
@@ -241,14 +174,14 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
             except InputError as err:  # the twin is whole; a trace of a single conversation cannot be scored
                 why_not = str(err)
         if result:
-            _write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
+            write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
             view(Progress(Stage.SCORE, elapsed_s(), is_done=True))
     out = Console()
     if result:
         from nsstream.score.report import summary_table
 
         out.print(summary_table(result))
-    _print_places(
+    print_places(
         out,
         {
             "twin": f"{made.output}  ({made.packet_count:,} packets, {made.real_packet_count:,} in the trace)",
@@ -270,7 +203,7 @@ def _run_flows(config: TwinConfig) -> None:
 
     with ProgressView(Console(stderr=True)) as view:
         made = make_flow_twin(config, view, SystemClock())
-    _print_places(
+    print_places(
         Console(),
         {
             "twin": f"{made.output}  ({made.record_count:,} flows, {made.real_count:,} in the table)",
@@ -280,19 +213,3 @@ def _run_flows(config: TwinConfig) -> None:
             "state": f"{made.state}  (private: chunks of the real flows, models, the address key)",
         },
     )
-
-
-def _write_json(figures: dict[str, object], path: Path) -> None:
-    from nsstream.chunk import whole_file
-
-    with whole_file(path) as file:
-        file.write(json.dumps(figures, indent=2).encode() + b"\n")
-
-
-def _print_places(console: Console, places: dict[str, str]) -> None:
-    for name, place in places.items():
-        console.print(f"{name:<7} {place}", highlight=False, soft_wrap=True)
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(output.name + suffix)
