@@ -130,7 +130,10 @@ def draw(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:
-    """Draw models' traffic into a capture file, or models of flows into a table; some of it, or more, if asked."""
+    """Draw models' traffic into a capture file, or models of flows into a table; some of it, or more, if asked.
+
+    Where a model was learned privately, OUTPUT.privacy.json says what the twin promises.
+    """
     from rich.console import Console
 
     from nsstream.clock import SystemClock

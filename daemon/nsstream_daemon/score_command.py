@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,8 +61,10 @@ def score(
         from nsstream.score.privacy import attack_traces
 
         attacked = attack_traces(real, synthetic, held_out, mapping.map if mapping else None, seed)
-        figures["privacy"] = attacked.as_dict()
+        promised, words = _promised(synthetic)
+        figures["privacy"] = attacked.as_dict() | {"promised": promised}
         console.print(privacy_table(attacked))
+        console.print(f"promised  {words}", highlight=False)
     if json_output:
         write_json(figures, json_output)
         console.print(f"figures  {json_output}", highlight=False, soft_wrap=True)
@@ -78,3 +80,17 @@ def _address_map(twin: Path, key_file: Path | None, ranges: tuple[str, str]) -> 
     key = beside(twin, STATE_SUFFIX) / KEY_FILE
     path = key_file or (key if key.exists() else None)
     return None if path is None else AddressMap(key_in(path), *ranges)
+
+
+def _promised(twin: Path) -> tuple[dict[str, Any] | None, str]:
+    """What is promised of a twin by the file beside it, and in words; a promise that does not hold is none."""
+    from nsstream.errors import InputError
+    from nsstream.replay.promise_file import in_words, promise_beside
+
+    try:
+        promise = promise_beside(twin)
+    except InputError as err:
+        return None, f"nothing that holds: {err}"
+    if promise is None:
+        return None, "nothing: it was not drawn of private models, or came without what says so (TWIN.privacy.json)"
+    return promise, f"{in_words(promise)}. That bounds every attack, those above too; they look for what is left"

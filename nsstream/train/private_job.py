@@ -27,6 +27,7 @@ from nsstream.errors import TrainError
 from nsstream.model.checkpoint import Model, load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.trees import Trees
 from nsstream.privacy import Mechanism, as_dicts, epsilon, noisy_counts
+from nsstream.privacy.promise import ADJACENCY, before_of
 from nsstream.trace import ConversationTable
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.config import PrivateConfig, Progress
@@ -58,7 +59,8 @@ def train_privately(
     parent = load_checkpoint(job.parent)
     made = fit_privately(parent, table, interval_ns, config, Chance(), report)
     told = {"chunk": facts["chunk"], "seed": None, "parent": parent.manifest["id"], "torch": _version()}
-    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": made.privacy})
+    privacy = made.privacy | {"before": as_dicts(before_of(parent.manifest))}  # none: the parent is public
+    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": privacy})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
         "delta": config.delta,
         "unit": config.unit,
         "mechanisms": as_dicts(mechanisms),
-        "adjacency": "one unit is added or removed",
+        "adjacency": ADJACENCY,
         "sample_rate": config.sample_rate,
         "steps": config.steps,
         "clip": config.clip,
