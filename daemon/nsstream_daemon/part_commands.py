@@ -9,6 +9,16 @@ from typing import Annotated
 
 import typer
 
+from nsstream_daemon.private_options import (
+    DELTA,
+    MOST_CONVERSATIONS,
+    STEPS,
+    Delta,
+    MostConversations,
+    Private,
+    Unit,
+    promise,
+)
 from nsstream_daemon.twin_commands import Budget, Cores, Ipv4Range, Ipv6Range, ModelName, Seed, Steps, address_key
 
 
@@ -27,16 +37,10 @@ def train(
     ray: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of several chunks: the Ray cluster to use.")
     ] = None,
-    private: Annotated[
-        float | None, typer.Option(metavar="EPSILON", help="Learn privately, from a public model (--from).")
-    ] = None,
-    delta: Annotated[float, typer.Option(help="With --private: delta of (epsilon, delta).")] = 1e-5,
-    unit: Annotated[
-        str, typer.Option(help="With --private, what is protected: host (all it initiates), or flow (a conversation).")
-    ] = "host",
-    most_conversations: Annotated[
-        int, typer.Option(min=1, max=4096, help="With --private: those of a host that are learned, chosen by lot.")
-    ] = 64,
+    private: Private = None,
+    delta: Delta = DELTA,
+    unit: Unit = "host",
+    most_conversations: MostConversations = MOST_CONVERSATIONS,
 ) -> None:
     """Train a model on one chunk (budget: 2m, unless --steps is given), or on several at once (--steps a turn).
 
@@ -72,16 +76,11 @@ def train(
         raise InputError("give either --budget or --steps, not both")
     privacy: dict[str, object] | None = None
     if private is not None:
-        if parent is None or budget is not None or seed is not None or model != "autoregressive":
-            raise InputError("--private needs --from, a public model of the default kind, and no --budget or --seed")
-        if unit not in ("host", "flow"):
-            raise InputError(f"--unit must be host or flow, got {unit!r}")
-        if not (0 < private <= 100 and 0 < delta < 0.1):
-            told = f"got {private:g} and {delta:g}"
-            raise InputError(f"--private must be above 0 and at most 100, --delta above 0 and below 0.1, {told}")
-        steps = 100 if steps is None else steps
-        privacy = {"epsilon": private, "delta": delta, "unit": unit, "steps": steps}
-        privacy["most_conversations"] = most_conversations
+        steps = STEPS if steps is None else steps
+        is_otherwise_open = budget is not None or seed is not None or model != "autoregressive"
+        privacy = promise(
+            private, delta, unit, most_conversations, steps, parent=parent, is_otherwise_open=is_otherwise_open
+        )
     with ProgressView(Console(stderr=True)) as view:
         checkpoint = train_chunk(
             chunks[0],

@@ -1,4 +1,4 @@
-"""demo, twin: a trace to its twin."""
+"""demo, twin: a trace to its twin. What only --private does is in `private_twin`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from nsstream_daemon.places import print_places, write_json
+from nsstream_daemon.private_options import (
+    DELTA,
+    MOST_CONVERSATIONS,
+    Delta,
+    MostConversations,
+    Private,
+    Unit,
+    promise,
+)
+from nsstream_daemon.private_twin import NO_SCORE, interval_of, run_private_twin
 
 if TYPE_CHECKING:
     from nsstream.pipeline.twin import TwinConfig
@@ -57,25 +67,80 @@ def twin(
     state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
     mtu: Annotated[
         int | None,
-        typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram; 1500, or more if the trace has it."),
+        typer.Option(
+            min=576,
+            max=65_535,
+            help="Octets of the longest IP datagram; 1500, or (not with --private) more if the trace has it.",
+        ),
     ] = None,
     ipv4_range: Ipv4Range = "10.0.0.0/8",
     ipv6_range: Ipv6Range = "fd00::/8",
     cores: Cores = 2,
     workers: Workers = 2,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier twin and its state.")] = False,
-    with_score: Annotated[bool, typer.Option("--score/--no-score", help="Score the twin against the trace.")] = True,
+    with_score: Annotated[
+        bool | None, typer.Option("--score/--no-score", help="Score the twin against the trace; not with --private.")
+    ] = None,
+    private: Private = None,
+    parent: Annotated[
+        Path | None, typer.Option("--from", help="With --private: the model to start from, of public traffic.")
+    ] = None,
+    during: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START/END",
+            help="With --private: what of the capture is learned, in UTC, or START/24h; it is public.",
+        ),
+    ] = None,
+    unit: Unit = "host",
+    delta: Delta = DELTA,
+    most_conversations: MostConversations = MOST_CONVERSATIONS,
 ) -> None:
-    """Make the twin of a trace (budget: 5m, unless --steps is given)."""
+    """Make the twin of a trace (budget: 5m, unless --steps is given).
+
+    With --private the twin keeps to (epsilon, delta) for each unit of the capture; the model to start from has to be of
+    public traffic. All of the interval is learned as one, for --steps (100); nothing else of the capture is used, and
+    no score is made. Each run spends its epsilon anew.
+    """
     from nsstream.encode.address_map import AddressMap
     from nsstream.errors import InputError
     from nsstream.pipeline import parse_duration_s
     from nsstream.pipeline.flow_twin import is_table
     from nsstream.pipeline.outputs import beside
-    from nsstream.pipeline.twin import STATE_SUFFIX, TwinConfig
+    from nsstream.pipeline.twin import STATE_SUFFIX, USUAL_MTU, TwinConfig
 
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
+    if private is None and (parent is not None or during is not None):
+        raise InputError("--from and --during are for --private: an open twin begins from nothing, and is of all of it")
+    if private is not None:
+        from nsstream.pipeline.private_twin import PrivateTwinConfig
+
+        is_otherwise_open = budget is not None or seed is not None or model != "autoregressive"
+        told = promise(
+            private, delta, unit, most_conversations, steps, parent=parent, is_otherwise_open=is_otherwise_open
+        )
+        if with_score:
+            raise InputError(f"--score: {NO_SCORE}")
+        if chunk != "auto" or is_table(output):
+            raise InputError("--private learns the whole of --during as one chunk of packets: no --chunk, no table")
+        assert parent is not None
+        run_private_twin(
+            PrivateTwinConfig(
+                trace=trace,
+                output=output,
+                state=state or beside(output, STATE_SUFFIX),
+                parent=parent,
+                interval_ns=interval_of(during),
+                private=told,
+                address_map=AddressMap(address_key(None), ipv4_range, ipv6_range),
+                seed=secrets.randbelow(2**31),
+                mtu=mtu or USUAL_MTU,
+                cores=cores,
+                replaces=force,
+            )
+        )
+        return
     chunk_s = None if chunk == "auto" else parse_duration_s(chunk)
     if chunk_s is not None and chunk_s != int(chunk_s):
         raise InputError(f"--chunk must be whole seconds, got {chunk}")
@@ -97,7 +162,7 @@ def twin(
     if is_table(output):
         _run_flows(config)
     else:
-        _run(config, trace, with_score=with_score)
+        _run(config, trace, with_score=with_score is not False)
 
 
 def demo(
