@@ -100,7 +100,14 @@ class Scheduler:
         self._room = Room(state)
         self._captures = CaptureSeed(state, training.seed_captures, clock)
         self._succession = Succession(
-            ledger, self.queue, self.models, self._promoter, self._captures, self._settings, self._counters
+            ledger,
+            self.queue,
+            self.models,
+            self._promoter,
+            self._captures,
+            self._settings,
+            self._counters,
+            may_reseed=not self.private.is_private,
         )
         self._lanes = [Lane(f"train-{at}", place, clock) for at, place in enumerate(self._engine.places)]
         self._threads: list[threading.Thread] = []

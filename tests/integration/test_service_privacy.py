@@ -88,6 +88,22 @@ def test_kills_between_training_and_recording_never_count_too_little(nest: Nest)
     assert examine(nest.state, is_live=False).findings == []
 
 
+def test_candidates_that_do_not_pass_do_not_end_private_learning(nest: Nest):
+    """Openly, five in a row let a new seed be learned; privately nothing is learned from nothing."""
+    public = nest.folder / "public"
+    public.mkdir()
+    (public / "manifest.json").write_text(json.dumps({"id": "public"}))
+    nest.settings["training"]["seed_model"] = str(public)
+    nest.write_config()
+    can_train(nest)
+    (nest.quick / "faults").write_text("7")
+    nest.put(8)
+    nest.start()
+    wait_until(lambda: nest.done() == 7)
+    assert nest.rows("SELECT DISTINCT parent, passed FROM model") == [("public", 0)]
+    assert nest.stop() == 0
+
+
 def test_a_job_that_would_overspend_is_refused_and_the_promoted_model_stays(tmp_path: Path):
     room = epsilon(JOB * 2, 1e-5) * 1.01
     nest = Nest(tmp_path, privacy=PRIVATE | {"epsilon": room, "chunk_epsilon": room})
