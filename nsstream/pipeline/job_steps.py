@@ -1,7 +1,8 @@
 """JobSteps: one job to its end, step by step: reserved, trained, judged, placed, settled, promoted.
 
 What goes wrong is written down, and ends nothing but the job: a fault of a worker is counted by kind and costs an
-attempt, our own stop and the loss of a machine cost none.
+attempt, our own stop and the loss of a machine cost none. In private mode each worker that begins spends, so that there
+all of these count for `privacy.attempts`; what was trained is judged again, and not trained again.
 """
 
 from __future__ import annotations
@@ -134,17 +135,24 @@ class JobSteps:
             self._insist(lambda: self._queue.give_back(job, wait_s=max(1.0, self._settings.training.backoff_s)))
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
+        """Let a job be tried again, if it may: what was paid for is kept, and what would have to be is not begun."""
         training = self._settings.training
+        paid_for = self._private.paid_for(self._runner.left_candidate(job))
         if self._room.is_lacking():  # which is no fault of the job
             _log.warning("job_given_back chunk=%s reason=%s", name, reason)
             self._insist(lambda: self._queue.give_back(job))
-            self._runner.clean(job)
+            if paid_for is None:
+                self._runner.clean(job)
             return
         told: list[str] = []
-        self._insist(
-            lambda: told.append(self._queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))
-        )
-        self._runner.clean(job)
+
+        def fail() -> None:
+            attempts = training.attempts if paid_for is not None or self._private.may_spend_again(job) else 1
+            told.append(self._queue.fail(job, reason, attempts=attempts, backoff_s=training.backoff_s))
+
+        self._insist(fail)
+        if paid_for is None or told[0] == "poisoned":
+            self._runner.clean(job)
         _log.warning("job_%s job=%d chunk=%s attempt=%d reason=%s", told[0], job.id, name, job.attempts + 1, reason)
 
     def _insist(self, change: Callable[[], object], tries: int | None = None) -> None:

@@ -116,6 +116,10 @@ class PrivacyLedger:
         """Say that no worker started, though `begin` said so: the next attempt takes the reservation over."""
         self._set(reservation, "is_begun = 0", ())
 
+    def begun(self, digest: str) -> int:
+        """How many attempts at what a job learns began, whatever became of them: each has cost what it reserved."""
+        return int(self._ledger.rows("SELECT COUNT(*) FROM spending WHERE digest = ? AND is_begun", (digest,))[0][0])
+
     def left_open(self, job: Job) -> Reservation | None:
         """The reservation of the newest attempt at a job that began, and has not told what it did."""
         rows = self._ledger.rows(
@@ -209,13 +213,19 @@ class PrivacyLedger:
 
     def newest(self, limit: int) -> list[dict[str, Any]]:
         """What the newest jobs cost, the newest traffic first, as plain values."""
-        rows = self._ledger.rows("SELECT * FROM spending ORDER BY end_ns DESC, reserved_ns DESC, id LIMIT ?", (limit,))
+        rows = self._ledger.rows(
+            "SELECT *, (SELECT COUNT(*) FROM spending AS other WHERE other.digest = spending.digest AND other.is_begun"
+            " AND (other.reserved_ns, other.id) < (spending.reserved_ns, spending.id)) AS earlier"
+            " FROM spending ORDER BY end_ns DESC, reserved_ns DESC, id LIMIT ?",
+            (limit,),
+        )
         return [
             {
                 "chunk": row["chunk"], "start_ns": row["start_ns"], "end_ns": row["end_ns"], "unit": row["unit"],
                 "reserved_ns": row["reserved_ns"], "settled_ns": row["settled_ns"], "model": row["model"],
-                "epsilon": epsilon(_cost(row).mechanisms, self._terms.delta),
-                "mechanisms": as_dicts(_cost(row).mechanisms),
+                "attempt": row["earlier"] + 1,
+                "epsilon": epsilon(_cost(row, self._terms).mechanisms, self._terms.delta),
+                "mechanisms": as_dicts(_cost(row, self._terms).mechanisms),
             }
             for row in rows
         ]  # fmt: skip

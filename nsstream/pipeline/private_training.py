@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from nsstream.errors import InputError
 from nsstream.pipeline.job_runner import manifest_of
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import SpendingRefusedError
-from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.service_config import TrainingSection
 from nsstream.privacy import Mechanism, from_dicts
 from nsstream.train.config import PrivateConfig
 from nsstream.train.job import Privacy
@@ -25,6 +26,7 @@ from nsstream.train.private_plan import mechanisms_of
 UNSUPPORTED: Final = "privacy_unsupported"  # reasons why a job is refused
 PARENT: Final = "privacy_parent"
 UNBOUNDED: Final = "privacy_unbounded"
+ATTEMPTS: Final = "privacy_attempts"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pytest
 from nsstream.clock import ManualClock
 from nsstream.errors import TrainError
 from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import (
     OTHER_UNIT,
     OVER_CHUNK,
@@ -27,8 +28,8 @@ from nsstream.pipeline.privacy_ledger import (
     open_gap,
 )
 from nsstream.pipeline.private_jobs import PrivateJobs, terms_of
-from nsstream.pipeline.private_training import PARENT, UNBOUNDED, UNSUPPORTED, PrivatePlan
-from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.private_training import ATTEMPTS, PARENT, UNBOUNDED, UNSUPPORTED, PrivatePlan
+from nsstream.pipeline.service_config import TrainingSection
 from nsstream.pipeline.training_queue import Job, SeenChunk, TrainingQueue
 from nsstream.privacy import DiscreteGaussian, SampledGaussian, as_dicts, epsilon, from_dicts
 
@@ -240,6 +241,49 @@ def test_a_bound_that_the_training_does_not_keep_is_refused(nest: Nest) -> None:
     assert caught.value.reason == UNBOUNDED
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_each_worker_that_begins_is_an_attempt_and_there_are_so_many(
+    nest: Nest, caplog: pytest.LogCaptureFixture, attempts: int
+) -> None:
+    jobs = private(nest, SECTION.model_copy(update={"attempts": attempts}), planner=planner)
+    for attempt in range(1, attempts + 1):
+        assert jobs.may_spend_again(job(0))
+        reserved = jobs.reserve(job(0), None, TrainingSection())
+        assert reserved is not None
+        assert reserved.attempt == attempt
+        again = jobs.reserve(job(0), None, TrainingSection())  # no worker began: it is the same attempt
+        assert again is not None
+        assert again.reservation.id == reserved.reservation.id
+        nest.clock.advance(S)
+        jobs.ledger.begin(reserved.reservation)
+    assert not jobs.may_spend_again(job(0))
+    with pytest.raises(SpendingRefusedError, match="each has spent") as caught:
+        jobs.reserve(job(0), None, TrainingSection())
+    assert caught.value.reason == ATTEMPTS
+    assert jobs.may_spend_again(job(1))
+    assert [row["attempt"] for row in jobs.ledger.newest(9)] == list(range(attempts, 0, -1))
+    told = [record.getMessage() for record in caplog.records if "job_spends_again" in record.getMessage()]
+    assert [line.partition("attempt=")[2].split()[0] for line in told[::2]] == [
+        str(at) for at in range(2, attempts + 1)
+    ]
+    assert private(nest, SECTION.model_copy(update={"mode": "remapped"})).may_spend_again(job(0))
+
+
+def test_what_was_paid_for_is_judged_again_and_nothing_else_is(nest: Nest) -> None:
+    jobs, candidate = private(nest, planner=planner), nest.folder / "candidate"
+    assert jobs.paid_for(None) is None
+    assert jobs.paid_for(candidate) is None
+    candidate.mkdir()
+    for told, is_paid in (
+        ("{}", False),
+        ("no json", False),
+        (json.dumps({"privacy": {"mechanisms": as_dicts(JOB)}}), True),
+    ):
+        (candidate / "manifest.json").write_text(told)
+        assert (jobs.paid_for(candidate) == candidate) == is_paid
+    assert private(nest, SECTION.model_copy(update={"mode": "remapped"})).paid_for(candidate) is None
+
+
 def test_a_checkpoint_that_does_not_say_what_it_did_is_not_gone_on_with(nest: Nest) -> None:
     jobs, candidate = private(nest, planner=planner), nest.folder / "candidate"
     candidate.mkdir()
@@ -253,7 +297,7 @@ def test_a_checkpoint_that_does_not_say_what_it_did_is_not_gone_on_with(nest: Ne
 
 CHUNK_NS = 600 * S
 DAY = PrivacySection(
-    mode="private", epsilon=2.7, chunk_epsilon=1.0, horizon_s=6 * 3600.0, most_chunks_of_a_unit=12
+    mode="private", epsilon=2.7, chunk_epsilon=1.0, horizon_s=6 * 3600.0, most_chunks_of_a_unit=12, attempts=100
 )  # fmt: skip
 HOSTS = 60
 
