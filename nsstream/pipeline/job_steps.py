@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Final
 
 from nsstream.errors import NsstreamError, StateError
 from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure
@@ -26,6 +27,8 @@ from nsstream.pipeline.promoter import Promoter
 from nsstream.pipeline.room import Room
 from nsstream.pipeline.trainer_parts import Counters, Settings, insist
 from nsstream.pipeline.training_queue import Job, TrainingQueue
+
+LET_IN: Final = ".let-in"  # in a job's folder: what of its chunk it may learn
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class JobSteps:
             if candidate is None:
                 shutil.rmtree(runner.folder_of(job), ignore_errors=True)
                 if reserved is not None:
+                    material = replace(material, chunk=self._let_in(job, material.chunk))
                     self._insist(partial(self._private.ledger.begin, reserved.reservation))
                 candidate = runner.train(
                     job, material, training, lane.place, lane.hear,
@@ -112,6 +116,13 @@ class JobSteps:
         told: list[Reserved | None] = []
         self._insist(lambda: told.append(self._private.reserve(job, parent, self._settings.training, public_seed)))
         return told[0]
+
+    def _let_in(self, job: Job, chunk: Path) -> Path:
+        """The chunk that a private job's worker is given."""
+        given: list[Path] = []
+        folder = self._runner.folder_of(job) / LET_IN
+        self._insist(lambda: given.append(self._private.let_in(job, chunk, folder)))
+        return given[0]
 
     def _is_skipped(self, job: Job, name: str, err: Exception) -> bool:
         """Leave a job out whose chunk is damaged, or has expired before its worker could read it; whether it was."""

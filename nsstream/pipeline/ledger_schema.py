@@ -130,4 +130,10 @@ CREATE TABLE refusal (
 ) WITHOUT ROWID;
 """  # what private jobs may have cost: nothing refers to jobs and chunks, which are forgotten, and this never is
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY)
+_BOUNDS: Final = """
+ALTER TABLE spending ADD COLUMN most_chunks INTEGER;
+ALTER TABLE spending ADD COLUMN within_ns INTEGER;
+CREATE INDEX unit_use_by_time ON unit_use (end_ns);
+"""  # how units were let into a private job: into so many of any stretch of time that is so long; NULL: into all
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY, _BOUNDS)

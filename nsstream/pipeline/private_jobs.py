@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.errors import StateError, TrainError
+from nsstream.pipeline.bounded_units import let_in
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.privacy_budget import Terms
 from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import PrivacyLedger, Reservation, SpendingRefusedError
 from nsstream.pipeline.private_training import (
     ATTEMPTS,
+    UNITS,
+    UNSUPPORTED,
     Planner,
     PrivatePlan,
-    check_bounded,
     check_parent,
     plan,
     what_was_done,
@@ -48,7 +51,7 @@ class PrivateJobs:
 
     def __init__(self, section: PrivacySection, ledger: Ledger, clock: Clock, planner: Planner = plan) -> None:
         self._section, self._planner = section, planner
-        self._terms = terms_of(section)
+        self._terms, self._rows = terms_of(section), ledger.rows
         self.ledger = PrivacyLedger(ledger, clock, self._terms)
 
     @property
@@ -84,7 +87,8 @@ class PrivateJobs:
         try:
             check_parent(parent, (training.seed_model, seed_of_captures))
             planned = self._planner(self._section, training, parent is None)
-            check_bounded(planned, self._terms.most_chunks)
+            if self._rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)):
+                raise SpendingRefusedError(UNSUPPORTED, "chunks of packets are learned privately, not of flow records")
             if begun >= self._section.attempts:
                 raise SpendingRefusedError(
                     ATTEMPTS, f"{begun} workers began on it, as many as privacy.attempts lets, and each has spent"
@@ -97,6 +101,24 @@ class PrivateJobs:
             told = job.id, job.chunk_ids[-1], begun + 1, reservation.epsilon
             _log.warning("job_spends_again job=%d chunk=%s attempt=%d epsilon=%.4g", *told)
         return Reserved(reservation, planned, begun + 1)
+
+    def let_in(self, job: Job, chunk: Path, folder: Path) -> Path:
+        """The chunk of a job without the units that are in as many jobs as they may be; itself where nothing bounds it.
+
+        What is let in is written down before this returns, and the chunk without the rest into `folder`.
+
+        Raises SpendingRefusedError where nothing is let in, StateError where the chunk cannot be read, OutputError
+        where ledger or folder cannot be written.
+        """
+        if not self.is_private or not self.ledger.uses.is_bounded:
+            return chunk
+        kept = let_in(ChunkStore(chunk.parent).read(chunk), job, self._terms.unit, self.ledger.uses)
+        if kept is None:
+            self.ledger.count_refusal(UNITS)
+            raise SpendingRefusedError(
+                UNITS, f"each of its {self._terms.unit}s is in {self._terms.most_chunks} jobs of a horizon already"
+            )
+        return ChunkStore(folder).write(kept)
 
     def may_spend_again(self, job: Job) -> bool:
         """Whether a job that failed may be begun anew: openly always, else within its attempts."""

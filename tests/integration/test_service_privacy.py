@@ -138,6 +138,31 @@ def test_a_job_is_not_paid_for_twice_unless_the_configuration_lets_it(nest: Nest
     assert nest.stop() == 0
 
 
+def test_flows_are_in_two_jobs_at_most_and_the_costs_of_others_do_not_add_up(tmp_path: Path):
+    nest = Nest(tmp_path, privacy=PRIVATE | {"unit": "flow"})
+    try:
+        can_train(nest)
+        nest.put(4)  # of the same flows
+        nest.start()
+        wait_until(lambda: nest.count("chunk WHERE reason = 'privacy_units'") == 1)
+        assert nest.done() == 2
+        nest.put(1, packets=200)  # half of them new
+        nest.put(1)
+        wait_until(lambda: nest.done() == 3)
+        assert nest.count("chunk WHERE reason = 'privacy_units'") == 2
+        assert (nest.quick / "rows").read_text().split() == ["100", "100", "100"]
+        assert nest.count("unit_use") == 300
+        told = json.loads(nest.ctl("privacy", "--json").stdout)
+        assert told["spent"] == told["spent_for_ever"] == pytest.approx(epsilon(JOB * 2, 1e-5), rel=1e-9)
+        assert told["refused"] == {"privacy_units": 2}
+        assert "each of its flows is in 2 jobs of a horizon already" in nest.log.read_text()
+        assert nest.stop() == 0
+        assert list((nest.state / "work").iterdir()) == []
+        assert examine(nest.state, is_live=False).findings == []
+    finally:
+        nest.close()
+
+
 def test_candidates_that_do_not_pass_do_not_end_private_learning(nest: Nest):
     """Openly, five in a row let a new seed be learned; privately nothing is learned from nothing."""
     public = nest.folder / "public"
