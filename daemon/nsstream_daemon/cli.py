@@ -18,6 +18,7 @@ from nsstream import __version__
 from nsstream.errors import NsstreamError
 from nsstream_daemon import (
     bench_command,
+    chunk_commands,
     ctl_commands,
     ingest_command,
     install_command,
@@ -25,6 +26,7 @@ from nsstream_daemon import (
     part_commands,
     plugin_commands,
     replay_commands,
+    score_command,
     service_commands,
     state_commands,
     subscribe_command,
@@ -48,12 +50,12 @@ app.command("install-systemd")(install_command.install_systemd)
 app.command("doctor")(state_commands.doctor)
 app.command("backup")(state_commands.backup)
 app.command("restore")(state_commands.restore)
-app.command("score")(twin_commands.score)
+app.command("score")(score_command.score)
 app.command("train")(part_commands.train)
 app.command("draw")(part_commands.draw)
 app.command("replay")(replay_commands.replay)
 app.command("bench", context_settings={"allow_interspersed_args": False})(bench_command.bench)
-app.add_typer(part_commands.chunk_app, name="chunk")
+app.add_typer(chunk_commands.chunk_app, name="chunk")
 app.add_typer(plugin_commands.plugin_app, name="plugin")
 replay_commands.send_app.command("hello")(subscribe_command.hello)
 replay_commands.send_app.command("subscribe")(subscribe_command.subscribe)

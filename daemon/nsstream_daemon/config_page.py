@@ -13,13 +13,13 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
+from nsstream.pipeline.config_fields import Section
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.service_config import (
     ChunksSection,
     ControlSection,
     GateSection,
-    PrivacySection,
     RaySection,
-    Section,
     ServiceConfig,
     SourceSection,
     TrainingSection,

@@ -1,14 +1,24 @@
-"""chunk, train, draw: the parts of the path by hand, on files of a state directory."""
+"""train, draw: the parts of the path by hand, on files of a state directory."""
 
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime, time
+from datetime import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 
 import typer
 
+from nsstream_daemon.private_options import (
+    DELTA,
+    MOST_CONVERSATIONS,
+    STEPS,
+    Delta,
+    MostConversations,
+    Private,
+    Unit,
+    promise,
+)
 from nsstream_daemon.twin_commands import (
     Budget,
     Cores,
@@ -20,108 +30,6 @@ from nsstream_daemon.twin_commands import (
     Steps,
     address_key,
 )
-
-if TYPE_CHECKING:
-    from nsstream.chunk import ChunkStore
-
-APART: Final = "apart"  # the folder of late and future rows
-chunk_app = typer.Typer(help="What is stored of a trace.", no_args_is_help=True)
-
-StateArgument = Annotated[Path, typer.Argument(help="A state directory, or its chunks folder.")]
-ApartOption = Annotated[bool, typer.Option("--apart", help="Late and future rows, which are in no chunk, instead.")]
-ChunkArgument = Annotated[str, typer.Argument(help="As in chunk list.")]
-
-
-@chunk_app.command("list")
-def list_chunks(state: StateArgument, apart: ApartOption = False) -> None:
-    """List the chunks of a state directory; with --apart the late and future rows that came as they were open."""
-    store = _store_of(state, is_apart=apart)
-    infos = store.list()
-    widest = max((len(info.id) for info in infos), default=2)
-    print(
-        f"{'id':<{widest}}  {'start':<20}  {'kind':<7}  {'rows':>12}  {'late':>8}  {'lost':>8}  {'kept of':>8}  marks"
-    )
-    for info in infos:
-        lost = sum(info.tally.dropped.values()) + info.tally.future
-        counts = f"{info.row_count:>12,}  {info.tally.late:>8,}  {lost:>8,}  {_rate(info.sampling_interval):>8}"
-        marks = {"partial": info.is_partial, "pinned": store.is_pinned(info.id), "recovered": info.recovered > 0}
-        told = ", ".join(mark for mark, is_so in marks.items() if is_so)
-        print(f"{info.id:<{widest}}  {_utc(info.start_ns)}  {info.kind:<7}  {counts}  {told}".rstrip())
-
-
-@chunk_app.command("show")
-def show_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
-    """Show what one chunk says of itself."""
-    from rich.console import Console
-
-    info = _store_with(state, chunk_id).info(chunk_id)
-    rows = {
-        "id": info.id,
-        "file": info.path,
-        "start": _utc(info.start_ns),
-        "end": _utc(info.end_ns),
-        "kind": str(info.kind),
-        "rows": f"{info.row_count:,}",
-        "fate": str(info.fate),
-        "kept": f"{_rate(info.sampling_interval)} conversations",
-        "partial": "yes" if info.is_partial else "no",
-        "recovered": f"{info.recovered:,}" if info.recovered else "",
-        "digest": info.digest,
-    }
-    told = [(name, value) for name, value in rows.items() if value]
-    for heading, tally in (("records", info.tally), ("packets behind", info.tally.behind)):
-        if tally is not None:
-            fates = tally.as_dict().items()
-            told += [(heading, ""), *((f"  {name}", fate) for name, fate in fates if fate and name != "behind")]
-    for name, value in told:
-        Console().print(f"{name:<13} {value}".rstrip(), highlight=False, soft_wrap=True)
-
-
-@chunk_app.command("export")
-def export_chunk(
-    state: StateArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")],
-    apart: ApartOption = False,
-    chunk_ids: Annotated[list[str] | None, typer.Argument(help="As in chunk list; none: all, by start.")] = None,
-    format: Annotated[  # noqa: A002 - the word of the command line
-        str, typer.Option("--format", help="parquet, csv, or pcap (packets, headers only).")
-    ] = "parquet",
-) -> None:
-    """Export chunks to a file that other tools read."""
-    from functools import partial
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from nsstream.chunk.export import ExportFormat, export_chunks
-    from nsstream.errors import InputError
-
-    if format not in list(ExportFormat):
-        raise InputError(f"--format must be one of {', '.join(ExportFormat)}, got {format!r}")
-    store = _store_of(state, is_apart=apart)
-    infos = [_store_with(state, name).info(name) for name in chunk_ids] if chunk_ids else store.list()
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("export", total=sum(info.row_count for info in infos))
-        row_count = export_chunks(
-            [partial(store.read, info.path) for info in infos],
-            output,
-            ExportFormat(format),
-            report=lambda done: bars.update(task, completed=done),
-        )
-    Console().print(f"exported  {output}  ({row_count:,} rows)", highlight=False, soft_wrap=True)
-
-
-@chunk_app.command("pin")
-def pin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
-    """Never let a chunk expire."""
-    _store_with(state, chunk_id).pin(chunk_id)
-
-
-@chunk_app.command("unpin")
-def unpin_chunk(state: StateArgument, chunk_id: ChunkArgument) -> None:
-    """Let a chunk expire again."""
-    _store_with(state, chunk_id).unpin(chunk_id)
 
 
 def train(
@@ -140,16 +48,10 @@ def train(
     ray: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Of several chunks: the Ray cluster to use.")
     ] = None,
-    private: Annotated[
-        float | None, typer.Option(metavar="EPSILON", help="Learn privately, from a public model (--from).")
-    ] = None,
-    delta: Annotated[float, typer.Option(help="With --private: delta of (epsilon, delta).")] = 1e-5,
-    unit: Annotated[
-        str, typer.Option(help="With --private, what is protected: host (all it initiates), or flow (a conversation).")
-    ] = "host",
-    most_conversations: Annotated[
-        int, typer.Option(min=1, max=4096, help="With --private: those of a host that are learned, chosen by lot.")
-    ] = 64,
+    private: Private = None,
+    delta: Delta = DELTA,
+    unit: Unit = "host",
+    most_conversations: MostConversations = MOST_CONVERSATIONS,
 ) -> None:
     """Train a model on one chunk (budget: 2m, unless --steps is given), or on several at once (--steps a turn).
 
@@ -187,16 +89,11 @@ def train(
         raise InputError("give either --budget or --steps, not both")
     privacy: dict[str, object] | None = None
     if private is not None:
-        if parent is None or budget is not None or seed is not None or model != "autoregressive":
-            raise InputError("--private needs --from, a public model of the default kind, and no --budget or --seed")
-        if unit not in ("host", "flow"):
-            raise InputError(f"--unit must be host or flow, got {unit!r}")
-        if not (0 < private <= 100 and 0 < delta < 0.1):
-            told = f"got {private:g} and {delta:g}"
-            raise InputError(f"--private must be above 0 and at most 100, --delta above 0 and below 0.1, {told}")
-        steps = 100 if steps is None else steps
-        privacy = {"epsilon": private, "delta": delta, "unit": unit, "steps": steps}
-        privacy["most_conversations"] = most_conversations
+        steps = STEPS if steps is None else steps
+        is_otherwise_open = budget is not None or seed is not None or model != "autoregressive"
+        privacy = promise(
+            private, delta, unit, most_conversations, steps, parent=parent, is_otherwise_open=is_otherwise_open
+        )
     with ProgressView(Console(stderr=True)) as view:
         checkpoint = train_chunk(
             chunks[0],
@@ -246,7 +143,10 @@ def draw(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
 ) -> None:
-    """Draw models' traffic into a capture file, or models of flows into a table; some of it, or more, if asked."""
+    """Draw models' traffic into a capture file, or models of flows into a table; some of it, or more, if asked.
+
+    Where a model was learned privately, OUTPUT.privacy.json says what the twin promises.
+    """
     from rich.console import Console
 
     from nsstream.clock import SystemClock
@@ -297,31 +197,3 @@ def _time_of_day(text: str) -> time:
         return time.fromisoformat(text)
     except ValueError as err:
         raise InputError(f"--at: a time of day is like 14:30 or 14:30:15, got {text!r}") from err
-
-
-def _store_of(state: Path, *, is_apart: bool = False) -> ChunkStore:
-    from nsstream.chunk import ChunkStore
-    from nsstream.errors import StateError
-
-    folder = state / "chunks" if (state / "chunks").is_dir() else state
-    if not folder.is_dir():
-        raise StateError(f"there is no state directory {state}")
-    if is_apart:
-        folder = folder.parent / APART
-        if not folder.is_dir():
-            raise StateError(f"nothing is stored apart in {state}")
-    return ChunkStore(folder)
-
-
-def _store_with(state: Path, chunk_id: str) -> ChunkStore:
-    """The store of rows apart if the chunk is there, else the one of chunks."""
-    apart = _store_of(state).directory.parent / APART
-    return _store_of(state, is_apart=(apart / f"{chunk_id}.arrow").exists())
-
-
-def _rate(sampling_interval: int) -> str:
-    return "all" if sampling_interval == 1 else f"1 in {sampling_interval}"
-
-
-def _utc(time_ns: int) -> str:
-    return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, tz=UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -53,10 +53,12 @@ def _until(seconds: float | None) -> str:
 
 def _jobs(newest: list[dict[str, Any]]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
-    for name, justify in (("chunk", "left"), ("epsilon", "right"), ("unit", "left"), ("reserved", "left")):
+    columns = ("chunk", "left"), ("attempt", "right"), ("epsilon", "right"), ("unit", "left"), ("reserved", "left")
+    for name, justify in columns:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("became")
     for job in newest:
         became = "as much as was reserved" if job["settled_ns"] is None else f"model {job['model']}"
-        table.add_row(job["chunk"], f"{job['epsilon']:.4g}", job["unit"], utc(job["reserved_ns"]), became)
+        spent = str(job["attempt"]), f"{job['epsilon']:.4g}"
+        table.add_row(job["chunk"], *spent, job["unit"], utc(job["reserved_ns"]), became)
     return table

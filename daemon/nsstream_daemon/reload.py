@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nsstream.pipeline.service_config import Section, ServiceConfig
+from nsstream.pipeline.config_fields import Section
+from nsstream.pipeline.service_config import ServiceConfig
 
 
 def changes_of(now: ServiceConfig, later: ServiceConfig) -> dict[str, Any]:

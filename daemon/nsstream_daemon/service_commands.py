@@ -77,15 +77,13 @@ def _check_privacy(config: Path, loaded: ServiceConfig) -> None:
     """In private mode: what would have every job refused is told before anything runs."""
     from nsstream.errors import InputError
     from nsstream.pipeline.privacy_ledger import SpendingRefusedError
-    from nsstream.pipeline.private_jobs import terms_of
-    from nsstream.pipeline.private_training import check_bounded, plan
+    from nsstream.pipeline.private_training import plan
 
     training, privacy = loaded.training, loaded.privacy
     if privacy.mode != "private" or not training.enabled:
         return
     try:
-        planned = plan(privacy, training, training.seed_model is None and not training.seed_captures)
-        check_bounded(planned, terms_of(privacy).most_chunks)
+        plan(privacy, training, training.seed_model is None and not training.seed_captures)
     except SpendingRefusedError as err:
         raise InputError(f"{config}: privacy.mode = 'private': {err}") from err
 

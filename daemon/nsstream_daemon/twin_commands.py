@@ -1,9 +1,8 @@
-"""demo, twin, score: a trace to its twin, and how close the twin is."""
+"""demo, twin: a trace to its twin. What only --private does is in `private_twin`."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from importlib import resources
 from pathlib import Path
@@ -11,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from nsstream_daemon.places import print_places, write_json
+from nsstream_daemon.private_options import (
+    DELTA,
+    MOST_CONVERSATIONS,
+    Delta,
+    MostConversations,
+    Private,
+    Unit,
+    promise,
+)
+from nsstream_daemon.private_twin import NO_SCORE, interval_of, run_private_twin
 
-    from nsstream.encode.address_map import AddressMap
+if TYPE_CHECKING:
     from nsstream.pipeline.twin import TwinConfig
 
 DEMO_CAPTURE: Final = "lab.pcap.xz"
@@ -66,7 +74,11 @@ def twin(
     state: Annotated[Path | None, typer.Option(help="Where chunks and models are kept; OUTPUT.state.")] = None,
     mtu: Annotated[
         int | None,
-        typer.Option(min=576, max=65_535, help="Octets of the longest IP datagram; 1500, or more if the trace has it."),
+        typer.Option(
+            min=576,
+            max=65_535,
+            help="Octets of the longest IP datagram; 1500, or (not with --private) more if the trace has it.",
+        ),
     ] = None,
     ipv4_range: Ipv4Range = "10.0.0.0/8",
     ipv6_range: Ipv6Range = "fd00::/8",
@@ -74,24 +86,76 @@ def twin(
     workers: Workers = 2,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier twin and its state.")] = False,
-    with_score: Annotated[bool, typer.Option("--score/--no-score", help="Score the twin against the trace.")] = True,
+    with_score: Annotated[
+        bool | None, typer.Option("--score/--no-score", help="Score the twin against the trace; not with --private.")
+    ] = None,
+    private: Private = None,
+    parent: Annotated[
+        Path | None, typer.Option("--from", help="With --private: the model to start from, of public traffic.")
+    ] = None,
+    during: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START/END",
+            help="With --private: what of the capture is learned, in UTC, or START/24h; it is public.",
+        ),
+    ] = None,
+    unit: Unit = "host",
+    delta: Delta = DELTA,
+    most_conversations: MostConversations = MOST_CONVERSATIONS,
 ) -> None:
-    """Make the twin of a trace (budget: 5m, unless --steps is given)."""
+    """Make the twin of a trace (budget: 5m, unless --steps is given).
+
+    With --private the twin keeps to (epsilon, delta) for each unit of the capture; the model to start from has to be of
+    public traffic. All of the interval is learned as one, for --steps (100); nothing else of the capture is used, and
+    no score is made. Each run spends its epsilon anew.
+    """
     from nsstream.encode.address_map import AddressMap
     from nsstream.errors import InputError
     from nsstream.pipeline import parse_duration_s
     from nsstream.pipeline.flow_twin import is_table
-    from nsstream.pipeline.twin import TwinConfig
+    from nsstream.pipeline.outputs import beside
+    from nsstream.pipeline.twin import STATE_SUFFIX, USUAL_MTU, TwinConfig
 
     if budget is not None and steps is not None:
         raise InputError("give either --budget or --steps, not both")
+    if private is None and (parent is not None or during is not None):
+        raise InputError("--from and --during are for --private: an open twin begins from nothing, and is of all of it")
+    if private is not None:
+        from nsstream.pipeline.private_twin import PrivateTwinConfig
+
+        is_otherwise_open = budget is not None or seed is not None or model != "autoregressive"
+        told = promise(
+            private, delta, unit, most_conversations, steps, parent=parent, is_otherwise_open=is_otherwise_open
+        )
+        if with_score:
+            raise InputError(f"--score: {NO_SCORE}")
+        if chunk != "auto" or is_table(output):
+            raise InputError("--private learns the whole of --during as one chunk of packets: no --chunk, no table")
+        assert parent is not None
+        run_private_twin(
+            PrivateTwinConfig(
+                trace=trace,
+                output=output,
+                state=state or beside(output, STATE_SUFFIX),
+                parent=parent,
+                interval_ns=interval_of(during),
+                private=told,
+                address_map=AddressMap(address_key(None), ipv4_range, ipv6_range),
+                seed=secrets.randbelow(2**31),
+                mtu=mtu or USUAL_MTU,
+                cores=cores,
+                replaces=force,
+            )
+        )
+        return
     chunk_s = None if chunk == "auto" else parse_duration_s(chunk)
     if chunk_s is not None and chunk_s != int(chunk_s):
         raise InputError(f"--chunk must be whole seconds, got {chunk}")
     config = TwinConfig(
         trace=trace,
         output=output,
-        state=state or _beside(output, ".state"),
+        state=state or beside(output, STATE_SUFFIX),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         address_map=AddressMap(address_key(seed), ipv4_range, ipv6_range),
         model=model,
@@ -107,7 +171,7 @@ def twin(
     if is_table(output):
         _run_flows(config)
     else:
-        _run(config, trace, with_score=with_score)
+        _run(config, trace, with_score=with_score is not False)
 
 
 def demo(
@@ -144,72 +208,6 @@ def demo(
         _run(config, trace, with_score=True)
 
 
-def score(
-    real: Annotated[Path, typer.Argument(help="The real trace.")],
-    synthetic: Annotated[Path, typer.Argument(help="Its twin.")],
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            "--held-out",
-            "--holdout",
-            help="Other traffic of the same network, for the floor; for --privacy, what it never learned.",
-        ),
-    ] = None,
-    privacy: Annotated[
-        bool, typer.Option("--privacy", help="Attack the twin, too: what could an outsider learn of the trace?")
-    ] = False,
-    address_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--address-key", help="Of --privacy: the key of the twin's address map; SYNTHETIC.state/address.key."
-        ),
-    ] = None,
-    ipv4_range: Ipv4Range = "10.0.0.0/8",
-    ipv6_range: Ipv6Range = "fd00::/8",
-    json_output: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the samples that the score draws.")] = 0,
-    details: Annotated[bool, typer.Option("--details", help="Show every measure.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the --json file.")] = False,
-) -> None:
-    """Measure how close a twin is to its trace, how valid, and how much of a copy."""
-    from rich.console import Console
-
-    from nsstream.pipeline.outputs import check_output
-    from nsstream.score import score_traces
-    from nsstream.score.report import details_table, privacy_table, summary_table
-
-    if json_output:
-        check_output(json_output, inputs=[real, synthetic], replaces=force)
-    mapping = _address_map(synthetic, address_key_file, (ipv4_range, ipv6_range)) if privacy else None
-    result = score_traces(real, synthetic, held_out, seed)
-    figures = result.as_dict()
-    console = Console()
-    console.print(summary_table(result))
-    if details:
-        console.print(details_table(result))
-    if privacy:
-        from nsstream.score.privacy import attack_traces
-
-        attacked = attack_traces(real, synthetic, held_out, mapping.map if mapping else None, seed)
-        figures["privacy"] = attacked.as_dict()
-        console.print(privacy_table(attacked))
-    if json_output:
-        _write_json(figures, json_output)
-        console.print(f"figures  {json_output}", highlight=False, soft_wrap=True)
-
-
-def _address_map(twin: Path, key_file: Path | None, ranges: tuple[str, str]) -> AddressMap | None:
-    """The address map of a twin: of the key that was named, or of the one in the state beside the twin, if any."""
-    from nsstream.encode.address_map import AddressMap
-    from nsstream.pipeline.address_keys import key_in
-    from nsstream.pipeline.outputs import KEY_FILE
-    from nsstream.pipeline.twin import STATE_SUFFIX
-
-    beside = _beside(twin, STATE_SUFFIX) / KEY_FILE
-    path = key_file or (beside if beside.exists() else None)
-    return None if path is None else AddressMap(key_in(path), *ranges)
-
-
 def address_key(seed: int | None) -> bytes:
     """32 octets: random, or SHA-256 of ``nsstream address key SEED`` where a seed is given."""
     return secrets.token_bytes(32) if seed is None else hashlib.sha256(f"nsstream address key {seed}".encode()).digest()
@@ -222,14 +220,14 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
     from nsstream.clock import SystemClock
     from nsstream.errors import InputError
     from nsstream.pipeline import Progress, Stage
-    from nsstream.pipeline.outputs import check_output
+    from nsstream.pipeline.outputs import beside, check_output
     from nsstream.pipeline.twin import make_twin
     from nsstream.replay.pcap_sink import split_suffixes
     from nsstream.score import score_traces
     from nsstream_daemon.progress_view import ProgressView
 
     split_suffixes(config.output)
-    score_path = _beside(config.output, SCORE_SUFFIX)
+    score_path = beside(config.output, SCORE_SUFFIX)
     if with_score:
         check_output(score_path, inputs=[trace], replaces=config.replaces)
     console = Console(stderr=True)
@@ -250,14 +248,14 @@ def _run(config: TwinConfig, trace: Path, *, with_score: bool) -> None:
             except InputError as err:  # the twin is whole; a trace of a single conversation cannot be scored
                 why_not = str(err)
         if result:
-            _write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
+            write_json(result.as_dict() | {"verification": made.verification.as_dict()}, score_path)
             view(Progress(Stage.SCORE, elapsed_s(), is_done=True))
     out = Console()
     if result:
         from nsstream.score.report import summary_table
 
         out.print(summary_table(result))
-    _print_places(
+    print_places(
         out,
         {
             "twin": f"{made.output}  ({made.packet_count:,} packets, {made.real_packet_count:,} in the trace)",
@@ -279,7 +277,7 @@ def _run_flows(config: TwinConfig) -> None:
 
     with ProgressView(Console(stderr=True)) as view:
         made = make_flow_twin(config, view, SystemClock())
-    _print_places(
+    print_places(
         Console(),
         {
             "twin": f"{made.output}  ({made.record_count:,} flows, {made.real_count:,} in the table)",
@@ -289,19 +287,3 @@ def _run_flows(config: TwinConfig) -> None:
             "state": f"{made.state}  (private: chunks of the real flows, models, the address key)",
         },
     )
-
-
-def _write_json(figures: dict[str, object], path: Path) -> None:
-    from nsstream.chunk import whole_file
-
-    with whole_file(path) as file:
-        file.write(json.dumps(figures, indent=2).encode() + b"\n")
-
-
-def _print_places(console: Console, places: dict[str, str]) -> None:
-    for name, place in places.items():
-        console.print(f"{name:<7} {place}", highlight=False, soft_wrap=True)
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(output.name + suffix)

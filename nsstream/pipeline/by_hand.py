@@ -17,9 +17,10 @@ from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, StateError
 from nsstream.pipeline.address_keys import key_beside
+from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.engine import Engine, LocalEngine
 from nsstream.pipeline.flow_twin import check_flow_model, draw_flows
-from nsstream.pipeline.outputs import check_output, publish, staging
+from nsstream.pipeline.outputs import staging
 from nsstream.pipeline.parallel_seed import ParallelSeed, train_parallel_seed
 from nsstream.pipeline.playing import play
 from nsstream.pipeline.progress import Listener
@@ -126,17 +127,17 @@ def draw_models(
     clock: Clock,
     scenario: Mapping[str, Any] | None = None,
 ) -> int:
-    """Draw models, in the order of their chunks, into a capture file; gives its packets.
+    """Draw models, in the order of their chunks, into a capture file, with their promise beside it; gives its packets.
 
     `scenario` has fields of `replay.scenario.Scenario`; None draws what the chunks had.
     """
-    check_output(output, replaces=replaces)
+    check_drawn(output, replaces=replaces)
     with staging(output) as staged:
         drawn = staged / output.name
         packet_count = play(
             models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock), scenario=scenario
         )
-        publish([(drawn, output)], trash=staged)
+        publish_drawn(drawn, output, trash=staged)
     return packet_count
 
 
@@ -172,14 +173,14 @@ def draw_flow_models(
     if form not in PRESETS or not is_writable(PRESETS[form]):
         known = ", ".join(name for name, preset in PRESETS.items() if is_writable(preset))
         raise InputError(f"no table of the form {form!r} can be written; there are {known}")
-    check_output(output, replaces=replaces)
+    check_drawn(output, replaces=replaces)
     with staging(output) as staged:
         drawn, stopwatch_s = staged / output.name, _stopwatch_s(clock)
         count = draw_flows(
             models, drawn, PRESETS[form], preset_columns(PRESETS[form]), listen, stopwatch_s,
             seed=seed, threads=cores, condition=condition,
         )  # fmt: skip
-        publish([(drawn, output)], trash=staged)
+        publish_drawn(drawn, output, trash=staged)
     return count
 
 

@@ -28,8 +28,9 @@ from nsstream.clock import Clock
 from nsstream.counters import Tally
 from nsstream.errors import InputError, OutputError, ReplayError
 from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
+from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.ingest import Lesson
-from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, publish, staging
+from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
 from nsstream.pipeline.progress import Listener, Progress, Stage
 from nsstream.pipeline.training import DEFAULT_MODEL, SILENCE_S, train_lessons
 from nsstream.pipeline.twin import CONFIG_SUFFIX, TwinConfig, training_of
@@ -104,8 +105,8 @@ def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: S
         raise OutputError(f"{config.output}: the name of a table of flows ends in {', '.join(TABLE_SUFFIXES)}")
     check_flow_model(config.model)
     config_path = beside(config.output, CONFIG_SUFFIX)
-    for path in (config.output, config_path):
-        check_output(path, inputs=[config.trace], replaces=config.replaces)
+    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
+    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
     check_state(config.state, replaces=config.replaces)
     report(Progress(Stage.IMPORT, elapsed_s()))
     given = read_flows(config.trace)
@@ -129,7 +130,8 @@ def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: S
         with whole_file(settings) as file:
             told = {name: value for name, value in config.as_dict().items() if name not in ("mtu", "chunk_length_s")}
             file.write(json.dumps(told | {"form": form.name}, indent=2).encode() + b"\n")
-        publish([(state, config.state), (settings, config_path), (twin, config.output)], trash=staged)
+        others = [(state, config.state), (settings, config_path)]
+        publish_drawn(twin, config.output, others=others, trash=staged)
     return FlowTwin(config.output, config_path, config.state, count, record_count, len(lessons))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from nsstream.counters import Tally
 from nsstream.encode.flow_conversations import group_flows
 from nsstream.errors import InputError
 from nsstream.pipeline.plan import BIN_S, merge_small
+from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
+
+MOST_HELD: Final = 20_000_000  # packets of one chunk by hand, which is held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,35 @@ def import_trace(
     if not infos:
         raise InputError(f"{path} holds no packet with a time from 1970 to 2262")
     return infos
+
+
+def import_interval(path: Path, store: ChunkStore, interval_ns: tuple[int, int]) -> Path:
+    """Read the packets of an interval of a trace into one chunk of a store; gives its file.
+
+    What else the trace holds is left out, and nothing is told of it.
+
+    Raises InputError where it cannot be read, holds nothing of that time, or more than `MOST_HELD` packets.
+    """
+    start_ns, end_ns = interval_ns
+    batches: list[PacketBatch] = []
+    count = 0
+    source = PcapFileSource(path)
+    source.open()
+    try:
+        while (batch := source.read_batch()) is not None:
+            is_in = (batch.observation_time_ns >= start_ns) & (batch.observation_time_ns < end_ns)
+            if is_in.any():
+                batches.append(batch.take(is_in))
+                count += len(batches[-1])
+            if count > MOST_HELD:
+                raise InputError(f"{path} holds more than {MOST_HELD:,} packets of that time: give a shorter one")
+    finally:
+        source.close()
+    if not count:
+        raise InputError(f"{path} holds no IP packet of that time to learn from")
+    packets = PacketBatch.concatenate(batches)
+    packets = packets.take(np.argsort(packets.observation_time_ns, kind="stable"))
+    return store.write(Chunk.of(start_ns, end_ns, packets, Tally(offered=count, kept=count), is_partial=False))
 
 
 def make_lessons(

@@ -1,7 +1,8 @@
 """JobSteps: one job to its end, step by step: reserved, trained, judged, placed, settled, promoted.
 
 What goes wrong is written down, and ends nothing but the job: a fault of a worker is counted by kind and costs an
-attempt, our own stop and the loss of a machine cost none.
+attempt, our own stop and the loss of a machine cost none. In private mode each worker that begins spends, so that there
+all of these count for `privacy.attempts`; what was trained is judged again, and not trained again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Final
 
 from nsstream.errors import NsstreamError, StateError
 from nsstream.pipeline.child import CancelledError, ChildFailedError, Failure
@@ -25,6 +27,8 @@ from nsstream.pipeline.promoter import Promoter
 from nsstream.pipeline.room import Room
 from nsstream.pipeline.trainer_parts import Counters, Settings, insist
 from nsstream.pipeline.training_queue import Job, TrainingQueue
+
+LET_IN: Final = ".let-in"  # in a job's folder: what of its chunk it may learn
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class JobSteps:
             if candidate is None:
                 shutil.rmtree(runner.folder_of(job), ignore_errors=True)
                 if reserved is not None:
+                    material = replace(material, chunk=self._let_in(job, material.chunk))
                     self._insist(partial(self._private.ledger.begin, reserved.reservation))
                 candidate = runner.train(
                     job, material, training, lane.place, lane.hear,
@@ -112,6 +117,13 @@ class JobSteps:
         self._insist(lambda: told.append(self._private.reserve(job, parent, self._settings.training, public_seed)))
         return told[0]
 
+    def _let_in(self, job: Job, chunk: Path) -> Path:
+        """The chunk that a private job's worker is given."""
+        given: list[Path] = []
+        folder = self._runner.folder_of(job) / LET_IN
+        self._insist(lambda: given.append(self._private.let_in(job, chunk, folder)))
+        return given[0]
+
     def _is_skipped(self, job: Job, name: str, err: Exception) -> bool:
         """Leave a job out whose chunk is damaged, or has expired before its worker could read it; whether it was."""
         if (reason := self._watch.lack_of(job.chunk_ids)) is None:
@@ -134,17 +146,24 @@ class JobSteps:
             self._insist(lambda: self._queue.give_back(job, wait_s=max(1.0, self._settings.training.backoff_s)))
 
     def _fail(self, job: Job, name: str, reason: str) -> None:
+        """Let a job be tried again, if it may: what was paid for is kept, and what would have to be is not begun."""
         training = self._settings.training
+        paid_for = self._private.paid_for(self._runner.left_candidate(job))
         if self._room.is_lacking():  # which is no fault of the job
             _log.warning("job_given_back chunk=%s reason=%s", name, reason)
             self._insist(lambda: self._queue.give_back(job))
-            self._runner.clean(job)
+            if paid_for is None:
+                self._runner.clean(job)
             return
         told: list[str] = []
-        self._insist(
-            lambda: told.append(self._queue.fail(job, reason, attempts=training.attempts, backoff_s=training.backoff_s))
-        )
-        self._runner.clean(job)
+
+        def fail() -> None:
+            attempts = training.attempts if paid_for is not None or self._private.may_spend_again(job) else 1
+            told.append(self._queue.fail(job, reason, attempts=attempts, backoff_s=training.backoff_s))
+
+        self._insist(fail)
+        if paid_for is None or told[0] == "poisoned":
+            self._runner.clean(job)
         _log.warning("job_%s job=%d chunk=%s attempt=%d reason=%s", told[0], job.id, name, job.attempts + 1, reason)
 
     def _insist(self, change: Callable[[], object], tries: int | None = None) -> None:

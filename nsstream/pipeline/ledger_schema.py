@@ -141,4 +141,10 @@ CREATE INDEX chunk_by_reason ON chunk (fate, reason);
 CREATE INDEX promotion_by_model ON promotion (model);
 """  # three months of minutes are 130,000 rows: what each job and each status asks for reads none of the others
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY, _INDEXES)
+_BOUNDS: Final = """
+ALTER TABLE spending ADD COLUMN most_chunks INTEGER;
+ALTER TABLE spending ADD COLUMN within_ns INTEGER;
+CREATE INDEX unit_use_by_time ON unit_use (end_ns);
+"""  # how units were let into a private job: into so many of any stretch of time that is so long; NULL: into all
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _TOTALS, _PRIVACY, _INDEXES, _BOUNDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -11,6 +12,8 @@ from nsstream.errors import InputError
 BIN_S: Final = 10  # every length below is a multiple of it
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_S: Final = (1 << 63) // 10**9  # of times in nanoseconds
 LENGTHS_S: Final = (
     *(10, 30, 60, 120, 300, 600, 900, 1800, _HOUR_S, 2 * _HOUR_S, 3 * _HOUR_S, 6 * _HOUR_S, 12 * _HOUR_S),
     *(_DAY_S, 7 * _DAY_S, 28 * _DAY_S, 364 * _DAY_S, 3640 * _DAY_S),
@@ -118,6 +121,40 @@ def parse_duration_s(text: str) -> float:
     if not number.replace(".", "", 1).isdecimal() or not number.isascii():
         raise InputError(f"{text!r} is not a duration; write it as 60s, 5m, 1.5h or 7d")
     return float(number) * units[unit]
+
+
+def parse_interval_ns(text: str) -> tuple[int, int]:
+    """[start, end) of an interval of ISO 8601: ``2026-11-21T08:00/2026-11-21T18:00``, or ``2026-11-21/24h``.
+
+    Whole seconds; UTC unless it names another zone. Raises InputError otherwise.
+    """
+    start_text, _, end_text = text.partition("/")
+    try:
+        start_s = _second_of(start_text)
+        try:
+            end_s = _second_of(end_text)
+        except ValueError:
+            length_s = parse_duration_s(end_text)
+            end_s = start_s + int(length_s)
+            if length_s != int(length_s):
+                raise
+    except (ValueError, OverflowError, InputError) as err:
+        raise InputError(
+            f"{text!r} is no interval; write it as START/END or START/LENGTH in whole seconds of UTC, "
+            "such as 2026-11-21T08:00/2026-11-21T18:00 or 2026-11-21/24h"
+        ) from err
+    if not 0 <= start_s < end_s < _LAST_S:
+        raise InputError(f"{text!r}: an interval ends after it begins, and is within 1970 to 2262")
+    return start_s * 10**9, end_s * 10**9
+
+
+def _second_of(text: str) -> int:
+    """Seconds since the Unix epoch of a date or a time of ISO 8601; raises ValueError."""
+    at = datetime.fromisoformat(text)
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH
+    if since % timedelta(seconds=1):
+        raise ValueError(f"{text!r} is no whole second")
+    return since // timedelta(seconds=1)
 
 
 def parse_octets(text: str) -> int:

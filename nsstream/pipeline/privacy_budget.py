@@ -3,10 +3,11 @@
 Theory: a *cost* is what was done to the data of one stretch of time. Two costs of one learned thing (a digest) are
 attempts at one job, which see the same units. Whether costs add up depends on the unit:
 
-- A flow is one conversation. It stands in few chunks, at most `most_chunks` of them, which whoever makes the training
-  data sees to (`PrivacyLedger.admit`). So of all jobs the `most_chunks` costliest can concern one flow, however many
-  there are: between disjoint flows composition is parallel, within a flow it is sequential.
+- A flow is what one five-tuple exchanges within a horizon. It is let into `most_chunks` jobs (`unit_uses`). So of all
+  jobs the `most_chunks` costliest can concern one flow, however many there are: between disjoint flows composition is
+  parallel, within a flow it is sequential.
 - A host comes again. Its costs add up over all chunks; with `most_chunks`, over so many in a horizon.
+- That holds of jobs whose units were let in so. Where some were not, or by another bound, the loosest counts.
 
 The promise is of every window of one horizon of the *traffic's* time ("w-event", Kellaris et al. 2014): two streams
 that differ in what one unit did within it give models that differ by (epsilon, delta) at most. So a cost counts in
@@ -47,6 +48,7 @@ class Cost:
     start_ns: int
     end_ns: int
     mechanisms: tuple[Mechanism, ...]
+    most_chunks: int | None = None  # jobs of a horizon that its units were let into, it too; None: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,13 @@ class Terms:
     most_chunks: int | None
     for_ever: float | None
     chunk_epsilon: float
+
+
+def most_of(costs: Iterable[Cost], terms: Terms) -> int | None:
+    """In how many of these jobs one unit can be: as many as the loosest of their bounds lets; None: in all."""
+    bounds = [cost.most_chunks for cost in costs]
+    known = [bound for bound in bounds if bound is not None]
+    return None if terms.most_chunks is None or len(known) < len(bounds) else max([terms.most_chunks, *known])
 
 
 def uses_of(costs: Iterable[Cost]) -> Uses:
@@ -95,8 +104,9 @@ def in_window(costs: Iterable[Cost], end_ns: int, horizon_ns: int) -> list[Cost]
 
 def worst_total(costs: Sequence[Cost], new: Cost, terms: Terms) -> float:
     """The largest total of a window that touches a new cost, which is counted in."""
-    most, every = terms.most_chunks, [*costs, new]
+    every = [*costs, new]
     near = in_window(every, new.end_ns + terms.horizon_ns, 2 * terms.horizon_ns + new.end_ns - new.start_ns)
+    most = most_of(near, terms)
     bound = total(uses_of(near), terms.delta, most)
     if bound <= terms.epsilon:
         return bound  # as a rule: nothing is behind by a horizon
@@ -108,12 +118,12 @@ def worst_total(costs: Sequence[Cost], new: Cost, terms: Terms) -> float:
 def total_now(costs: Sequence[Cost], now_ns: int, terms: Terms) -> float:
     """What the newest window holds."""
     window = in_window(costs, newest_ns(costs, now_ns), terms.horizon_ns)
-    return total(uses_of(window), terms.delta, terms.most_chunks)
+    return total(uses_of(window), terms.delta, most_of(window, terms))
 
 
-def total_for_ever(costs: Iterable[Cost], terms: Terms) -> float:
+def total_for_ever(costs: Sequence[Cost], terms: Terms) -> float:
     """What all costs come to: a host comes again after any horizon, a flow does not."""
-    return total(uses_of(costs), terms.delta, terms.most_chunks if terms.unit == "flow" else None)
+    return total(uses_of(costs), terms.delta, most_of(costs, terms) if terms.unit == "flow" else None)
 
 
 def newest_ns(costs: Iterable[Cost], now_ns: int) -> int:
@@ -136,11 +146,12 @@ def runs_out(costs: Sequence[Cost], now_ns: int, terms: Terms, *, for_ever: bool
     rate = uses_of(day)
     span_ns = min(DAY_NS, at - min(cost.start_ns for cost in day))
     kinds, which, ends = _by_digest(costs)
+    bounded = most_of(costs, terms)
 
     def spent(ahead_ns: int) -> float:
         left = _counted(kinds, which[ends > (_LONG_AGO if for_ever else at - terms.horizon_ns + ahead_ns)])
         to_come = Counter({done: count * ahead_ns // span_ns for done, count in rate.items()})
-        most = (terms.most_chunks if terms.unit == "flow" else None) if for_ever else terms.most_chunks
+        most = None if for_ever and terms.unit != "flow" else bounded
         return _total(left + to_come, terms.delta, most, renyi_epsilon)
 
     now = total_for_ever(costs, terms) if for_ever else total_now(costs, now_ns, terms)

@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nsstream.clock import Clock
 from nsstream.errors import StateError
 from nsstream.pipeline.ledger import Ledger
@@ -31,6 +28,7 @@ from nsstream.pipeline.privacy_budget import (
     Cost,
     Terms,
     in_window,
+    most_of,
     newest_ns,
     runs_out,
     total,
@@ -40,6 +38,7 @@ from nsstream.pipeline.privacy_budget import (
     worst_total,
 )
 from nsstream.pipeline.training_queue import Job
+from nsstream.pipeline.unit_uses import UnitUses
 from nsstream.privacy import Mechanism, as_dicts, epsilon, from_dicts, is_part
 
 OVER_CHUNK: Final = "privacy_chunk_budget"  # reasons why a job is refused
@@ -49,9 +48,7 @@ UNKNOWN: Final = "privacy_unknown"
 OTHER_UNIT: Final = "privacy_other_unit"
 
 _ALWAYS: Final = (-(1 << 63), (1 << 63) - 1)
-_FAR_NS: Final = 1 << 61
 _LOOK_NS: Final = 60 * 10**9  # for how long a forecast holds
-_GROUP: Final = 500  # rows that are asked for at once
 
 
 class SpendingRefusedError(StateError):
@@ -77,6 +74,9 @@ class PrivacyLedger:
 
     def __init__(self, ledger: Ledger, clock: Clock, terms: Terms) -> None:
         self._ledger, self._clock, self._terms = ledger, clock, terms
+        self.uses = UnitUses(ledger, clock, terms)
+        # How units are let into a job, as its row says it.
+        self._bound = (None, None) if terms.most_chunks is None else (terms.most_chunks, terms.horizon_ns)
         self._reserving = threading.Lock()  # no two threads find the same room
         self._told: tuple[tuple[int, ...], int, dict[str, Any]] | None = None
 
@@ -92,18 +92,18 @@ class PrivacyLedger:
             if row is not None:
                 return Reservation(row, job.digest, done, epsilon(done, terms.delta))
             try:
-                alone = self._check(Cost(job.digest, job.start_ns, job.end_ns, done))
+                alone = self._check(Cost(job.digest, job.start_ns, job.end_ns, done, terms.most_chunks))
             except SpendingRefusedError as err:
                 self.count_refusal(err.reason)
                 raise
             name = secrets.token_hex(16)
             with self._ledger.transaction() as db:
                 db.execute(
-                    "INSERT INTO spending (id, job, digest, chunk, start_ns, end_ns, unit, reserved, reserved_ns)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO spending (id, job, digest, chunk, start_ns, end_ns, unit, reserved, reserved_ns,"
+                    " most_chunks, within_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         name, job.id, job.digest, job.chunk_ids[-1], job.start_ns, job.end_ns, terms.unit,
-                        json.dumps(as_dicts(done)), self._clock.wall_ns(),
+                        json.dumps(as_dicts(done)), self._clock.wall_ns(), *self._bound,
                     ),
                 )  # fmt: skip
             return Reservation(name, job.digest, done, alone)
@@ -115,6 +115,10 @@ class PrivacyLedger:
     def never_began(self, reservation: Reservation) -> None:
         """Say that no worker started, though `begin` said so: the next attempt takes the reservation over."""
         self._set(reservation, "is_begun = 0", ())
+
+    def begun(self, digest: str) -> int:
+        """How many attempts at what a job learns began, whatever became of them: each has cost what it reserved."""
+        return int(self._ledger.rows("SELECT COUNT(*) FROM spending WHERE digest = ? AND is_begun", (digest,))[0][0])
 
     def left_open(self, job: Job) -> Reservation | None:
         """The reservation of the newest attempt at a job that began, and has not told what it did."""
@@ -132,40 +136,6 @@ class PrivacyLedger:
         """Say what a job did, and which model it made; what is no part of what was reserved leaves all of that."""
         told = json.dumps(as_dicts(mechanisms)) if is_part(mechanisms, reservation.mechanisms) else None
         self._set(reservation, "model = ?, settled_ns = ?, spent = ?", (model, self._clock.wall_ns(), told))
-
-    def admit(self, job: Job, units: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which units (n,) of a job's traffic may be learned: those in fewer than `most_chunks` jobs of a horizon.
-
-        Units are keyed hashes of hosts, or of conversations that are not whole in the job's traffic; two that share one
-        are counted as one. What is admitted is written down before this returns; asked again for the same job, it gives
-        the same. The jobs of a horizon on either side count, so that no window holds more.
-        """
-        most = self._terms.most_chunks
-        horizon_ns = self._terms.horizon_ns if self._terms.unit == "host" else _FAR_NS  # a flow never begins again
-        if most is None:
-            return np.ones(len(units), np.bool_)
-        distinct, which = np.unique(units.astype(np.uint64).view(np.int64), return_inverse=True)
-        with self._ledger.transaction() as db:
-            uses = dict.fromkeys(distinct.tolist(), 0)
-            mine = set()
-            for at in range(0, len(distinct), _GROUP):
-                group = distinct[at : at + _GROUP].tolist()
-                rows = db.execute(
-                    f"SELECT unit, digest FROM unit_use WHERE unit IN ({', '.join('?' * len(group))})"
-                    " AND start_ns < ? AND end_ns > ?",
-                    (*group, job.end_ns + horizon_ns, job.start_ns - horizon_ns),
-                )
-                for unit, digest in rows:
-                    uses[unit] += 1
-                    if digest == job.digest:
-                        mine.add(unit)
-            admitted = [unit for unit, count in uses.items() if unit in mine or count < most]
-            db.executemany(
-                "INSERT OR IGNORE INTO unit_use (unit, digest, start_ns, end_ns) VALUES (?, ?, ?, ?)",
-                [(unit, job.digest, job.start_ns, job.end_ns) for unit in admitted],
-            )
-        is_admitted: NDArray[np.bool_] = np.isin(distinct, np.array(admitted, np.int64))[which.reshape(-1)]
-        return is_admitted
 
     def count_refusal(self, reason: str) -> None:
         """Count a job that was refused."""
@@ -192,7 +162,7 @@ class PrivacyLedger:
             "SELECT * FROM spending WHERE unit = ? AND end_ns > ? AND start_ns < ? ORDER BY start_ns, id",
             (self._terms.unit, low_ns, high_ns),
         )
-        return [_cost(row) for row in rows]
+        return [_cost(row, self._terms) for row in rows]
 
     def status(self) -> dict[str, Any]:
         """What is spent and left, as plain values; a forecast is up to a minute old."""
@@ -209,13 +179,19 @@ class PrivacyLedger:
 
     def newest(self, limit: int) -> list[dict[str, Any]]:
         """What the newest jobs cost, the newest traffic first, as plain values."""
-        rows = self._ledger.rows("SELECT * FROM spending ORDER BY end_ns DESC, reserved_ns DESC, id LIMIT ?", (limit,))
+        rows = self._ledger.rows(
+            "SELECT *, (SELECT COUNT(*) FROM spending AS other WHERE other.digest = spending.digest AND other.is_begun"
+            " AND (other.reserved_ns, other.id) < (spending.reserved_ns, spending.id)) AS earlier"
+            " FROM spending ORDER BY end_ns DESC, reserved_ns DESC, id LIMIT ?",
+            (limit,),
+        )
         return [
             {
                 "chunk": row["chunk"], "start_ns": row["start_ns"], "end_ns": row["end_ns"], "unit": row["unit"],
                 "reserved_ns": row["reserved_ns"], "settled_ns": row["settled_ns"], "model": row["model"],
-                "epsilon": epsilon(_cost(row).mechanisms, self._terms.delta),
-                "mechanisms": as_dicts(_cost(row).mechanisms),
+                "attempt": row["earlier"] + 1,
+                "epsilon": epsilon(_cost(row, self._terms).mechanisms, self._terms.delta),
+                "mechanisms": as_dicts(_cost(row, self._terms).mechanisms),
             }
             for row in rows
         ]  # fmt: skip
@@ -230,7 +206,7 @@ class PrivacyLedger:
         return {
             "jobs": counts[0], "unsettled": counts[1], "gaps": counts[3], "unknown": is_unknown,
             "spent": horizon, "left": 0.0 if is_unknown else max(terms.epsilon - horizon, 0.0),
-            "spent_day": total(uses_of(day), terms.delta, terms.most_chunks),
+            "spent_day": total(uses_of(day), terms.delta, most_of(day, terms)),
             "spent_for_ever": ever,
             "left_for_ever": None if terms.for_ever is None else max(terms.for_ever - ever, 0.0),
             "runs_out_s": None if to_come[0] is None else to_come[0] * 1e-9,
@@ -258,6 +234,9 @@ class PrivacyLedger:
             raise SpendingRefusedError(
                 UNKNOWN, f"what was spent before is not known: {gap}; docs/privacy.md says what to do"
             )
+        known_from_ns = self.uses.known_from_ns()
+        if known_from_ns is not None and cost.start_ns < known_from_ns:
+            raise SpendingRefusedError(UNKNOWN, "in which jobs its units were is not known any more: it is too old")
         others = self._ledger.rows(
             "SELECT COUNT(*) FROM spending WHERE unit <> ? AND end_ns > ? AND start_ns < ?", (terms.unit, *at)
         )[0][0]
@@ -282,8 +261,8 @@ class PrivacyLedger:
         """A reservation of the same for the same, of an attempt that never came to start its worker."""
         rows = self._ledger.rows(
             "SELECT id FROM spending WHERE digest = ? AND unit = ? AND reserved = ? AND NOT is_begun"
-            " AND settled_ns IS NULL LIMIT 1",
-            (job.digest, self._terms.unit, json.dumps(as_dicts(mechanisms))),
+            " AND settled_ns IS NULL AND most_chunks IS ? AND within_ns IS ? LIMIT 1",
+            (job.digest, self._terms.unit, json.dumps(as_dicts(mechanisms)), *self._bound),
         )
         return rows[0]["id"] if rows else None
 
@@ -308,9 +287,10 @@ def open_gap(db: sqlite3.Connection, end_ns: int, now_ns: int, reason: str) -> N
     )
 
 
-def _cost(row: sqlite3.Row) -> Cost:
+def _cost(row: sqlite3.Row, terms: Terms) -> Cost:
     done = _mechanisms(row["reserved"] if row["spent"] is None else row["spent"])
-    return Cost(row["digest"], row["start_ns"], row["end_ns"], done)
+    is_within = row["within_ns"] is not None and row["within_ns"] >= terms.horizon_ns
+    return Cost(row["digest"], row["start_ns"], row["end_ns"], done, row["most_chunks"] if is_within else None)
 
 
 @lru_cache(maxsize=4096)

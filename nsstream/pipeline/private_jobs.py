@@ -5,21 +5,36 @@ In other modes nothing is reserved, and the ledger is only shown.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.errors import StateError, TrainError
+from nsstream.pipeline.bounded_units import let_in
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.privacy_budget import Terms
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import PrivacyLedger, Reservation, SpendingRefusedError
-from nsstream.pipeline.private_training import Planner, PrivatePlan, check_bounded, check_parent, plan, what_was_done
-from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.private_training import (
+    ATTEMPTS,
+    UNITS,
+    UNSUPPORTED,
+    Planner,
+    PrivatePlan,
+    check_parent,
+    plan,
+    what_was_done,
+)
+from nsstream.pipeline.service_config import TrainingSection
 from nsstream.pipeline.training_queue import Job
 
 FLOW_CHUNKS: Final = 2  # of privacy.most_chunks_of_a_unit, for flows
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,7 @@ class Reserved:
 
     reservation: Reservation
     plan: PrivatePlan
+    attempt: int  # 1: the first at this job; each costs as much again
 
 
 class PrivateJobs:
@@ -35,7 +51,7 @@ class PrivateJobs:
 
     def __init__(self, section: PrivacySection, ledger: Ledger, clock: Clock, planner: Planner = plan) -> None:
         self._section, self._planner = section, planner
-        self._terms = terms_of(section)
+        self._terms, self._rows = terms_of(section), ledger.rows
         self.ledger = PrivacyLedger(ledger, clock, self._terms)
 
     @property
@@ -67,14 +83,53 @@ class PrivateJobs:
         """
         if not self.is_private:
             return None
+        begun = self.ledger.begun(job.digest)
         try:
             check_parent(parent, (training.seed_model, seed_of_captures))
             planned = self._planner(self._section, training, parent is None)
-            check_bounded(planned, self._terms.most_chunks)
+            if self._rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)):
+                raise SpendingRefusedError(UNSUPPORTED, "chunks of packets are learned privately, not of flow records")
+            if begun >= self._section.attempts:
+                raise SpendingRefusedError(
+                    ATTEMPTS, f"{begun} workers began on it, as many as privacy.attempts lets, and each has spent"
+                )
         except SpendingRefusedError as err:
             self.ledger.count_refusal(err.reason)
             raise
-        return Reserved(self.ledger.reserve(job, planned.mechanisms), planned)
+        reservation = self.ledger.reserve(job, planned.mechanisms)
+        if begun:
+            told = job.id, job.chunk_ids[-1], begun + 1, reservation.epsilon
+            _log.warning("job_spends_again job=%d chunk=%s attempt=%d epsilon=%.4g", *told)
+        return Reserved(reservation, planned, begun + 1)
+
+    def let_in(self, job: Job, chunk: Path, folder: Path) -> Path:
+        """The chunk of a job without the units that are in as many jobs as they may be; itself where nothing bounds it.
+
+        What is let in is written down before this returns, and the chunk without the rest into `folder`.
+
+        Raises SpendingRefusedError where nothing is let in, StateError where the chunk cannot be read, OutputError
+        where ledger or folder cannot be written.
+        """
+        if not self.is_private or not self.ledger.uses.is_bounded:
+            return chunk
+        kept = let_in(ChunkStore(chunk.parent).read(chunk), job, self._terms.unit, self.ledger.uses)
+        if kept is None:
+            self.ledger.count_refusal(UNITS)
+            raise SpendingRefusedError(
+                UNITS, f"each of its {self._terms.unit}s is in {self._terms.most_chunks} jobs of a horizon already"
+            )
+        return ChunkStore(folder).write(kept)
+
+    def may_spend_again(self, job: Job) -> bool:
+        """Whether a job that failed may be begun anew: openly always, else within its attempts."""
+        return not self.is_private or self.ledger.begun(job.digest) < self._section.attempts
+
+    def paid_for(self, candidate: Path | None) -> Path | None:
+        """A checkpoint that was learned privately for a job that failed behind it: to judge it again costs nothing."""
+        with suppress(StateError):
+            if candidate is not None and self.is_private and self.accepts(candidate):
+                return candidate
+        return None
 
     def settle(self, job: Job, checkpoint: Path) -> None:
         """Write down what a job says it did, in its checkpoint; done again, it changes nothing.

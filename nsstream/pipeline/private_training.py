@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from nsstream.errors import InputError
 from nsstream.pipeline.job_runner import manifest_of
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import SpendingRefusedError
-from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.service_config import TrainingSection
 from nsstream.privacy import Mechanism, from_dicts
 from nsstream.train.config import PrivateConfig
 from nsstream.train.job import Privacy
@@ -24,19 +25,16 @@ from nsstream.train.private_plan import mechanisms_of
 
 UNSUPPORTED: Final = "privacy_unsupported"  # reasons why a job is refused
 PARENT: Final = "privacy_parent"
-UNBOUNDED: Final = "privacy_unbounded"
+ATTEMPTS: Final = "privacy_attempts"
+UNITS: Final = "privacy_units"
 
 
 @dataclass(frozen=True, slots=True)
 class PrivatePlan:
-    """How a job keeps a promise: the most that it does to one unit's traffic, and what its worker is told.
-
-    `is_bounded`: the worker learns nothing but what `PrivacyLedger.admit` lets it; needed for `most_chunks_of_a_unit`.
-    """
+    """How a job keeps a promise: the most that it does to one unit's traffic, and what its worker is told."""
 
     mechanisms: tuple[Mechanism, ...]
     told: dict[str, Any]
-    is_bounded: bool = False
 
 
 Planner = Callable[[PrivacySection, TrainingSection, bool], PrivatePlan]
@@ -86,13 +84,3 @@ def check_parent(parent: Path | None, public: Collection[Path | None]) -> None:
         f"{parent.name}, which it would go on from, was not learned privately; begin another state directory, "
         "or name a public model in training.seed_model, or public captures in training.seed_captures",
     )
-
-
-def check_bounded(planned: PrivatePlan, most_chunks: int | None) -> None:
-    """Raise SpendingRefusedError where a bound is counted on that the training does not keep to."""
-    if most_chunks is not None and not planned.is_bounded:
-        raise SpendingRefusedError(
-            UNBOUNDED,
-            f"the training does not keep one unit to {most_chunks} chunks, as privacy.most_chunks_of_a_unit says "
-            "(of flows it is 2 where it is not given)",
-        )

@@ -38,11 +38,12 @@ from nsstream.pipeline.job_steps import JobSteps
 from nsstream.pipeline.lane import Lane
 from nsstream.pipeline.ledger import Ledger, set_setting
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.private_jobs import PrivateJobs
 from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.promoter import Promoter, model_as_dict
 from nsstream.pipeline.room import Room
-from nsstream.pipeline.service_config import GateSection, PrivacySection, TrainingSection
+from nsstream.pipeline.service_config import GateSection, TrainingSection
 from nsstream.pipeline.succession import Succession
 from nsstream.pipeline.trainer_parts import Counters, Settings
 from nsstream.pipeline.training import WORKER
@@ -100,7 +101,14 @@ class Scheduler:
         self._room = Room(state)
         self._captures = CaptureSeed(state, training.seed_captures, clock)
         self._succession = Succession(
-            ledger, self.queue, self.models, self._promoter, self._captures, self._settings, self._counters
+            ledger,
+            self.queue,
+            self.models,
+            self._promoter,
+            self._captures,
+            self._settings,
+            self._counters,
+            may_reseed=not self.private.is_private,
         )
         self._lanes = [Lane(f"train-{at}", place, clock) for at, place in enumerate(self._engine.places)]
         self._threads: list[threading.Thread] = []

@@ -10,57 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from nsstream.errors import InputError
-from nsstream.pipeline.plan import parse_duration_s, parse_octets
+from nsstream.pipeline.config_fields import LIVE, MOST_LENGTH_S, Core, Duration, Positive, Section, Size, whole
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.train.job import GPU_MEMORY_OCTETS
 
-LIVE: Final[dict[str, JsonValue]] = {"live": True}  # of a field's schema: a reload applies it
-MOST_LENGTH_S: Final = 3640 * 86_400
 MOST_SOCKET_OCTETS: Final = 107  # of a path: sun_path of unix(7), less its last zero
-
-
-def _seconds(value: object) -> object:
-    return _told(parse_duration_s, value) if isinstance(value, str) else value
-
-
-def _octets(value: object) -> object:
-    return _told(parse_octets, value) if isinstance(value, str) else value
-
-
-def _told(parse: Any, text: str) -> object:
-    try:
-        return parse(text)
-    except InputError as err:
-        raise ValueError(str(err)) from err
-
-
-def _whole(value: float) -> float:
-    if value != int(value):
-        raise ValueError("must be whole seconds")
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Size = Annotated[int, BeforeValidator(_octets)]
-Positive = Annotated[Duration, Field(gt=0)]
-Core = Annotated[int, Field(ge=0, lt=4096)]
-
-
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SourceSection(Section):
@@ -95,7 +51,7 @@ class SourceSection(Section):
 class ChunksSection(Section):
     """How rows become chunks, and how long those are kept."""
 
-    length_s: Annotated[Duration, Field(ge=1, le=MOST_LENGTH_S), AfterValidator(_whole)] = Field(
+    length_s: Annotated[Duration, Field(ge=1, le=MOST_LENGTH_S), AfterValidator(whole)] = Field(
         default=60.0, description="Length of a chunk; boundaries are multiples of it since the Unix epoch."
     )
     lateness_s: Duration | None = Field(
@@ -308,45 +264,6 @@ class GateSection(Section):
         description="Drift above which three models in a row let a new seed be trained. Without it, never.",
         json_schema_extra=LIVE,
     )
-
-
-class PrivacySection(Section):
-    """What is promised of those whose traffic is learned. See privacy.md."""
-
-    mode: Literal["open", "remapped", "private"] = Field(
-        default="remapped",
-        description="What is promised. `open`: nothing. `remapped`: no model holds a real address. `private`: that, "
-        "and each job's cost is reserved in the ledger before it reads anything; what would overspend is refused.",
-    )
-    unit: Literal["host", "flow"] = Field(
-        default="host",
-        description="Who is protected: a host, with all conversations that it initiates, or one conversation.",
-    )
-    epsilon: float = Field(default=8.0, gt=0, le=100, description="The most that may be spent in a horizon.")
-    delta: float = Field(default=1e-5, ge=1e-12, le=1e-2, description="Of all promises.")
-    horizon_s: Annotated[Duration, Field(ge=60, le=MOST_LENGTH_S)] = Field(
-        default=30 * 86_400.0,
-        description="Length of the windows of traffic that `epsilon` is for: each of them, wherever it begins.",
-    )
-    epsilon_for_ever: float | None = Field(
-        default=None, gt=0, le=1000, description="The most that may be spent in all. Without it, no bound."
-    )
-    chunk_epsilon: float = Field(default=1.0, gt=0, le=100, description="The most that one job may spend.")
-    most_chunks_of_a_unit: int | None = Field(
-        default=None,
-        ge=1,
-        le=100_000,
-        description="Jobs of a horizon that one unit's traffic may be in; in others it is left out. Without it, of a "
-        "flow 2, of a host any number.",
-    )
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> PrivacySection:
-        if self.chunk_epsilon > self.epsilon:
-            raise ValueError("chunk_epsilon must not be more than epsilon")
-        if self.epsilon_for_ever is not None and self.epsilon_for_ever < self.epsilon:
-            raise ValueError("epsilon_for_ever must not be less than epsilon")
-        return self
 
 
 class ControlSection(Section):

@@ -13,13 +13,16 @@ from typing import Final
 
 from nsstream.errors import InputError
 from nsstream.pipeline.doctor_ledger import SPENDING_SCHEMA, reading_ledger
-from nsstream.pipeline.ledger import FILE, Ledger
+from nsstream.pipeline.ledger import FILE, Ledger, set_setting
 from nsstream.pipeline.privacy_ledger import open_gap
+from nsstream.pipeline.unit_uses import DROPPED, KEY
 
 BEFORE_THAT: Final = "the backup knows nothing of what was spent after it"
+BOUND_SCHEMA: Final = 4  # the first that knows how units were let in
+_BOUNDS: Final = ("most_chunks", "within_ns")
 _COLUMNS: Final = (
     "id", "job", "digest", "chunk", "start_ns", "end_ns", "unit", "reserved", "reserved_ns", "is_begun", "spent",
-    "model", "settled_ns",
+    "model", "settled_ns", "most_chunks", "within_ns",
 )  # fmt: skip
 
 
@@ -49,8 +52,10 @@ def _join(ledger: Ledger, other: Path) -> None:
     if not other.is_file():
         raise InputError(f"{other}: there is no ledger that knows what was spent")
     with reading_ledger(other) as theirs, ledger.transaction() as db:
-        knows = theirs.execute("PRAGMA user_version").fetchone()[0] >= SPENDING_SCHEMA
-        rows = theirs.execute(f"SELECT {', '.join(_COLUMNS)} FROM spending").fetchall() if knows else []
+        schema = theirs.execute("PRAGMA user_version").fetchone()[0]
+        knows = schema >= SPENDING_SCHEMA
+        columns = [name if schema >= BOUND_SCHEMA or name not in _BOUNDS else f"NULL AS {name}" for name in _COLUMNS]
+        rows = theirs.execute(f"SELECT {', '.join(columns)} FROM spending").fetchall() if knows else []
         missing = {row[0] for row in db.execute("SELECT id FROM spending")} - {row["id"] for row in rows}
         if missing:
             told = f"it lacks {len(missing)} rows of spending that the backup has"
@@ -63,6 +68,7 @@ def _join(ledger: Ledger, other: Path) -> None:
             "INSERT OR IGNORE INTO unit_use (unit, digest, start_ns, end_ns) VALUES (?, ?, ?, ?)",
             map(tuple, theirs.execute("SELECT unit, digest, start_ns, end_ns FROM unit_use")),
         )
+        _join_settings(db, {row["name"]: row["value"] for row in theirs.execute("SELECT name, value FROM setting")})
         for gap in theirs.execute("SELECT start_ns, end_ns, reason, time_ns FROM spending_gap"):
             db.execute(
                 "INSERT INTO spending_gap (start_ns, end_ns, reason, time_ns) SELECT ?, ?, ?, ? WHERE NOT EXISTS"
@@ -75,6 +81,16 @@ def _join(ledger: Ledger, other: Path) -> None:
                 " DO UPDATE SET count = MAX(count, excluded.count), last_ns = MAX(last_ns, excluded.last_ns)",
                 tuple(refused),
             )
+
+
+def _join_settings(db: sqlite3.Connection, theirs: dict[str, str]) -> None:
+    """Take over the key that their uses are hashed under, and up to when uses were dropped."""
+    if KEY in theirs:
+        set_setting(db, KEY, theirs[KEY])
+    mine = db.execute("SELECT value FROM setting WHERE name = ?", (DROPPED,)).fetchone()
+    dropped = [int(value) for value in (theirs.get(DROPPED), mine and mine["value"]) if value]
+    if dropped:
+        set_setting(db, DROPPED, str(max(dropped)))
 
 
 def _join_row(db: sqlite3.Connection, row: sqlite3.Row) -> None:

@@ -41,7 +41,10 @@ class Succession:
         seed_of_captures: CaptureSeed,
         settings: Settings,
         counters: Counters,
+        *,
+        may_reseed: bool = True,
     ) -> None:
+        self._may_reseed = may_reseed  # else there is always something to go on from, or nothing is learned
         self._ledger, self._queue, self._models, self._promoter = ledger, queue, models, promoter
         self._captures, self._settings, self._counters = seed_of_captures, settings, counters
         self._lock, self._is_seeding = threading.Lock(), False
@@ -116,11 +119,8 @@ class Succession:
 
     def _parent(self) -> Path | None:
         """The checkpoint to go on from, None where a seed is to be trained."""
-        training, gate = self._settings.training, self._settings.gate
-        if gate.reseed_after and self._models.failures_in_a_row() >= gate.reseed_after:
-            return None
-        if (bound := gate.reseed_drift) is not None and self._models.has_drifted(bound):
-            _log.warning("reseeding drift_above=%g", bound)
+        training = self._settings.training
+        if self._may_reseed and self._is_worn():
             return None
         promoted = self._promoter.promoted()
         if training.start_from == "newest" and promoted is not None:
@@ -129,3 +129,13 @@ class Succession:
             return training.seed_model
         seed = self._promoter.seed()
         return self._captures.checkpoint if seed is None else self._promoter.folder / seed.id
+
+    def _is_worn(self) -> bool:
+        """Whether what was learned no longer suits the traffic, so that a seed is to be learned anew."""
+        gate = self._settings.gate
+        if gate.reseed_after and self._models.failures_in_a_row() >= gate.reseed_after:
+            return True
+        if (bound := gate.reseed_drift) is not None and self._models.has_drifted(bound):
+            _log.warning("reseeding drift_above=%g", bound)
+            return True
+        return False

@@ -18,8 +18,9 @@ from nsstream.chunk import ChunkStore, whole_file
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, ReplayError
+from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.ingest import Lesson, Survey, import_trace, make_lessons, survey_trace
-from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, publish, staging
+from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
 from nsstream.pipeline.plan import choose_length_s
 from nsstream.pipeline.playing import SERVER, play
 from nsstream.pipeline.progress import Listener, Progress, Stage
@@ -122,8 +123,8 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             listen(progress)
 
     config_path = beside(config.output, CONFIG_SUFFIX)
-    for path in (config.output, config_path):
-        check_output(path, inputs=[config.trace], replaces=config.replaces)
+    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
+    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
     check_state(config.state, replaces=config.replaces)
     report(Progress(Stage.IMPORT, elapsed_s()))
     survey = survey_trace(config.trace)
@@ -163,7 +164,8 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             file.write(
                 json.dumps(config.as_dict() | {"chunk_length_s": length_s, "mtu": mtu}, indent=2).encode() + b"\n"
             )
-        publish([(state, config.state), (settings, config_path), (twin, config.output)], trash=staged)
+        others = [(state, config.state), (settings, config_path)]
+        publish_drawn(twin, config.output, others=others, trash=staged)
     return Twin(
         output=config.output,
         config=config_path,

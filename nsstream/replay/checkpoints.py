@@ -50,7 +50,7 @@ def read_checkpoints(directories: Sequence[str]) -> list[CheckpointInfo]:
 def read_checkpoint(directory: Path) -> CheckpointInfo:
     """Read the manifest of one checkpoint; raises InputError."""
     path = directory / "manifest.json"
-    manifest = _read_manifest(path)
+    manifest = read_manifest(directory)
     name, start_ns, end_ns = manifest.get("id"), manifest.get("start_ns"), manifest.get("end_ns")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_MODEL_ID_LENGTH or not name.isprintable():
         raise InputError(f"{path}: id must be 1 to {MAX_MODEL_ID_LENGTH} printable characters, got {name!r:.80}")
@@ -66,7 +66,9 @@ def read_checkpoint(directory: Path) -> CheckpointInfo:
     return CheckpointInfo(directory, name, start_ns, end_ns, packet_count, is_of_flows)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, of `MAX_MANIFEST_BYTES` at most; raises InputError."""
+    path = directory / "manifest.json"
     try:
         # Not blocking, so that a FIFO of that name stalls nobody.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import nsstream
 from nsstream.clock import Clock
 from nsstream.errors import InputError, NsstreamError, OutputError
 from nsstream.replay.checkpoints import read_checkpoint, read_checkpoints
@@ -23,9 +22,6 @@ from nsstream.replay.feed import LEASE_S, FullError, PacketFeed
 from nsstream.replay.framing import Framing
 from nsstream.replay.messages import (
     MAX_ID,
-    MAX_MAP_LENGTH,
-    MIN_PROTOCOL_VERSION,
-    PROTOCOL_VERSION,
     Accepted,
     AnyCommand,
     AnyReply,
@@ -46,12 +42,13 @@ from nsstream.replay.messages import (
     Subscribe,
     SubscriberStatus,
     Subscription,
-    Welcome,
     fit_sentence,
 )
 from nsstream.replay.player import CannotError, Player, Progress
 from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.registry import make_sink
+from nsstream.replay.replies import fit_counts, welcome
+from nsstream.replay.run_models import RunModels
 from nsstream.replay.safety import SendingRules
 from nsstream.replay.scenario import ModelSpec, ModelsSpec, Scenario, StreamSpec, check_agreement
 from nsstream.replay.session import Controller, NotAllowedError, Session
@@ -168,7 +165,7 @@ class Conductor:
 
     def _obey(self, command: AnyCommand, client: bytes) -> AnyReply:
         if isinstance(command, Hello):
-            return _welcome(command)
+            return welcome(command)
         if isinstance(command, GetStatus):
             self.observe()
             self._reply_sequence += 1
@@ -239,7 +236,7 @@ class Conductor:
         self._chunk_count = min((self._pass_chunks or 0) * (loop or 0), MAX_ID) if is_known else None
 
     def _make_player(self, command: Start, framing: Framing) -> Player:
-
+        models = RunModels(command.stream, command.scenario)
         stopped = threading.Event()
         made: list[weakref.ref[Player]] = []  # weak, so that a run is in no cycle, and is gone when it is let go of
 
@@ -257,7 +254,7 @@ class Conductor:
                 stopped=stopped,
             ),
             lambda is_stopped: make_sink(
-                command.sink, SinkContext(is_stopped, self._clock, self._feed, origin, self._rules)
+                command.sink, SinkContext(is_stopped, self._clock, self._feed, origin, self._rules, models)
             ),
             command.rate,
             self._clock,
@@ -324,8 +321,8 @@ class Conductor:
             packets_drawn_ahead=0 if player is None else player.packets_drawn_ahead,
             rate="max" if player is None else player.rate,
             late_s=0.0 if player is None else player.late_s,
-            tally=_fit_counts(done.tally if player is None else {**done.tally, **player.stream_counters}),
-            counters={} if player is None else _fit_counts(player.counters),
+            tally=fit_counts(done.tally if player is None else {**done.tally, **player.stream_counters}),
+            counters={} if player is None else fit_counts(player.counters),
             subscribers=[
                 SubscriberStatus(name=s.name, offered=s.offered, confirmed=s.confirmed, missed=s.missed)
                 for s in self._feed.subscribers
@@ -347,20 +344,3 @@ def _steer(player: Player, command: AnyCommand) -> None:
         player.seek(command.twin_time_ns)
     elif isinstance(command, SetLoop):
         player.set_loop(command.loop)
-
-
-def _fit_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    """As many as the protocol carries, as its own type of integers."""
-    return {name[:100]: int(count) for name, count in sorted(counts.items())[:MAX_MAP_LENGTH]}
-
-
-def _welcome(command: Hello) -> Welcome | Refusal:
-    version = min(command.max_version, PROTOCOL_VERSION)
-    if version < max(command.min_version, MIN_PROTOCOL_VERSION):
-        return Refusal.of(
-            command.id,
-            "version",
-            f"this server speaks protocol versions {MIN_PROTOCOL_VERSION} to {PROTOCOL_VERSION}, "
-            f"the client {command.min_version} to {command.max_version}",
-        )
-    return Welcome(id=command.id, version=version, server=f"nsstream {nsstream.__version__}")

@@ -2,7 +2,8 @@
 
 Promises: a file is there whole or not at all (`output_file`); flows are in the order in which they came or ended. With
 `rotate_s` the path is a directory, and a file holds what ended in one interval of the UTC grid, by the latest time of
-end so far; its name is nfcapd's: ``nfcapd.202311142210``, with seconds where the interval is no whole minute.
+end so far; its name is nfcapd's: ``nfcapd.202311142210``, with seconds where the interval is no whole minute. What
+private models promise stands beside the file, or beside the directory (`promise_file`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nsstream.chunk.rows import Kind
 from nsstream.replay.frame_meter import FrameMeter
 from nsstream.replay.messages import AbsolutePath
 from nsstream.replay.output_file import OutputFile, check_directory
+from nsstream.replay.promise_file import PromiseFile, promise_place
 from nsstream.replay.sink import SinkContext, SinkSpec
 from nsstream.trace.flows import FlowTable
 from nsstream.wire.nfcapd_writer import NfcapdWriter
@@ -111,9 +113,11 @@ class _Nfcapd:
 
 
 class _FlowFileSink:
-    def __init__(self, spec: FlowFileSpec, encoder: _Encoder, prefix: str, suffix: str) -> None:
+    def __init__(self, spec: FlowFileSpec, context: SinkContext, encoder: _Encoder, prefix: str, suffix: str) -> None:
         self._spec = spec
         self._path = Path(spec.path)
+        twin = self._path if spec.rotate_s is None else None
+        self._promise = PromiseFile(context, promise_place(self._path), twin, replaces=spec.overwrite)
         self._prefix, self._suffix = prefix, suffix
         self._encoder = encoder
         self._meter = FrameMeter(active_timeout_s=spec.active_timeout_s, idle_timeout_s=spec.idle_timeout_s)
@@ -144,6 +148,7 @@ class _FlowFileSink:
 
     def write(self, frames: Frames) -> None:
         """Meter frames, and write the flows that ended."""
+        self._promise.note()
         self.write_flows(self._meter.push(frames))
 
     def tick(self, twin_now_ns: int) -> None:
@@ -212,6 +217,7 @@ class _FlowFileSink:
         if self._file is not None:
             self._encoder.finish()
             self._file.close()
+            self._promise.put()
             self._flows["files"] += 1
             self._flows_in_file = 0
             self._file = None
@@ -228,7 +234,7 @@ class CsvSink(_FlowFileSink):
     spec_type: ClassVar[type[SinkSpec]] = CsvSinkSpec
 
     def __init__(self, spec: CsvSinkSpec, context: SinkContext) -> None:
-        super().__init__(spec, _Csv(), "flows", ".csv")
+        super().__init__(spec, context, _Csv(), "flows", ".csv")
 
 
 class NfcapdSink(_FlowFileSink):
@@ -237,4 +243,4 @@ class NfcapdSink(_FlowFileSink):
     spec_type: ClassVar[type[SinkSpec]] = NfcapdSinkSpec
 
     def __init__(self, spec: NfcapdSinkSpec, context: SinkContext) -> None:
-        super().__init__(spec, _Nfcapd(), "nfcapd", "")
+        super().__init__(spec, context, _Nfcapd(), "nfcapd", "")

@@ -4,6 +4,7 @@ Promises: a file is there whole or not at all (`output_file`). The same frames g
 and compressed or not. With `rotate_s` a file holds the frames of one interval of the UTC grid, with `rotate_bytes` no
 more octets than that before compression, unless a single frame has more; then names get a number and the time of the
 first frame, as dumpcap's: ``twin_00001_20231114221320.pcap.zst``. Files that are whole stay when the run is undone.
+What private models promise stands beside them (`promise_file`), or where parts are made, where that is another place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic import Field
 from nsstream.errors import OutputError
 from nsstream.replay.messages import AbsolutePath
 from nsstream.replay.output_file import OutputFile, check_directory, check_parts_directory
+from nsstream.replay.promise_file import PromiseFile, promise_place
 from nsstream.replay.sink import SinkContext, SinkSpec
 from nsstream.wire.pcap import RECORD_HEADER_BYTES, pcap_header, write_records
 from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
@@ -97,6 +99,10 @@ class PcapSink:
         self._around_bytes = RECORD_HEADER_BYTES if is_pcap else _PCAPNG_BLOCK_BYTES
         self._rotate_ns = None if spec.rotate_s is None else spec.rotate_s * _SECOND_NS
         self._rotate_bytes = spec.rotate_bytes
+        place = promise_place(self._path)
+        if self._parts_in is not None:
+            place = self._parts_in / place.name  # whoever watches the directory wants captures alone
+        self._promise = PromiseFile(context, place, None if self._rotates else self._path, replaces=spec.overwrite)
         self._file: OutputFile | None = None
         self._compressor: _Compressor = _Plain()
         self._frames_in_file = 0
@@ -123,6 +129,7 @@ class PcapSink:
 
     def write(self, frames: Frames) -> None:
         """Add frames as records."""
+        self._promise.note()
         self.counters["frames"] += len(frames)
         self.counters["frames_undone"] += len(frames)  # until they are put
         at = 0
@@ -205,6 +212,7 @@ class PcapSink:
             return
         self._file.put(self._compressor.flush())
         self._file.close()
+        self._promise.put()
         self._frames_in_file = 0
         self.counters["files"] += 1
         self._file = None

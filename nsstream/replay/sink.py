@@ -24,7 +24,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,6 +54,26 @@ def _never() -> bool:
     return False
 
 
+class DrawnModels(Protocol):
+    """The models that frames are drawn of; asked by the thread that writes."""
+
+    def drawn(self, model_id: str) -> None:
+        """Take in that frames of a model are written."""
+        ...
+
+    def promise(self) -> Mapping[str, Any] | None:
+        """What they promise together (`privacy.promise`), None where none of them is private."""
+        ...
+
+
+class _NoModels:
+    def drawn(self, model_id: str) -> None:
+        pass
+
+    def promise(self) -> None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """What a sink is told of the run that it is made for.
@@ -64,6 +84,8 @@ class SinkContext:
         feed: the server's subscribers of packets; None: the sink is made outside of a server.
         origin: gives the chunk (1 for the first) and the model's id of the frames that `write` gets.
         rules: which interfaces may be sent on, and how fast; a sink that sends holds itself to them.
+        models: what is drawn, for a sink that writes files and puts beside them what private models promise
+            (`promise_file`).
     """
 
     is_stopped: Callable[[], bool] = _never
@@ -71,6 +93,7 @@ class SinkContext:
     feed: PacketFeed | None = None
     origin: Callable[[], tuple[int, str]] = lambda: (0, "")
     rules: SendingRules = field(default_factory=SendingRules)
+    models: DrawnModels = field(default_factory=_NoModels)
 
 
 class Sink(Protocol):

@@ -6,13 +6,14 @@ TCP.
 
 A twin passes when no frame has a fault or a bad checksum or is malformed, times rise strictly, and tshark's analysis
 flags stay within what the real trace shows: no kind that the real trace does not have, and of each kind no more a TCP
-packet than 1.25 times the real rate plus 0.1 %.
+packet than 1.25 times the real rate plus 0.1 %. By itself (`verify_alone`) it is held to all but those rates, and
+nothing of the real trace is looked at.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,10 @@ _ETHERNET: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What both judges found; the fields of tshark and capinfos are None where the tool is not installed."""
+    """What both judges found; the fields of tshark and capinfos are None where the tool is not installed.
+
+    `real` is None, too, where the twin was verified by itself.
+    """
 
     packet_count: int
     fault_count: dict[str, int]  # by `Fault`, in lower case; only those that occur
@@ -51,7 +55,7 @@ class Verification:
             out.append(f"{self.not_rising_count} packets not later than the one before")
         if self.is_readable_by_capinfos is False:
             out.append("capinfos cannot read it")
-        if self.twin is not None and self.real is not None:
+        if self.twin is not None:
             out += [f"tshark: {n} bad {protocol} checksums" for protocol, n in self.twin.bad_checksum_count.items()]
             if self.twin.malformed_count:
                 out.append(f"tshark: {self.twin.malformed_count} malformed packets")
@@ -83,6 +87,13 @@ def verify_trace(real: Path, twin: Path) -> Verification:
 
     Raises InputError if either cannot be read.
     """
+    alone = verify_alone(twin)
+    with plain_file(real) as plain_real:
+        return replace(alone, real=analyse(plain_real) if is_installed() else None)
+
+
+def verify_alone(twin: Path) -> Verification:
+    """Verify every frame of a twin as `verify_trace`, with no real trace beside it; raises InputError."""
     packet_count, not_rising_count = 0, 0
     fault_count: Counter[str] = Counter()
     last_ns = -1
@@ -100,9 +111,7 @@ def verify_trace(real: Path, twin: Path) -> Verification:
             packet_count += count
         is_readable = is_readable_by_capinfos(plain_twin)
         analysis = analyse(plain_twin) if is_installed() else None
-    with plain_file(real) as plain_real:
-        real_analysis = analyse(plain_real) if is_installed() else None
-    return Verification(packet_count, dict(fault_count), not_rising_count, is_readable, analysis, real_analysis)
+    return Verification(packet_count, dict(fault_count), not_rising_count, is_readable, analysis, None)
 
 
 def _rates(kind: str, verification: Verification) -> str:

@@ -68,12 +68,21 @@ def recall(keys: NDArray[np.int64], known_keys: NDArray[np.int64], k0: np.uint64
         room *= 2
     first, _, _, slots = _table(room)
     ids = np.empty(len(known_keys), np.int64)
-    _look_up(known_keys, _hashes(known_keys, k0, k1), 0, first, known_keys, np.empty(room, np.uint64), slots, 0, ids)
+    _look_up(known_keys, hashes_of(known_keys, k0, k1), 0, first, known_keys, np.empty(room, np.uint64), slots, 0, ids)
     found = np.empty(len(keys), np.int64)
-    hashes, mask = _hashes(keys, k0, k1), np.uint64(len(slots) - 1)
+    hashes, mask = hashes_of(keys, k0, k1), np.uint64(len(slots) - 1)
     for i in range(len(keys)):
         _, found[i] = _find(keys[i], hashes[i], known_keys, slots, mask)
     return found
+
+
+@njit(cache=True, nogil=True)
+def hashes_of(keys: NDArray[np.int64], k0: np.uint64, k1: np.uint64) -> NDArray[np.uint64]:
+    """The hash of each key (k, KEY_WORDS) under (k0, k1): (k,)."""
+    hashes = np.empty(len(keys), np.uint64)
+    for i in range(len(keys)):
+        hashes[i] = keyed_hash(k0, k1, keys[i, 0], keys[i, 1], keys[i, 2], keys[i, 3], keys[i, 4])
+    return hashes
 
 
 def tail_parts(
@@ -153,14 +162,6 @@ def _big_endian(word: int) -> np.uint64:
         w = ((w & m16) << np.uint64(16)) | ((w >> np.uint64(16)) & m16)
         w = (w << np.uint64(32)) | (w >> np.uint64(32))
     return w
-
-
-@njit(cache=True, nogil=True)
-def _hashes(keys: NDArray[np.int64], k0: np.uint64, k1: np.uint64) -> NDArray[np.uint64]:
-    hashes = np.empty(len(keys), np.uint64)
-    for i in range(len(keys)):
-        hashes[i] = keyed_hash(k0, k1, keys[i, 0], keys[i, 1], keys[i, 2], keys[i, 3], keys[i, 4])
-    return hashes
 
 
 @njit(cache=True, nogil=True)

@@ -1,6 +1,6 @@
 """A private job: a public seed's checkpoint and a private chunk in, a checkpoint that keeps to (epsilon, delta) out.
 
-    address map, grouping -> units -> counts, noised once -> codec -> frozen bodies -> DP-SGD on the heads -> checkpoint
+    grouping -> units; address map -> counts, noised once -> codec -> frozen bodies -> DP-SGD on the heads -> checkpoint
 
 Everything in the checkpoint that the chunk has a say in comes from one of two mechanisms: the noisy counts
 (`private_counts`) and the noisy gradients (`private_fit`). The rest is the seed's, or public: the chunk's interval and
@@ -27,8 +27,10 @@ from nsstream.errors import TrainError
 from nsstream.model.checkpoint import Model, load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.trees import Trees
 from nsstream.privacy import Mechanism, as_dicts, epsilon, noisy_counts
+from nsstream.privacy.promise import ADJACENCY, before_of
 from nsstream.trace import ConversationTable
 from nsstream.train.calibrate import reset_corrections
+from nsstream.train.chunk_table import with_mapped_addresses
 from nsstream.train.config import PrivateConfig, Progress
 from nsstream.train.inherit import inherit
 from nsstream.train.job import TrainJob
@@ -47,7 +49,7 @@ def train_privately(
     facts: dict[str, Any],
     report: Callable[[Progress], None],
 ) -> Path:
-    """Do a job whose `private` is set; gives the checkpoint's directory.
+    """Do a job whose `private` is set, on conversations sorted by start, addresses as they were; gives its checkpoint.
 
     Raises TrainError where the budget is too small for any noise, and as loading and saving checkpoints do.
     """
@@ -56,9 +58,11 @@ def train_privately(
     torch.set_num_threads(1)
     config = PrivateConfig(**job.private.model_dump())
     parent = load_checkpoint(job.parent)
-    made = fit_privately(parent, table, interval_ns, config, Chance(), report)
+    mapped = with_mapped_addresses(table, job.address_map)
+    made = fit_privately(parent, mapped, interval_ns, config, Chance(), report, real=table)
     told = {**facts, "seed": None, "parent": parent.manifest["id"], "torch": _version()}
-    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": made.privacy})
+    privacy = made.privacy | {"before": as_dicts(before_of(parent.manifest))}  # none: the parent is public
+    return save_checkpoint(job.out, made.networks, made.trees, made.codec, told | {"privacy": privacy})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +83,20 @@ def fit_privately(
     chance: Chance,
     report: Callable[[Progress], None],
     noisy: Noisy = noisy_counts,
+    *,
+    real: ConversationTable | None = None,
     **of_learning: Any,
 ) -> PrivateModel:
     """Learn a chunk's conversations (sorted by start, addresses mapped) privately, from a public model.
 
-    `noisy` and what else is handed to `learn_privately` are for tests.
+    `real` are the same with the addresses that they had, which say whose they are: the map may give two hosts one
+    address. None: they are not mapped. `noisy` and what else is handed to `learn_privately` are for tests.
     """
     counting, learning = mechanisms_of(config)
     privacy = _promise(config, (counting, learning))
     codec = public_codec(parent.codec, *interval_ns)
     networks = _networks_of(parent, codec)
-    units = units_of(table, config.unit, config.most, chance)
+    units = units_of(table if real is None else real, config.unit, config.most, chance)
     kept = table.take(units.rows)
     vector = count_units(encode_privately(kept, codec, parent.codec), units, codec, config.most)
     noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.most)))
@@ -118,7 +125,7 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
         "delta": config.delta,
         "unit": config.unit,
         "mechanisms": as_dicts(mechanisms),
-        "adjacency": "one unit is added or removed",
+        "adjacency": ADJACENCY,
         "sample_rate": config.sample_rate,
         "steps": config.steps,
         "clip": config.clip,

@@ -1,6 +1,7 @@
 """Units: whose conversations are protected together, and how many of each are learned.
 
-A *host* is all conversations that an address initiates, a *flow* is one conversation. At most so many conversations of
+A *host* is all conversations that an address initiates, a *flow* is one conversation: in a chunk there is one to a
+five-tuple (`trace.grouping`). Addresses are those that were seen, before any map. At most so many conversations of
 a unit are learned, and so many packets, chosen by lot for each unit apart: what a unit gives does not depend on others.
 """
 
@@ -60,7 +61,6 @@ def _keys(table: ConversationTable, unit: UnitName) -> NDArray[np.uint8]:
     host = [table.ip_version[:, None].astype(np.uint8), table.initiator_address]
     if unit == "host":
         return np.concatenate(host, axis=1)
-    first_ns = table.observation_time_ns[table.packet_offset[:-1]]
-    numbers = (table.protocol_identifier, table.initiator_port, table.responder_port, table.vlan_id, first_ns)
+    numbers = (table.protocol_identifier, table.initiator_port, table.responder_port, table.is_fragment)
     told = [np.ascontiguousarray(column, np.int64)[:, None].view(np.uint8) for column in numbers]
     return np.concatenate([*host, table.responder_address, *told], axis=1)

@@ -30,7 +30,7 @@ from nsstream.errors import InputError, NsstreamError, TrainError
 from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
-from nsstream.train.chunk_table import load_conversations
+from nsstream.train.chunk_table import load_conversations, load_real_conversations
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.device import PRIVATELY, Seat, choose_device, lack_of_gpu
 from nsstream.train.doppelganger_fit import learn_doppelganger
@@ -80,11 +80,11 @@ def run(job: TrainJob) -> dict[str, object]:
         if job.private is not None:
             raise InputError("only chunks of packets are learned privately, not yet those of flow records")
         return train_flows(job, _report, seat) | seat.facts()
+    if job.private is not None:
+        return _run_privately(job, seat)
     chunk_id, table, start_ns, end_ns = load_conversations(job.chunk, job.before, job.address_map)
     if not len(table):
         raise TrainError(f"chunk {chunk_id} holds no packets")
-    if job.private is not None:
-        return _run_privately(job, table, (start_ns, end_ns), {"chunk": chunk_id, **seat.facts()}) | seat.facts()
     learn = learn_doppelganger if job.model == "doppelganger" else _learn
     if job.part is not None:
         learn = learn_in_parallel
@@ -109,15 +109,17 @@ def _take_seat(job: TrainJob) -> Seat:
     return dataclasses.replace(seat, gpu=torch.cuda.get_device_name(seat.device))
 
 
-def _run_privately(
-    job: TrainJob, table: ConversationTable, interval_ns: tuple[int, int], facts: dict[str, Any]
-) -> dict[str, object]:
+def _run_privately(job: TrainJob, seat: Seat) -> dict[str, object]:
     """As `run`; what is said of the chunk is what its checkpoint says: noisy."""
     from nsstream.train.private_job import train_privately  # loads opacus
 
-    saved = train_privately(job, table, interval_ns, facts, _report)
+    chunk_id, table, start_ns, end_ns = load_real_conversations(job.chunk, job.before)
+    if not len(table):
+        raise TrainError(f"chunk {chunk_id} holds no packets")
+    saved = train_privately(job, table, (start_ns, end_ns), {"chunk": chunk_id, **seat.facts()}, _report)
     codec = load_checkpoint(saved).codec
-    return {"checkpoint": str(saved), "conversations": int(codec.profile.sum()), "packets": codec.packet_count}
+    counts = {"conversations": int(codec.profile.sum()), "packets": codec.packet_count}
+    return {"checkpoint": str(saved), **counts, **seat.facts()}
 
 
 def _learn(

@@ -2,8 +2,8 @@
 
 QUICK is a folder. A file ``stuck``, ``leak``, ``crash``, ``error`` or ``gpu_full`` in it lets the next training fail
 that way, and is taken away by that; while there is a file ``slow``, trainings go on. Each training appends its chunk to
-``touched`` as it begins and to ``trained`` as it ends, and leaves what GPUs it sees in ``gpu``. It learns nothing, or
-what a checkpoint ``template`` knows.
+``touched`` as it begins and to ``trained`` as it ends, how many rows that has to ``rows``, and leaves what GPUs it sees
+in ``gpu``. It learns nothing, or what a checkpoint ``template`` knows.
 """
 
 import json
@@ -35,6 +35,8 @@ def say(step: int) -> None:
 
 with (quick / "touched").open("a") as file:
     file.write(chunk.id + "\n")
+with (quick / "rows").open("a") as file:
+    file.write(f"{len(chunk.table)}\n")
 say(0)
 (quick / "pid").write_text(str(os.getpid()))
 (quick / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])

@@ -16,7 +16,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter, PcapWriter
 
 from nsstream.errors import InputError
-from nsstream.score import verify_trace
+from nsstream.score import verify_alone, verify_trace
 from nsstream.score.frames import frame_blocks
 
 ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -139,3 +139,17 @@ def test_any_octets_are_a_capture_or_an_input_error(octets: bytes, head: bytes) 
         except InputError:
             return
         assert sum(blocks) >= 0
+
+
+def test_alone_a_twin_is_held_to_all_but_the_rates_of_the_real_trace(tmp_path: Path, real: Path) -> None:
+    repeating = _write(tmp_path / "twin.pcap", _conversation(times_sent=2))
+    assert any("retransmission" in told for told in verify_trace(real, repeating).complaints())
+    alone = verify_alone(repeating)
+    assert (alone.packet_count, alone.real, alone.complaints()) == (23, None, ())
+
+    def spoil(number: int, octets: bytes) -> bytes:
+        return octets[:50] + bytes([octets[50] ^ 1]) + octets[51:] if number == 2 else octets
+
+    broken = verify_alone(_write(tmp_path / "broken.pcap", _conversation(), spoil))
+    assert broken.fault_count == verify_trace(real, tmp_path / "broken.pcap").fault_count != {}
+    assert not broken.passed

@@ -15,10 +15,10 @@ from nsstream.errors import InputError
 from nsstream.pipeline.backup import back_up
 from nsstream.pipeline.doctor import examine
 from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.private_jobs import PrivateJobs
 from nsstream.pipeline.repair import repair
 from nsstream.pipeline.restore import restore
-from nsstream.pipeline.service_config import PrivacySection
 from nsstream.privacy import SampledGaussian, as_dicts, epsilon
 
 JOB = (SampledGaussian(4.0, 0.02, 100),)
@@ -58,6 +58,8 @@ def test_what_cannot_be_trained_privately_is_refused_by_name_and_never_read(nest
 
 
 def test_kills_between_training_and_recording_never_count_too_little(nest: Nest):
+    nest.settings["privacy"]["attempts"] = 9
+    nest.write_config()
     can_train(nest)
     nest.put(2)
     for _ in range(3):  # the daemon, at work
@@ -86,6 +88,95 @@ def test_kills_between_training_and_recording_never_count_too_little(nest: Nest)
     assert "private, epsilon" in nest.ctl("status").stdout
     assert nest.stop() == 0
     assert examine(nest.state, is_live=False).findings == []
+
+
+def test_a_job_is_not_paid_for_twice_unless_the_configuration_lets_it(nest: Nest):
+    def touched() -> int:
+        return len((nest.quick / "touched").read_text().split())
+
+    nest.settings["training"]["attempts"] = 9
+    nest.write_config()
+    can_train(nest)
+    (nest.quick / "error").touch()
+    nest.put(2)
+    nest.start()
+    wait_until(lambda: nest.count("job WHERE state = 'poisoned'") == 1)  # at once, whatever training.attempts says
+    assert (touched(), nest.count("spending WHERE is_begun")) == (1, 1)
+
+    (nest.quick / "slow").touch()  # what began when the daemon was killed has spent, too
+    (nest.quick / "pid").unlink()
+    nest.put(1)
+    nest.worker_pid()
+    nest.kill()
+    (nest.quick / "slow").unlink()
+    nest.start()
+    wait_until(lambda: nest.count("chunk WHERE reason = 'privacy_attempts'") == 1)
+    assert (touched(), nest.count("spending WHERE is_begun")) == (2, 2)
+    assert nest.ask("status")["training"]["privacy"]["refused"] == {"privacy_attempts": 1}
+
+    (nest.quick / "ratio").write_text("no number")  # the judge fails: what was trained is judged again, for nothing
+    nest.put(1)
+    wait_until(lambda: nest.count("job WHERE state = 'failed'") or nest.count("job WHERE attempts > 0") == 2)
+    (nest.quick / "ratio").unlink()
+    wait_until(lambda: nest.done() == 1)
+    assert (touched(), nest.count("spending WHERE is_begun")) == (3, 3)
+    assert nest.count("spending WHERE model IN (SELECT id FROM model)") == 1
+
+    assert nest.stop() == 0
+    nest.settings["privacy"]["attempts"] = 2
+    nest.write_config()
+    (nest.quick / "error").touch()
+    nest.start()
+    nest.put(1)
+    wait_until(lambda: nest.done() == 2)
+    assert (touched(), nest.count("spending WHERE is_begun")) == (5, 5)
+    told = json.loads(nest.ctl("privacy", "--json", "--limit", "2").stdout)
+    assert [row["attempt"] for row in told["newest"]] == [2, 1]
+    assert "job_spends_again" in nest.log.read_text()
+    assert "attempt=2 epsilon=" in nest.log.read_text()
+    assert told["spent"] == pytest.approx(epsilon(JOB * 5, 1e-5), rel=1e-9)
+    assert nest.stop() == 0
+
+
+def test_flows_are_in_two_jobs_at_most_and_the_costs_of_others_do_not_add_up(tmp_path: Path):
+    nest = Nest(tmp_path, privacy=PRIVATE | {"unit": "flow"})
+    try:
+        can_train(nest)
+        nest.put(4)  # of the same flows
+        nest.start()
+        wait_until(lambda: nest.count("chunk WHERE reason = 'privacy_units'") == 1)
+        assert nest.done() == 2
+        nest.put(1, packets=200)  # half of them new
+        nest.put(1)
+        wait_until(lambda: nest.done() == 3)
+        assert nest.count("chunk WHERE reason = 'privacy_units'") == 2
+        assert (nest.quick / "rows").read_text().split() == ["100", "100", "100"]
+        assert nest.count("unit_use") == 300
+        told = json.loads(nest.ctl("privacy", "--json").stdout)
+        assert told["spent"] == told["spent_for_ever"] == pytest.approx(epsilon(JOB * 2, 1e-5), rel=1e-9)
+        assert told["refused"] == {"privacy_units": 2}
+        assert "each of its flows is in 2 jobs of a horizon already" in nest.log.read_text()
+        assert nest.stop() == 0
+        assert list((nest.state / "work").iterdir()) == []
+        assert examine(nest.state, is_live=False).findings == []
+    finally:
+        nest.close()
+
+
+def test_candidates_that_do_not_pass_do_not_end_private_learning(nest: Nest):
+    """Openly, five in a row let a new seed be learned; privately nothing is learned from nothing."""
+    public = nest.folder / "public"
+    public.mkdir()
+    (public / "manifest.json").write_text(json.dumps({"id": "public"}))
+    nest.settings["training"]["seed_model"] = str(public)
+    nest.write_config()
+    can_train(nest)
+    (nest.quick / "faults").write_text("7")
+    nest.put(8)
+    nest.start()
+    wait_until(lambda: nest.done() == 7)
+    assert nest.rows("SELECT DISTINCT parent, passed FROM model") == [("public", 0)]
+    assert nest.stop() == 0
 
 
 def test_a_job_that_would_overspend_is_refused_and_the_promoted_model_stays(tmp_path: Path):

@@ -17,8 +17,8 @@ from nsstream.model.checkpoint import load_checkpoint
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import read_promoted
 from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.private_jobs import PrivateJobs
-from nsstream.pipeline.service_config import PrivacySection
 from nsstream.privacy import epsilon, from_dicts
 
 

@@ -149,9 +149,10 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     ("training", "privacy", "told"),
     [
         ("", "", "goes on from a public model, and there is none: name one in training.seed_model"),
-        ("seed_captures = ['CAPTURE']", "unit = 'flow'", "does not keep one unit to 2 chunks"),
-        ("seed_captures = ['CAPTURE']", "most_chunks_of_a_unit = 5", "does not keep one unit to 5 chunks"),
+        ("", "unit = 'flow'", "goes on from a public model, and there is none"),
         ("seed_captures = ['CAPTURE']", "", None),
+        ("seed_captures = ['CAPTURE']", "unit = 'flow'", None),
+        ("seed_captures = ['CAPTURE']", "most_chunks_of_a_unit = 5", None),
         ("enabled = false", "", None),
     ],
 )

@@ -5,8 +5,17 @@ import pytest
 
 from nsstream.chunk import ChunkStore
 from nsstream.errors import InputError
-from nsstream.pipeline.ingest import count_conversations, import_trace, make_lessons, merge_chunks, survey_trace
+from nsstream.pipeline import ingest
+from nsstream.pipeline.ingest import (
+    count_conversations,
+    import_interval,
+    import_trace,
+    make_lessons,
+    merge_chunks,
+    survey_trace,
+)
 
+S = 10**9
 DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fromhex("0035003500080000")
 
 
@@ -75,3 +84,23 @@ def test_parts_of_one_interval_are_merged_in_time_order_with_all_their_counts(tm
     assert (merged.start_ns, merged.end_ns) == (0, 10 * 10**9)
     assert merged.tally.kept == merged.tally.offered == 5
     assert count_conversations(merged) == 1
+
+
+def test_an_interval_that_is_given_is_one_chunk_of_what_falls_into_it(tmp_path: Path):
+    trace = write_pcap(tmp_path / "x.pcap", [500, 501, 3, 119.9, 4_000_000_000, 2, 60, 120])
+    store = ChunkStore(tmp_path / "chunks")
+    path = import_interval(trace, store, (2 * S, 120 * S))
+    chunk = store.read(path)
+    assert (chunk.start_ns, chunk.end_ns) == (2 * S, 120 * S)
+    assert chunk.packets.observation_time_ns.tolist() == [2 * S, 3 * S, 60 * S, 119_900_000_000]
+    assert chunk.tally.as_dict()["offered"] == 4  # of the rest nothing is told
+
+
+def test_an_interval_without_packets_or_with_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trace, store = write_pcap(tmp_path / "x.pcap", [1, 2, 3]), ChunkStore(tmp_path / "chunks")
+    with pytest.raises(InputError, match="holds no IP packet of that time"):
+        import_interval(trace, store, (4 * S, 5 * S))
+    monkeypatch.setattr(ingest, "MOST_HELD", 2)
+    with pytest.raises(InputError, match="give a shorter one"):
+        import_interval(trace, store, (0, 5 * S))
+    assert store.list() == []

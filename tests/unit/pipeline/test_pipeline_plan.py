@@ -8,6 +8,7 @@ from nsstream.pipeline.plan import (
     make_lanes,
     merge_small,
     parse_duration_s,
+    parse_interval_ns,
     split_steps,
     split_time,
 )
@@ -94,3 +95,30 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float):
 def test_anything_else_is_no_duration(text: str):
     with pytest.raises(InputError, match="write it as 60s"):
         parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "start_s", "length_s"),
+    [
+        ("2026-11-21T08:00/2026-11-21T18:00", 1_795_248_000, 36_000),
+        ("2026-11-21T08:00:00Z/10h", 1_795_248_000, 36_000),
+        ("2026-11-21T09:00+01:00/1.5h", 1_795_248_000, 5_400),
+        ("2026-11-21/2026-11-22", 1_795_219_200, 86_400),
+        ("1970-01-01/1", 0, 1),
+    ],
+)
+def test_an_interval_is_a_start_and_an_end_or_a_length_in_utc(text: str, start_s: int, length_s: int):
+    assert parse_interval_ns(text) == (start_s * 10**9, (start_s + length_s) * 10**9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "/", "2026-11-21", "2026-11-21/", "/24h", "2026-11-21/2026-11-21", "2026-11-22/2026-11-21"),
+        *("2026-11-21T08:00:00.5/1h", "2026-11-21/0.5s", "yesterday/24h", "1969-12-31/24h", "2026-11-21/-1h"),
+        *("2262-04-11/2d", "9999-12-31/24h", "2026-11-21/1h/1h", "2026-11-21/" + "9" * 400 + "d"),
+    ],
+)
+def test_anything_else_is_no_interval(text: str):
+    with pytest.raises(InputError, match="interval"):
+        parse_interval_ns(text)

@@ -25,8 +25,8 @@ DELTA = 1e-5
 JOB = (SampledGaussian(2.0, 0.05, 200), DiscreteGaussian(30.0))
 
 
-def cost(at: int, mechanisms=JOB, *, digest: str | None = None, hours: int = 1) -> Cost:
-    return Cost(digest or f"d{at}", at * HOUR, (at + hours) * HOUR, tuple(mechanisms))
+def cost(at: int, mechanisms=JOB, *, digest: str | None = None, hours: int = 1, most: int | None = 1) -> Cost:
+    return Cost(digest or f"d{at}", at * HOUR, (at + hours) * HOUR, tuple(mechanisms), most)
 
 
 def terms(unit="host", *, horizon: int = 24, most: int | None = None, for_ever: float | None = None, eps=8.0) -> Terms:
@@ -46,6 +46,17 @@ def test_attempts_at_one_job_add_up_also_for_a_flow_of_one_chunk() -> None:
     costs = [cost(0), cost(0), cost(1)]
     assert total_for_ever(costs, terms("flow", most=1)) == pytest.approx(epsilon(JOB * 2, DELTA), rel=0.1)
     assert total_for_ever(costs, terms("flow", most=1)) >= epsilon(JOB * 2, DELTA)
+
+
+@pytest.mark.parametrize(("bounds", "counted"), [([1, 2, 2], 2), ([1, 3, 2], 3), ([2, None, 2, 2], 5)])
+def test_units_that_were_let_in_by_other_bounds_count_by_the_loosest(bounds: list[int | None], counted: int) -> None:
+    costs = [cost(at, most=bound) for at, bound in enumerate([*bounds, 2])]
+    some = total(uses_of(costs), DELTA, counted)
+    for unit in ("host", "flow"):
+        assert total_now(costs, 0, terms(unit, most=2)) == some
+        assert worst_total(costs[:-1], costs[-1], terms(unit, most=2, eps=0.01)) == some
+    assert total_for_ever(costs, terms("flow", most=2)) == some
+    assert total_now(costs, 0, terms("host")) == pytest.approx(epsilon(JOB * len(costs), DELTA), rel=1e-9)
 
 
 def test_of_unlike_costs_no_choice_of_so_many_costs_more_than_is_said() -> None:

@@ -16,6 +16,7 @@ import pytest
 from nsstream.clock import ManualClock
 from nsstream.errors import TrainError
 from nsstream.pipeline.ledger import Ledger
+from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.pipeline.privacy_ledger import (
     OTHER_UNIT,
     OVER_CHUNK,
@@ -27,8 +28,8 @@ from nsstream.pipeline.privacy_ledger import (
     open_gap,
 )
 from nsstream.pipeline.private_jobs import PrivateJobs, terms_of
-from nsstream.pipeline.private_training import PARENT, UNBOUNDED, UNSUPPORTED, PrivatePlan
-from nsstream.pipeline.service_config import PrivacySection, TrainingSection
+from nsstream.pipeline.private_training import ATTEMPTS, PARENT, UNSUPPORTED, PrivatePlan
+from nsstream.pipeline.service_config import TrainingSection
 from nsstream.pipeline.training_queue import Job, SeenChunk, TrainingQueue
 from nsstream.privacy import DiscreteGaussian, SampledGaussian, as_dicts, epsilon, from_dicts
 
@@ -44,7 +45,7 @@ def job(at: int, *, digest: str | None = None) -> Job:
 
 
 def planner(*_: object) -> PrivatePlan:
-    return PrivatePlan(JOB, {"noise_multiplier": 3.0}, is_bounded=True)
+    return PrivatePlan(JOB, {"noise_multiplier": 3.0})
 
 
 class Nest:
@@ -181,27 +182,6 @@ def test_two_threads_do_not_find_the_same_room(nest: Nest) -> None:
     assert len(nest.spending.costs()) == most
 
 
-def test_a_unit_is_admitted_to_so_many_jobs_of_a_horizon(tmp_path: Path) -> None:
-    nest = Nest(tmp_path, SECTION.model_copy(update={"most_chunks_of_a_unit": 2}))
-    units = np.array([1, 2, 2, 2**64 - 1], np.uint64)
-    assert nest.spending.admit(job(0), units).tolist() == [True] * 4
-    assert nest.spending.admit(job(0), units).tolist() == [True] * 4  # of the same job, the same
-    assert nest.spending.admit(job(1), units[:1]).tolist() == [True]
-    nest.again(SECTION.model_copy(update={"most_chunks_of_a_unit": 2}))
-    assert nest.spending.admit(job(2), units).tolist() == [False, True, True, True]
-    assert nest.spending.admit(job(24), units).tolist() == [False, False, False, False]  # touches a window of both
-    assert nest.spending.admit(job(25), units).tolist() == [True] * 4
-    assert nest.spending.admit(job(26), units).tolist() == [True, False, False, False]
-    many = np.arange(10_000, dtype=np.uint64) << np.uint64(40)
-    assert nest.spending.admit(job(50), many).all()
-    nest.ledger.close()
-
-
-def test_without_a_bound_every_unit_is_admitted_and_none_is_written_down(nest: Nest) -> None:
-    assert nest.spending.admit(job(0), np.arange(5, dtype=np.uint64)).all()
-    assert nest.ledger.rows("SELECT * FROM unit_use") == []
-
-
 def private(nest: Nest, section: PrivacySection = SECTION, **told: Any) -> PrivateJobs:
     return PrivateJobs(section, nest.ledger, nest.clock, **told)
 
@@ -233,11 +213,71 @@ def test_a_parent_that_was_learned_openly_is_refused(nest: Nest) -> None:
     assert jobs.reserve(job(0), parent, TrainingSection()) is not None
 
 
-def test_a_bound_that_the_training_does_not_keep_is_refused(nest: Nest) -> None:
-    jobs = private(nest, SECTION.model_copy(update={"unit": "flow"}), planner=lambda *_: PrivatePlan(JOB, {}))
-    with pytest.raises(SpendingRefusedError) as caught:
+def test_jobs_of_flow_records_are_refused_before_they_reserve_anything(nest: Nest) -> None:
+    queue = TrainingQueue(nest.ledger, nest.clock)
+    queue.see(SeenChunk("flows", "digest", 0, HOUR, "flows", 1000, 100), fewest=50, most_waiting=9)
+    claimed = queue.claim()
+    assert claimed is not None
+    with pytest.raises(SpendingRefusedError, match="not of flow records") as caught:
+        private(nest, planner=planner).reserve(claimed, None, TrainingSection())
+    assert caught.value.reason == UNSUPPORTED
+    assert nest.spending.status()["jobs"] == 0
+
+
+def test_another_bound_of_units_is_another_reservation(nest: Nest) -> None:
+    first = nest.spending.reserve(job(0), JOB)
+    nest.again(bounded := SECTION.model_copy(update={"most_chunks_of_a_unit": 2}))
+    second = nest.spending.reserve(job(0), JOB)
+    assert second.id != first.id  # its units will be let in otherwise
+    assert nest.spending.reserve(job(0), JOB).id == second.id
+    assert [cost.most_chunks for cost in nest.spending.costs()].count(2) == 1
+    nest.again(bounded.model_copy(update={"horizon_s": 2 * SECTION.horizon_s}))
+    assert [cost.most_chunks for cost in nest.spending.costs()] == [None, None]  # of a longer time nothing is known
+    nest.again(bounded.model_copy(update={"horizon_s": SECTION.horizon_s / 2}))
+    assert [cost.most_chunks for cost in nest.spending.costs()].count(2) == 1
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_each_worker_that_begins_is_an_attempt_and_there_are_so_many(
+    nest: Nest, caplog: pytest.LogCaptureFixture, attempts: int
+) -> None:
+    jobs = private(nest, SECTION.model_copy(update={"attempts": attempts}), planner=planner)
+    for attempt in range(1, attempts + 1):
+        assert jobs.may_spend_again(job(0))
+        reserved = jobs.reserve(job(0), None, TrainingSection())
+        assert reserved is not None
+        assert reserved.attempt == attempt
+        again = jobs.reserve(job(0), None, TrainingSection())  # no worker began: it is the same attempt
+        assert again is not None
+        assert again.reservation.id == reserved.reservation.id
+        nest.clock.advance(S)
+        jobs.ledger.begin(reserved.reservation)
+    assert not jobs.may_spend_again(job(0))
+    with pytest.raises(SpendingRefusedError, match="each has spent") as caught:
         jobs.reserve(job(0), None, TrainingSection())
-    assert caught.value.reason == UNBOUNDED
+    assert caught.value.reason == ATTEMPTS
+    assert jobs.may_spend_again(job(1))
+    assert [row["attempt"] for row in jobs.ledger.newest(9)] == list(range(attempts, 0, -1))
+    told = [record.getMessage() for record in caplog.records if "job_spends_again" in record.getMessage()]
+    assert [line.partition("attempt=")[2].split()[0] for line in told[::2]] == [
+        str(at) for at in range(2, attempts + 1)
+    ]
+    assert private(nest, SECTION.model_copy(update={"mode": "remapped"})).may_spend_again(job(0))
+
+
+def test_what_was_paid_for_is_judged_again_and_nothing_else_is(nest: Nest) -> None:
+    jobs, candidate = private(nest, planner=planner), nest.folder / "candidate"
+    assert jobs.paid_for(None) is None
+    assert jobs.paid_for(candidate) is None
+    candidate.mkdir()
+    for told, is_paid in (
+        ("{}", False),
+        ("no json", False),
+        (json.dumps({"privacy": {"mechanisms": as_dicts(JOB)}}), True),
+    ):
+        (candidate / "manifest.json").write_text(told)
+        assert (jobs.paid_for(candidate) == candidate) == is_paid
+    assert private(nest, SECTION.model_copy(update={"mode": "remapped"})).paid_for(candidate) is None
 
 
 def test_a_checkpoint_that_does_not_say_what_it_did_is_not_gone_on_with(nest: Nest) -> None:
@@ -253,7 +293,7 @@ def test_a_checkpoint_that_does_not_say_what_it_did_is_not_gone_on_with(nest: Ne
 
 CHUNK_NS = 600 * S
 DAY = PrivacySection(
-    mode="private", epsilon=2.7, chunk_epsilon=1.0, horizon_s=6 * 3600.0, most_chunks_of_a_unit=12
+    mode="private", epsilon=2.7, chunk_epsilon=1.0, horizon_s=6 * 3600.0, most_chunks_of_a_unit=12, attempts=100
 )  # fmt: skip
 HOSTS = 60
 
@@ -285,7 +325,7 @@ def live(folder: Path, life: int) -> None:
     clock = ManualClock()
     ledger = Ledger(folder / "ledger.sqlite")
     queue = TrainingQueue(ledger, clock)
-    jobs = PrivateJobs(DAY, ledger, clock, lambda *_: PrivatePlan(JOB, {}, is_bounded=True))
+    jobs = PrivateJobs(DAY, ledger, clock, lambda *_: PrivatePlan(JOB, {}))
     queue.take_back_claims()
     for at in range(24 * 6):
         clock.advance(CHUNK_NS)
@@ -311,7 +351,7 @@ def work(folder: Path, queue: TrainingQueue, jobs: PrivateJobs, claimed: Job, st
         step()
         queue.run(claimed)
         units = np.array(hosts_of(int(claimed.digest[1:])), np.uint64)
-        admitted = units[jobs.ledger.admit(claimed, units)].tolist()
+        admitted = units[jobs.ledger.uses.admit(claimed, units)].tolist()
         step()
         jobs.ledger.begin(reserved.reservation)
         step()

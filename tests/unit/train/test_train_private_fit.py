@@ -18,12 +18,14 @@ from nsstream.model.conversations import draw_conversations
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.trees import Trees
 from nsstream.privacy import epsilon, from_dicts
+from nsstream.privacy.promise import promise_of
 from nsstream.train.config import PrivateConfig
+from nsstream.train.job import AddressMapConfig, Privacy, TrainJob
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_counts import SIZES, count_units, sensitivity
 from nsstream.train.private_fit import SecureOptimizer
 from nsstream.train.private_heads import PrivateHead
-from nsstream.train.private_job import fit_privately
+from nsstream.train.private_job import fit_privately, train_privately
 from nsstream.train.private_units import units_of
 
 MINUTE = (START_NS + MINUTE_NS, START_NS + 2 * MINUTE_NS)
@@ -157,6 +159,53 @@ def test_the_manifest_says_what_was_spent_and_it_is_within_the_promise(seed, pri
     assert [m.KIND for m in mechanisms] == ["discrete_gaussian", "sampled_gaussian"]
     assert 1.9 < epsilon(mechanisms, made.privacy["delta"]) <= 2.0
     assert (made.privacy["epsilon"], made.privacy["unit"], made.privacy["most_conversations"]) == (2.0, "host", 5)
+
+
+def test_hosts_that_the_map_gives_one_address_are_units_of_their_own(seed, private_table):
+    """Else one of them could not be taken away without changing which conversations of the other are learned."""
+    hosts = hosts_of(private_table)[:2]
+    is_second = (private_table.initiator_address == hosts[1]).all(axis=1)
+    mapped = dataclasses.replace(
+        private_table, initiator_address=np.where(is_second[:, None], hosts[0], private_table.initiator_address)
+    )
+    most = []
+
+    def released(exact, *_):
+        most.append(exact)
+        return exact
+
+    for real in (None, private_table):
+        learned(seed, mapped, CONFIG, noisy=released, real=real)
+    units = [vector[0] // CONFIG.most_conversations for vector in most]
+    assert units[1] == len(hosts_of(private_table)) == units[0] + 1
+
+
+def test_flows_are_units_by_their_five_tuple_and_fragments_by_themselves(private_table):
+    units = units_of(private_table, "flow", 1, Still())
+    assert len(units) == len(private_table)
+    fragments = dataclasses.replace(private_table, is_fragment=1 - private_table.is_fragment)
+    assert not set(units.keys) & set(units_of(fragments, "flow", 1, Still()).keys)
+    later = dataclasses.replace(private_table, observation_time_ns=private_table.observation_time_ns + 1)
+    assert units_of(later, "flow", 1, Still()).keys == units.keys
+
+
+def test_a_model_that_goes_on_from_a_private_one_knows_what_that_one_cost(seed, private_table, tmp_path):
+    networks = nn.ModuleDict({"attributes": seed.attributes, "packets": seed.packets, "critic": seed.critic})
+    parent = save_checkpoint(tmp_path, networks, seed.trees, seed.codec, {"chunk": "public"})
+    manifests = []
+    for spent in (3.0, 2.0):
+        job = TrainJob(
+            chunk=tmp_path / "none.arrow", parent=parent, out=tmp_path, steps=1,
+            address_map=AddressMapConfig(key_hex="00" * 16), private=Privacy(epsilon=spent, steps=2),
+        )  # fmt: skip
+        parent = train_privately(job, private_table, MINUTE, {"chunk": "private"}, lambda _: None)
+        manifests.append(load_checkpoint(parent).manifest)
+    first, second = (manifest["privacy"] for manifest in manifests)
+    assert first["before"] == []
+    assert set(from_dicts(second["before"])) == set(from_dicts(first["mechanisms"]))
+    both = from_dicts(first["mechanisms"]) + from_dicts(second["mechanisms"])
+    assert promise_of(manifests)["epsilon"] == pytest.approx(epsilon(both, 1e-5))
+    assert promise_of(manifests[1:])["epsilon"] > 3.0
 
 
 def test_counts_that_are_noised_draw_a_chunk_of_about_as_many(seed, private_table, tmp_path):

@@ -1,0 +1,153 @@
+"""The run that takes a private capture to a twin that keeps to (epsilon, delta): one interval, learned once, drawn.
+
+As `twin`, but for what that takes from a capture besides the model. Rules, each of which closes a way past the noise:
+(1) the interval is given, and public: no length, number or place of chunks is chosen by what the capture holds, and
+what is outside of it is left out without a count; (2) the whole interval is one lesson of one worker, which is not
+tried again; so its two mechanisms are all that is done; (3) the drawing is told the checkpoint, a seed of its own and
+an MTU that is given, and nothing is measured; (4) the twin is verified by itself, and not scored; (5) what is returned,
+reported and written beside the twin follows from the checkpoint and from what was given. The state directory holds the
+interval's packets and the key of the address map: it is no part of the release.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from nsstream.chunk import ChunkStore, whole_file
+from nsstream.clock import Clock
+from nsstream.encode.address_map import AddressMap
+from nsstream.errors import ReplayError, StateError, TrainError
+from nsstream.pipeline.drawn import check_drawn, publish_drawn
+from nsstream.pipeline.ingest import import_interval
+from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
+from nsstream.pipeline.playing import SERVER, play
+from nsstream.pipeline.progress import Listener, Progress, Stage
+from nsstream.pipeline.training import WORKER, TrainJob, train_one
+from nsstream.pipeline.twin import CONFIG_SUFFIX, USUAL_MTU
+from nsstream.replay.promise_file import promise_beside
+from nsstream.score.verify import Verification, verify_alone
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateTwinConfig:
+    """One run. The key of `address_map` is secret; all else is public, and none of it chosen by the capture."""
+
+    trace: Path
+    output: Path  # .pcap or .pcapng, and .gz, .xz or .zst behind
+    state: Path
+    parent: Path  # a model of public traffic
+    interval_ns: tuple[int, int]  # [start, end) in whole seconds: what of the trace is learned, and the twin's clock
+    private: Mapping[str, Any]  # fields of `train.job.Privacy`, its steps among them
+    address_map: AddressMap
+    seed: int  # of the drawing
+    mtu: int = USUAL_MTU
+    cores: int = 2
+    replaces: bool = False  # whether an earlier twin and its state are replaced
+    worker: Sequence[str] = WORKER
+    replay_server: Sequence[str] = SERVER
+
+    def as_dict(self) -> dict[str, object]:
+        """What a reader of the twin may know: everything but the address key and the programs run."""
+        return {
+            "trace": str(self.trace),
+            "output": str(self.output),
+            "state": str(self.state),
+            "parent": str(self.parent),
+            "start_ns": self.interval_ns[0],
+            "end_ns": self.interval_ns[1],
+            "private": dict(self.private),
+            "seed": self.seed,
+            "ipv4_range": self.address_map.ipv4_range,
+            "ipv6_range": self.address_map.ipv6_range,
+            "mtu": self.mtu,
+            "cores": self.cores,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateTwin:
+    """What a run made; nothing of it tells more of the capture than the model does."""
+
+    output: Path
+    config: Path
+    state: Path
+    model: Path
+    promise: Mapping[str, Any]  # as it stands beside the twin
+    packet_count: int  # of the twin
+    verification: Verification
+
+
+def make_private_twin(config: PrivateTwinConfig, listen: Listener, clock: Clock) -> PrivateTwin:
+    """Run the whole path.
+
+    Raises:
+        InputError: the trace cannot be read, or holds nothing of the interval.
+        StateError: there is no model to start from, or it is none.
+        OutputError: an output exists already, or cannot be written.
+        TrainError: the worker failed.
+        ReplayError: the replay failed, or what it wrote is not lawful.
+    """
+    began_ns = clock.monotonic_ns()
+    lock = Lock()
+
+    def elapsed_s() -> float:
+        return (clock.monotonic_ns() - began_ns) * 1e-9
+
+    def report(progress: Progress) -> None:
+        with lock:
+            listen(progress)
+
+    config_path = beside(config.output, CONFIG_SUFFIX)
+    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
+    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
+    check_state(config.state, replaces=config.replaces)
+    if not config.parent.is_dir():
+        raise StateError(f"there is no model {config.parent}")
+    with staging(config.output) as staged, staging(config.state) as state:
+        with whole_file(state / KEY_FILE, mode=0o600) as key_file:
+            key_file.write(config.address_map.key.hex().encode() + b"\n")
+        report(Progress(Stage.IMPORT, elapsed_s()))
+        chunk = import_interval(config.trace, ChunkStore(state / "chunks"), config.interval_ns)
+        report(Progress(Stage.IMPORT, elapsed_s(), is_done=True))
+        job = TrainJob(
+            chunk=chunk,
+            before=None,
+            parent=config.parent,
+            models=state / "models",
+            seed=0,  # has no say in what is learned privately
+            budget_s=None,
+            steps=int(config.private["steps"]),
+            threads=config.cores,
+            address_map=config.address_map,
+            private=dict(config.private),
+        )
+        checkpoint = train_one(job, report, elapsed_s, cancelled=Event(), command=config.worker)
+        twin, settings = staged / config.output.name, staged / config_path.name
+        packet_count = play(
+            [checkpoint],
+            twin,
+            seed=config.seed,
+            mtu=config.mtu,
+            report=report,
+            elapsed_s=elapsed_s,
+            command=config.replay_server,
+        )
+        report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count))
+        verification = verify_alone(twin)
+        if verification.fault_count or verification.not_rising_count:
+            raise ReplayError(f"a defect of nsstream: the twin is not lawful: {'; '.join(verification.complaints())}")
+        report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count, is_done=True))
+        with whole_file(settings) as file:
+            file.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
+        promise = promise_beside(twin)
+        if promise is None:
+            raise TrainError(f"the checkpoint {checkpoint.name} does not say what was done to learn it privately")
+        others = [(state, config.state), (settings, config_path)]
+        publish_drawn(twin, config.output, others=others, trash=staged)
+    model = config.state / "models" / checkpoint.name
+    return PrivateTwin(config.output, config_path, config.state, model, promise, packet_count, verification)
