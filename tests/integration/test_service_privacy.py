@@ -108,9 +108,9 @@ def test_a_job_is_not_paid_for_twice_unless_the_configuration_lets_it(nest: Nest
     nest.put(1)
     nest.worker_pid()
     nest.kill()
-    (nest.quick / "slow").unlink()
     nest.start()
     wait_until(lambda: nest.count("chunk WHERE reason = 'privacy_attempts'") == 1)
+    (nest.quick / "slow").unlink()
     assert (touched(), nest.count("spending WHERE is_begun")) == (2, 2)
     assert nest.ask("status")["training"]["privacy"]["refused"] == {"privacy_attempts": 1}
 
