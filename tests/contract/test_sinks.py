@@ -136,8 +136,10 @@ class Collector:
             self.sockets[directory] = inlet
 
             def read(is_over: threading.Event) -> None:
-                while select.select([inlet], [], [], 0)[0] or not is_over.is_set():
-                    if select.select([inlet], [], [], 0.02)[0]:
+                is_last = False
+                while not is_last:
+                    is_last = is_over.is_set()  # what is there now is all
+                    while select.select([inlet], [], [], 0.02)[0]:
                         came.append(inlet.recv(65535))
 
             with while_reading(read):
