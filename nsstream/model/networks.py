@@ -9,6 +9,7 @@ Dimension letters: n conversations or windows, w conversations of a window, t pa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -112,6 +113,13 @@ class AttributeNetwork(nn.Module):
         Shapes: attributes (n, w, a) tokens, start_features (n, w, f); allowed one mask (size_i,) an attribute; result
         (n, w).
         """
+        total = torch.zeros(attributes.shape[:2], device=attributes.device)
+        for nll in self.losses(attributes, start_features, allowed):
+            total = total + nll
+        return total
+
+    def losses(self, attributes: Tensor, start_features: Tensor, allowed: list[Tensor]) -> Iterator[Tensor]:
+        """As `loss`, of each attribute by itself given those before it: a of (n, w)."""
         said = [self._heard(table(attributes[..., i])) for i, table in enumerate(self.said)]  # a of (n, w, d)
         before = torch.stack(said).sum(0)[:, :-1]
         if self.training:
@@ -119,14 +127,12 @@ class AttributeNetwork(nn.Module):
         before = torch.cat([torch.zeros_like(said[0][:, :1]), before], dim=1)
         known, _ = self.history(self.drop(before))
         known = self.drop(known) + self.start(start_features)
-        total = torch.zeros_like(known[..., 0])
         for i, heard in enumerate(said):
             logits = self.logits(i, known, attributes).masked_fill(~allowed[i], FORBIDDEN)
             token = attributes[..., i]
             nll = nn.functional.cross_entropy(logits.flatten(0, 1), token.flatten(), reduction="none")
-            total = total + nll.view_as(total)
+            yield nll.view_as(token)
             known = known + heard
-        return total
 
     def _heard(self, said: Tensor) -> Tensor:
         if not self.training:

@@ -139,27 +139,35 @@ def _held_out(networks: nn.ModuleDict, tokens: ChunkTokens, codec: Codec, seed: 
     held = held_out_rows(len(tokens), seed)
     pieces = float(np.diff(tokens.packet_offset)[held].mean())
     attributes, packets = cast(AttributeNetwork, networks["attributes"]), cast(PacketNetwork, networks["packets"])
-    return HeldOut(_attribute_loss(attributes, tokens, codec, held), _packet_loss(packets, tokens, codec, held), pieces)
+    return HeldOut(
+        float(attribute_nats(attributes, tokens, codec, held).sum()), packet_nats(packets, tokens, codec, held), pieces
+    )
 
 
-def _attribute_loss(network: AttributeNetwork, tokens: ChunkTokens, codec: Codec, held: NDArray[np.int64]) -> float:
+@torch.no_grad()
+def attribute_nats(
+    network: AttributeNetwork, tokens: ChunkTokens, codec: Codec, held: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The mean loss of each attribute of the conversations `held` (k,), in nats: (a,)."""
     masks = [torch.from_numpy(mask) for mask in allowed_attributes(codec)]
     is_held = np.zeros(len(tokens), bool)
     is_held[held] = True
     run = min(RUN, len(tokens) // HELD_OUT_EVERY)
     starts = np.linspace(0, len(tokens) - run, min(len(tokens) // run, MOST_RUNS)).astype(np.int64)
-    total, count = 0.0, 0
+    total, count = np.zeros(len(masks)), 0
     for some in np.array_split(starts, max(1, len(starts) // 8)):
         rows = some[:, None] + np.arange(run)
-        nll = network.loss(
+        losses = network.losses(
             torch.from_numpy(tokens.attributes[rows]), torch.from_numpy(tokens.start_features[rows]), masks
         )
         judged = torch.from_numpy(is_held[rows])
-        total, count = total + float(nll[judged].sum()), count + int(judged.sum())
+        total, count = total + [float(nll[judged].sum()) for nll in losses], count + int(judged.sum())
     return total / max(count, 1)
 
 
-def _packet_loss(network: PacketNetwork, tokens: ChunkTokens, codec: Codec, held: NDArray[np.int64]) -> float:
+@torch.no_grad()
+def packet_nats(network: PacketNetwork, tokens: ChunkTokens, codec: Codec, held: NDArray[np.int64]) -> float:
+    """The mean loss of a packet of the conversations `held` (k,), in nats."""
     kinds = torch.from_numpy(allowed_kinds(codec))[torch.from_numpy(tokens.stack)]
     windows = cut_windows(tokens, held)
     chosen = np.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).astype(np.int64)

@@ -2,7 +2,7 @@
 
 Slots of the vocabularies keep their values from parent to child, so most weights stay as they are. A slot that was
 given to a newcomer starts from the mean of the slots that were in use: as likely as an average value, known for
-nothing. Of a service more is known, and by everybody: it starts from the services in use that are like it (`ip2vec`).
+nothing. Starting services from those like them (`ip2vec.service_shares`) was no better (`bench/ip2vec.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsstream.encode.codec import VOCABULARIES, Codec
-from nsstream.encode.ip2vec import service_shares
 from nsstream.encode.schema import ATTRIBUTE_INDEX
 
 _ATTRIBUTES_OF = {
@@ -40,7 +39,7 @@ def equal_shares(fresh: NDArray[np.int64], used: NDArray[np.int64]) -> NDArray[n
 
 
 @torch.no_grad()
-def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec, of_services: Shares = service_shares) -> int:
+def inherit(networks: nn.ModuleDict, parent: Codec, child: Codec, of_services: Shares = equal_shares) -> int:
     """Reset the rows of all slots whose value changed; gives how many slots those are. Networks change in place.
 
     `of_services` says how much of each service in use goes into each new one, by their values.

@@ -136,7 +136,7 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
 
 
 def _networks_of(parent: Model, codec: Codec) -> nn.ModuleDict:
-    """The parent's networks, ready for the codec: services that it did not have start as those like them."""
+    """The parent's networks, ready for the codec: services that it did not have start from the mean of its own."""
     networks = new_networks()
     halves = {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
     networks.load_state_dict(nn.ModuleDict(halves).state_dict())

@@ -87,6 +87,19 @@ def test_all_the_chance_is_with_allowed_attributes(attribute_network):
     assert torch.isfinite(nll).all()
 
 
+def test_losses_of_attributes_add_up_and_each_depends_on_none_behind_it(attribute_network):
+    said, features = conversations(3, 5)
+    losses = list(attribute_network.losses(said, features, ALL))
+    torch.testing.assert_close(torch.stack(losses).sum(dim=0), attribute_network.loss(said, features, ALL))
+    for i in range(said.shape[-1] - 1):
+        chances = []
+        for token in range(LAYOUT.attributes[i]):
+            other = said[:, :1].clone()
+            other[..., i] = token
+            chances.append(torch.exp(-list(attribute_network.losses(other, features[:, :1], ALL))[i]))
+        torch.testing.assert_close(torch.stack(chances).sum(dim=0), torch.ones(len(said), 1))
+
+
 @pytest.mark.parametrize("at", range(5))
 def test_a_conversation_changes_no_loss_before_it(attribute_network, at):
     said, features = conversations(3, 5)

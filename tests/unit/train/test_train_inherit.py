@@ -1,4 +1,4 @@
-"""Inherit: slots that changed start from those in use, services from those like them; all else stays as it was."""
+"""Inherit: slots that changed start from the mean of those in use, or as told; all else stays as it was."""
 
 import copy
 from dataclasses import replace
@@ -13,7 +13,7 @@ from nsstream.encode.public_codec import public_codec
 from nsstream.encode.schema import ATTRIBUTE_INDEX, SERVICE_SLOTS
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.model.layout import LAYOUT
-from nsstream.train.inherit import equal_shares, inherit
+from nsstream.train.inherit import inherit
 
 ATTRIBUTES_OF = {
     "host": ["initiator_host", "responder_host"],
@@ -51,11 +51,9 @@ def test_exactly_the_changed_slots_are_reset(networks, codec, later_codec):
     stays = {key: torch.ones(weight.shape[:1], dtype=torch.bool) for key, weight in after.items()}
     for name, slots in fresh.items():
         used = [i for i, n in enumerate(getattr(codec, name).counts) if n]
-        values = getattr(later_codec, name).table()[slots], getattr(codec, name).table()[used]
-        shares = torch.from_numpy((service_shares if name == "service" else equal_shares)(*values))
         for key in tables_of(name, before):
             stays[key][slots] = False
-            torch.testing.assert_close(after[key][slots], shares @ before[key][used])
+            torch.testing.assert_close(after[key][slots], before[key][used].mean(dim=0).expand_as(after[key][slots]))
     for key, rows in stays.items():
         torch.testing.assert_close(after[key][rows], before[key][rows], rtol=0, atol=0)
 
@@ -72,24 +70,24 @@ def with_services(codec, *values):
     return replace(codec, service=Vocabulary(slots, tuple(0 if value is None else 1 for value in slots)))
 
 
-def test_a_new_service_starts_as_those_like_it_and_an_unknown_one_from_the_mean(networks, codec):
+def test_told_so_a_new_service_starts_as_those_like_it_and_an_unknown_one_from_the_mean(networks, codec):
     known = [(6, 4, 0, 80), (6, 4, 0, 22), (17, 4, 0, 53)]
     parent, child = with_services(codec, *known), with_services(codec, *known, (17, 4, 0, 5353), (132, 4, 0, 80))
     for key in tables_of("service", weights := networks.state_dict()):
         weights[key][:3] = torch.arange(3.0).view(-1, *(1,) * (weights[key].dim() - 1))
-    assert inherit(networks, parent, child) == 2
+    assert inherit(networks, parent, child, service_shares) == 2
     for key in tables_of("service", weights):
         assert (weights[key][3] > 1.9).all()
         torch.testing.assert_close(weights[key][4], torch.ones_like(weights[key][4]))
-    assert inherit(networks, parent, child, equal_shares) == 2
+    assert inherit(networks, parent, child) == 2
     for key in tables_of("service", weights):
         torch.testing.assert_close(weights[key][3], torch.ones_like(weights[key][3]))
 
 
-def test_public_services_of_a_private_codec_start_as_those_like_them(networks, codec):
+def test_told_so_public_services_of_a_private_codec_start_as_those_like_them(networks, codec):
     before = copy.deepcopy(networks.state_dict())
     public = public_codec(codec, codec.start_ns, codec.end_ns)
-    inherit(networks, codec, public)
+    inherit(networks, codec, public, service_shares)
     fresh = fresh_slots(codec, public, "service")
     used = np.flatnonzero(codec.service.is_active())
     shares = torch.from_numpy(service_shares(public.service.table()[fresh], codec.service.table()[used]))
