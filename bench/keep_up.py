@@ -1,10 +1,12 @@
 """Capture and training side by side, in real time: does training keep up, and does capture lose nothing meanwhile?
 
-    nice -n -5 python bench/keep_up.py [--capture TRACE] [--minutes 20] [--json OUT]      # as root
+    nice -n -5 python bench/keep_up.py [--capture TRACE] [--longest-gap S] [--minutes 20] [--json OUT]    # as root
 
 tcpreplay sends a capture (the bundled one unless told) at its own pace, pass after pass, over a veth pair; a real
 daemon takes it live from the other end, cuts it into chunks of a minute, and fine-tunes a model of each within the
-default budget. All of it runs on two processors. The seed is learned beforehand, of the same capture.
+default budget. All of it runs on two processors, of which tcpreplay keeps one busy with waiting. The seed is learned
+beforehand, of the same capture. Of a capture that is silent for minutes, --longest-gap cuts each silence short, so
+that every minute has traffic to learn, at the rate that it has when there is some.
 
 Bars: every packet that the interface counted is offered and in a fate, none dropped; a chunk for every minute, none
 twice; no job skipped because training is behind, none failed, at most one waiting while another is learned; from a
@@ -77,9 +79,10 @@ class Learned:
 class Sender(threading.Thread):
     """Sends passes of a capture until the time is over."""
 
-    def __init__(self, pair: VethPair, capture: Path, seconds: float) -> None:
+    def __init__(self, pair: VethPair, capture: Path, seconds: float, longest_gap_s: float | None) -> None:
         super().__init__(name="sender", daemon=True)
         self._pair, self._capture, self._seconds = pair, capture, seconds
+        self._options = [] if longest_gap_s is None else [f"--maxsleep={max(round(longest_gap_s * 1000), 1)}"]
         self.failed = 0
         self.error: Exception | None = None
 
@@ -87,12 +90,14 @@ class Sender(threading.Thread):
         until_s = time.monotonic() + self._seconds
         try:
             while (left_s := until_s - time.monotonic()) >= 1:
-                self.failed += self._pair.send(self._capture, f"--duration={round(left_s)}").failed_count
+                self.failed += self._pair.send(self._capture, f"--duration={round(left_s)}", *self._options).failed_count
         except Exception as err:  # the boundary of the thread; `measure` raises it
             self.error = err
 
 
-def measure(folder: Path, pair: VethPair, capture: Path, minutes: float) -> dict[str, Any]:
+def measure(
+    folder: Path, pair: VethPair, capture: Path, minutes: float, longest_gap_s: float | None
+) -> dict[str, Any]:
     """Send, and look at the daemon meanwhile and afterwards."""
     state, config = folder / "state", folder / "nsstream.toml"
     config.write_text(CONFIG.format(state=state, chunk_s=CHUNK_S, capture=capture, seed_s=SEED_S))
@@ -102,7 +107,7 @@ def measure(folder: Path, pair: VethPair, capture: Path, minutes: float) -> dict
     try:
         wait_for(lambda: (state / "seed" / "captures.json").exists(), READY_S + 2 * SEED_S, daemon)
         before = pair.received()[0]
-        sender = Sender(pair, capture, minutes * 60)
+        sender = Sender(pair, capture, minutes * 60, longest_gap_s)
         sender.start()
         most_waiting = 0
         while sender.is_alive():
@@ -185,6 +190,7 @@ def judge(found: dict[str, Any], minutes: float) -> list[Bar]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capture", type=Path, help="what is sent; the bundled capture unless given")
+    parser.add_argument("--longest-gap", type=float, metavar="S", help="a longer silence is cut to so many seconds")
     parser.add_argument("--minutes", type=float, default=20.0, help="of sending (%(default)s)")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
@@ -194,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packed = given.capture or stack.enter_context(lab_capture())
         plain = stack.enter_context(plain_file(packed))
         pair = stack.enter_context(veth_pair(MTU))
-        found = measure(folder, pair, plain.absolute(), given.minutes)
+        found = measure(folder, pair, plain.absolute(), given.minutes, given.longest_gap)
     bars = judge(found, given.minutes)
     show(f"{given.minutes:g} minutes of {packed.name}, captured live and learned", bars, beside="where")
     told = {name: value for name, value in found.items() if name not in ("learned", "starts")}
