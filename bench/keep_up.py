@@ -90,14 +90,14 @@ class Sender(threading.Thread):
         until_s = time.monotonic() + self._seconds
         try:
             while (left_s := until_s - time.monotonic()) >= 1:
-                self.failed += self._pair.send(self._capture, f"--duration={round(left_s)}", *self._options).failed_count
+                self.failed += self._pair.send(
+                    self._capture, f"--duration={round(left_s)}", *self._options
+                ).failed_count
         except Exception as err:  # the boundary of the thread; `measure` raises it
             self.error = err
 
 
-def measure(
-    folder: Path, pair: VethPair, capture: Path, minutes: float, longest_gap_s: float | None
-) -> dict[str, Any]:
+def measure(folder: Path, pair: VethPair, capture: Path, minutes: float, longest_gap_s: float | None) -> dict[str, Any]:
     """Send, and look at the daemon meanwhile and afterwards."""
     state, config = folder / "state", folder / "nsstream.toml"
     config.write_text(CONFIG.format(state=state, chunk_s=CHUNK_S, capture=capture, seed_s=SEED_S))

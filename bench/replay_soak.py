@@ -14,7 +14,8 @@ reads nothing, subscribes and gives no more credit, or is polite. Half-way one t
 is told to end with its pass, so that all of it can be counted. Memory is read ten times a second; its slope is Theil's
 and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most. Beside it
 stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a megabyte an
-hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope.
+hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope;
+and how much of that is pages of programs and libraries, which the kernel reads when they are first used.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def _show_lanes(found: Sequence[Found]) -> None:
         "MB/h",
         "95 %",
         "risen",
+        "mapped",
         "fds",
         "threads",
         "clients",
@@ -181,6 +183,7 @@ def _show_lanes(found: Sequence[Found]) -> None:
             one["name"], one["state"], f"{one['packets']:,}", f"{one['packets_per_s']:,.0f}",
             f"{one['processor_share']:.2f}", f"{one['resident_mb'][1]:.0f}", f"{one['growth_mb_an_hour']:.2f}",
             "{:.2f} {:.2f}".format(*one["growth_between"]), f"{one['risen_mb']:.2f}",
+            f"{one['mapped_risen_mb']:.2f}",
             "{} {}".format(*one["descriptors"]), "{} {}".format(*one["threads"]), str(sum(one["clients"].values())),
             ", ".join(lost),
         )  # fmt: skip

@@ -20,6 +20,7 @@ NORMAL_95 = 1.96
 class Sample:
     at_s: float
     resident_mb: float
+    mapped_mb: float  # of it, pages of programs and libraries: the kernel's to take back
     descriptors: int
     threads: int
     cpu_s: float
@@ -30,12 +31,19 @@ def sample(pid: int, at_s: float) -> Sample:
     root = Path("/proc", str(pid))
     fields = (root / "stat").read_text().rpartition(")")[2].split()
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Sample(at_s, resident_mb(pid), len(list((root / "fd").iterdir())), int(fields[17]), cpu_s)
+    return Sample(at_s, *_resident_mb(pid), len(list((root / "fd").iterdir())), int(fields[17]), cpu_s)
 
 
 def resident_mb(pid: int) -> float:
     """Memory that a process holds now; raises OSError if it is gone."""
-    return int(Path("/proc", str(pid), "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
+    return _resident_mb(pid)[0]
+
+
+def _resident_mb(pid: int) -> tuple[float, float]:
+    """All of it, and what is mapped from files. Source: proc(5), statm."""
+    pages = Path("/proc", str(pid), "statm").read_text().split()
+    resident, shared = (int(page) * os.sysconf("SC_PAGESIZE") / (1 << 20) for page in pages[1:3])
+    return resident, shared
 
 
 def children(pid: int, name: str) -> list[int]:

@@ -82,6 +82,7 @@ class Found:
     growth_mb_an_hour: float = 0.0
     growth_between: tuple[float, float] = (0.0, 0.0)  # with 95 %, see `soak_figures.Trend`
     risen_mb: float = 0.0
+    mapped_risen_mb: float = 0.0  # of it, pages of programs and libraries
     resident_mb: tuple[float, float] = (0.0, 0.0)  # at the end of the warm-up, and of the run
     descriptors: tuple[int, int] = (0, 0)  # before the clients came, and after they had gone
     threads: tuple[int, int] = (0, 0)
@@ -259,6 +260,7 @@ def _grow(found: Found, seconds: float) -> None:
     warm = [one for one in found.samples if one.at_s >= warm_up_s(seconds)]
     went = trend([one.at_s for one in warm], [one.resident_mb for one in warm])
     found.growth_mb_an_hour, found.growth_between, found.risen_mb = went.slope, (went.low, went.high), went.risen_mb
+    found.mapped_risen_mb = trend([one.at_s for one in warm], [one.mapped_mb for one in warm]).risen_mb
     if len(warm) > 1:
         found.processor_share = (warm[-1].cpu_s - warm[0].cpu_s) / (warm[-1].at_s - warm[0].at_s)
         found.resident_mb = (warm[0].resident_mb, warm[-1].resident_mb)

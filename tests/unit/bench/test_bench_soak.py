@@ -1,5 +1,6 @@
 """What a soak says of what it found: the slope of memory, and each thing that must not pass."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 
-from bars.soak_figures import sen_interval, theil_sen, trend
+from bars.soak_figures import sample, sen_interval, theil_sen, trend
 from bars.soak_lane import Found
 from bars.verdict import has_passed
 from replay_soak import judge
@@ -32,6 +33,15 @@ def test_the_slope_is_that_of_the_line_whatever_a_few_outliers_are():
 def test_memory_that_rose_once_and_stayed_has_no_slope():
     x = np.arange(1000.0)
     assert theil_sen(x, np.where(x < 200, 400.0, 410.0)) == 0.0
+
+
+def test_pages_of_libraries_are_told_from_those_of_the_heap():
+    before = sample(os.getpid(), 0.0)
+    kept = np.ones(64 << 17)  # 64 MiB
+    after = sample(os.getpid(), 1.0)
+    assert after.resident_mb - before.resident_mb > 0.9 * kept.nbytes / (1 << 20)
+    assert after.mapped_mb - before.mapped_mb < 8
+    assert 0 < after.mapped_mb < after.resident_mb
 
 
 def test_of_one_point_there_is_no_slope():
