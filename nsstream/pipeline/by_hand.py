@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import time
 from pathlib import Path
 from threading import Event
@@ -23,7 +23,7 @@ from nsstream.pipeline.flow_twin import check_flow_model, draw_flows
 from nsstream.pipeline.outputs import staging
 from nsstream.pipeline.parallel_seed import ParallelSeed, train_parallel_seed
 from nsstream.pipeline.playing import play
-from nsstream.pipeline.progress import Listener
+from nsstream.pipeline.progress import Listener, stopwatch_s
 from nsstream.pipeline.ray_engine import RayEngine
 from nsstream.pipeline.service_config import RaySection, WorkerSection
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, TrainJob, device_named, train_one
@@ -84,7 +84,7 @@ def train_chunk(
         private=private,
         device=chosen,
     )
-    return train_one(job, listen, _stopwatch_s(clock), cancelled=Event())
+    return train_one(job, listen, stopwatch_s(clock), cancelled=Event())
 
 
 def train_chunks(
@@ -113,7 +113,7 @@ def train_chunks(
             engine = RayEngine(RaySection(address=ray, jobs=min(len(chunks), 64)))
         except ValidationError as err:
             raise InputError(f"{ray!r} is no HOST:PORT") from err
-    return train_parallel_seed(plan, models, engine, listen, _stopwatch_s(clock))
+    return train_parallel_seed(plan, models, engine, listen, stopwatch_s(clock))
 
 
 def draw_models(
@@ -135,7 +135,7 @@ def draw_models(
     with staging(output) as staged:
         drawn = staged / output.name
         packet_count = play(
-            models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=_stopwatch_s(clock), scenario=scenario
+            models, drawn, seed=seed, mtu=mtu, report=listen, elapsed_s=stopwatch_s(clock), scenario=scenario
         )
         publish_drawn(drawn, output, trash=staged)
     return packet_count
@@ -175,15 +175,10 @@ def draw_flow_models(
         raise InputError(f"no table of the form {form!r} can be written; there are {known}")
     check_drawn(output, replaces=replaces)
     with staging(output) as staged:
-        drawn, stopwatch_s = staged / output.name, _stopwatch_s(clock)
+        drawn = staged / output.name
         count = draw_flows(
-            models, drawn, PRESETS[form], preset_columns(PRESETS[form]), listen, stopwatch_s,
+            models, drawn, PRESETS[form], preset_columns(PRESETS[form]), listen, stopwatch_s(clock),
             seed=seed, threads=cores, condition=condition,
         )  # fmt: skip
         publish_drawn(drawn, output, trash=staged)
     return count
-
-
-def _stopwatch_s(clock: Clock) -> Callable[[], float]:
-    began_ns = clock.monotonic_ns()
-    return lambda: (clock.monotonic_ns() - began_ns) * 1e-9

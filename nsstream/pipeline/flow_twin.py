@@ -5,13 +5,12 @@ As `twin` does with packets: work is in child processes, and outputs appear only
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any, Final
 
 import numpy as np
@@ -22,18 +21,17 @@ from nsstream.capture.flow_presets import PRESETS
 from nsstream.capture.flow_table_file import PLAIN, is_writable, preset_columns
 from nsstream.capture.nfcapd_file import NfcapdFileSource
 from nsstream.capture.registry import open_source
-from nsstream.chunk import Chunk, ChunkStore, whole_file
+from nsstream.chunk import Chunk, ChunkStore
 from nsstream.chunk.interval import SECOND_NS
 from nsstream.clock import Clock
 from nsstream.counters import Tally
 from nsstream.errors import InputError, OutputError, ReplayError
 from nsstream.pipeline.child import CancelledError, ChildFailedError, run_job
-from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.ingest import Lesson
-from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
-from nsstream.pipeline.progress import Listener, Progress, Stage
+from nsstream.pipeline.progress import Listener, Progress, Stage, one_at_a_time, stopwatch_s
 from nsstream.pipeline.training import DEFAULT_MODEL, SILENCE_S, train_lessons
-from nsstream.pipeline.twin import CONFIG_SUFFIX, TwinConfig, training_of
+from nsstream.pipeline.twin import TwinConfig, training_of
+from nsstream.pipeline.twin_places import TwinPlaces
 from nsstream.trace import FlowTable
 
 DRAWER: Final = (sys.executable, "-m", "nsstream.draw.flow_worker")
@@ -91,48 +89,31 @@ def make_flow_twin(config: TwinConfig, listen: Listener, clock: Clock, drawer: S
         TrainError: a worker failed twice.
         ReplayError: the drawing failed, or what it wrote cannot be read as it was drawn.
     """
-    began_ns = clock.monotonic_ns()
-    lock = Lock()
-
-    def elapsed_s() -> float:
-        return (clock.monotonic_ns() - began_ns) * 1e-9
-
-    def report(progress: Progress) -> None:
-        with lock:
-            listen(progress)
-
+    report, elapsed_s = one_at_a_time(listen), stopwatch_s(clock)
     if not is_table(config.output):
         raise OutputError(f"{config.output}: the name of a table of flows ends in {', '.join(TABLE_SUFFIXES)}")
     check_flow_model(config.model)
-    config_path = beside(config.output, CONFIG_SUFFIX)
-    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
-    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
-    check_state(config.state, replaces=config.replaces)
+    places = TwinPlaces(config.trace, config.output, config.state, config.replaces)
+    places.check()
     report(Progress(Stage.IMPORT, elapsed_s()))
     given = read_flows(config.trace)
     count = len(given.table)
-    with staging(config.output) as staged, staging(config.state) as state:
-        with whole_file(state / KEY_FILE, mode=0o600) as key_file:
-            key_file.write(config.address_map.key.hex().encode() + b"\n")
-        lessons = cut_lessons(given, ChunkStore(state / "chunks"))
+    with places.staged(config.address_map.key) as staged:
+        lessons = cut_lessons(given, ChunkStore(staged.state / "chunks"))
         report(Progress(Stage.IMPORT, elapsed_s(), chunk_count=len(lessons), packet_count=count, is_done=True))
         training = training_of(config, elapsed_s(), DRAW_START_S + count / DRAW_RECORDS_PER_S)
-        checkpoints = train_lessons(lessons, state / "models", training, report, elapsed_s)
-        twin, settings = staged / config.output.name, staged / config_path.name
+        checkpoints = train_lessons(lessons, staged.models, training, report, elapsed_s)
         record_count = draw_flows(
-            checkpoints, twin, given.mapping, given.header, report, elapsed_s,
+            checkpoints, staged.twin, given.mapping, given.header, report, elapsed_s,
             seed=config.seed, threads=config.cores, command=drawer,
         )  # fmt: skip
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=record_count))
         form = given.mapping if is_writable(given.mapping) else PRESETS[PLAIN]
-        verify_flows(twin, form, record_count)
+        verify_flows(staged.twin, form, record_count)
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=record_count, is_done=True))
-        with whole_file(settings) as file:
-            told = {name: value for name, value in config.as_dict().items() if name not in ("mtu", "chunk_length_s")}
-            file.write(json.dumps(told | {"form": form.name}, indent=2).encode() + b"\n")
-        others = [(state, config.state), (settings, config_path)]
-        publish_drawn(twin, config.output, others=others, trash=staged)
-    return FlowTwin(config.output, config_path, config.state, count, record_count, len(lessons))
+        told = {name: value for name, value in config.as_dict().items() if name not in ("mtu", "chunk_length_s")}
+        staged.publish(told | {"form": form.name})
+    return FlowTwin(config.output, places.config, config.state, count, record_count, len(lessons))
 
 
 def read_flows(path: Path) -> FlowInput:

@@ -11,24 +11,22 @@ interval's packets and the key of the address map: it is no part of the release.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
-from nsstream.chunk import ChunkStore, whole_file
+from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import ReplayError, StateError, TrainError
-from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.ingest import import_interval
-from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
 from nsstream.pipeline.playing import SERVER, play
-from nsstream.pipeline.progress import Listener, Progress, Stage
+from nsstream.pipeline.progress import Listener, Progress, Stage, one_at_a_time, stopwatch_s
 from nsstream.pipeline.training import WORKER, TrainJob, train_one
-from nsstream.pipeline.twin import CONFIG_SUFFIX, USUAL_MTU
+from nsstream.pipeline.twin import USUAL_MTU
+from nsstream.pipeline.twin_places import TwinPlaces
 from nsstream.replay.promise_file import promise_beside
 from nsstream.score.verify import Verification, verify_alone
 
@@ -92,33 +90,20 @@ def make_private_twin(config: PrivateTwinConfig, listen: Listener, clock: Clock)
         TrainError: the worker failed.
         ReplayError: the replay failed, or what it wrote is not lawful.
     """
-    began_ns = clock.monotonic_ns()
-    lock = Lock()
-
-    def elapsed_s() -> float:
-        return (clock.monotonic_ns() - began_ns) * 1e-9
-
-    def report(progress: Progress) -> None:
-        with lock:
-            listen(progress)
-
-    config_path = beside(config.output, CONFIG_SUFFIX)
-    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
-    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
-    check_state(config.state, replaces=config.replaces)
+    report, elapsed_s = one_at_a_time(listen), stopwatch_s(clock)
+    places = TwinPlaces(config.trace, config.output, config.state, config.replaces)
+    places.check()
     if not config.parent.is_dir():
         raise StateError(f"there is no model {config.parent}")
-    with staging(config.output) as staged, staging(config.state) as state:
-        with whole_file(state / KEY_FILE, mode=0o600) as key_file:
-            key_file.write(config.address_map.key.hex().encode() + b"\n")
+    with places.staged(config.address_map.key) as staged:
         report(Progress(Stage.IMPORT, elapsed_s()))
-        chunk = import_interval(config.trace, ChunkStore(state / "chunks"), config.interval_ns)
+        chunk = import_interval(config.trace, ChunkStore(staged.state / "chunks"), config.interval_ns)
         report(Progress(Stage.IMPORT, elapsed_s(), is_done=True))
         job = TrainJob(
             chunk=chunk,
             before=None,
             parent=config.parent,
-            models=state / "models",
+            models=staged.models,
             seed=0,  # has no say in what is learned privately
             budget_s=None,
             steps=int(config.private["steps"]),
@@ -127,10 +112,9 @@ def make_private_twin(config: PrivateTwinConfig, listen: Listener, clock: Clock)
             private=dict(config.private),
         )
         checkpoint = train_one(job, report, elapsed_s, cancelled=Event(), command=config.worker)
-        twin, settings = staged / config.output.name, staged / config_path.name
         packet_count = play(
             [checkpoint],
-            twin,
+            staged.twin,
             seed=config.seed,
             mtu=config.mtu,
             report=report,
@@ -138,16 +122,13 @@ def make_private_twin(config: PrivateTwinConfig, listen: Listener, clock: Clock)
             command=config.replay_server,
         )
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count))
-        verification = verify_alone(twin)
+        verification = verify_alone(staged.twin)
         if verification.fault_count or verification.not_rising_count:
             raise ReplayError(f"a defect of nsstream: the twin is not lawful: {'; '.join(verification.complaints())}")
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count, is_done=True))
-        with whole_file(settings) as file:
-            file.write(json.dumps(config.as_dict(), indent=2).encode() + b"\n")
-        promise = promise_beside(twin)
+        promise = promise_beside(staged.twin)
         if promise is None:
             raise TrainError(f"the checkpoint {checkpoint.name} does not say what was done to learn it privately")
-        others = [(state, config.state), (settings, config_path)]
-        publish_drawn(twin, config.output, others=others, trash=staged)
+        staged.publish(config.as_dict())
     model = config.state / "models" / checkpoint.name
-    return PrivateTwin(config.output, config_path, config.state, model, promise, packet_count, verification)
+    return PrivateTwin(config.output, places.config, config.state, model, promise, packet_count, verification)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Lock
 from typing import Protocol
+
+from nsstream.clock import Clock
 
 
 class Stage(StrEnum):
@@ -42,3 +46,20 @@ class Listener(Protocol):
     def __call__(self, progress: Progress, /) -> None:
         """Take one report, and return soon."""
         ...
+
+
+def one_at_a_time(listen: Listener) -> Listener:
+    """A listener that several threads may tell, and that passes each report on before it takes the next."""
+    lock = Lock()
+
+    def report(progress: Progress, /) -> None:
+        with lock:
+            listen(progress)
+
+    return report
+
+
+def stopwatch_s(clock: Clock) -> Callable[[], float]:
+    """Seconds since this call."""
+    began_ns = clock.monotonic_ns()
+    return lambda: (clock.monotonic_ns() - began_ns) * 1e-9

@@ -7,27 +7,23 @@ appear only when the run is complete; on any error, Ctrl-C included, the childre
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
-from nsstream.chunk import ChunkStore, whole_file
+from nsstream.chunk import ChunkStore
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, ReplayError
-from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.ingest import Lesson, Survey, import_trace, make_lessons, survey_trace
-from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_state, staging
 from nsstream.pipeline.plan import choose_length_s
 from nsstream.pipeline.playing import SERVER, play
-from nsstream.pipeline.progress import Listener, Progress, Stage
+from nsstream.pipeline.progress import Listener, Progress, Stage, one_at_a_time, stopwatch_s
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, WORKER, TrainingConfig, device_named, train_lessons
+from nsstream.pipeline.twin_places import TwinPlaces
 from nsstream.score.verify import Verification, verify_trace
 
-CONFIG_SUFFIX: Final = ".config.json"
 STATE_SUFFIX: Final = ".state"
 REPLAY_START_S: Final = 14.0  # the last calibration, start of the replay server and of the verification
 USUAL_MTU: Final = 1500
@@ -112,28 +108,15 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
         TrainError: a worker failed twice.
         ReplayError: the replay failed, or what it wrote is not lawful.
     """
-    began_ns = clock.monotonic_ns()
-    lock = Lock()
-
-    def elapsed_s() -> float:
-        return (clock.monotonic_ns() - began_ns) * 1e-9
-
-    def report(progress: Progress) -> None:
-        with lock:
-            listen(progress)
-
-    config_path = beside(config.output, CONFIG_SUFFIX)
-    check_drawn(config.output, inputs=[config.trace], replaces=config.replaces)
-    check_output(config_path, inputs=[config.trace], replaces=config.replaces)
-    check_state(config.state, replaces=config.replaces)
+    report, elapsed_s = one_at_a_time(listen), stopwatch_s(clock)
+    places = TwinPlaces(config.trace, config.output, config.state, config.replaces)
+    places.check()
     report(Progress(Stage.IMPORT, elapsed_s()))
     survey = survey_trace(config.trace)
     length_s = config.chunk_length_s or choose_length_s(survey.packets_by_bin)
     mtu = config.mtu or max(USUAL_MTU, survey.longest)
-    with staging(config.output) as staged, staging(config.state) as state:
-        with whole_file(state / KEY_FILE, mode=0o600) as key_file:
-            key_file.write(config.address_map.key.hex().encode() + b"\n")
-        lessons = _ingest(config, state, survey, length_s)
+    with places.staged(config.address_map.key) as staged:
+        lessons = _ingest(config, staged.state, survey, length_s)
         report(
             Progress(
                 Stage.IMPORT,
@@ -144,11 +127,10 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             )
         )
         training = training_of(config, elapsed_s(), REPLAY_START_S + survey.packet_count / REPLAY_PACKETS_PER_S)
-        checkpoints = train_lessons(lessons, state / "models", training, report, elapsed_s)
-        twin, settings = staged / config.output.name, staged / config_path.name
+        checkpoints = train_lessons(lessons, staged.models, training, report, elapsed_s)
         packet_count = play(
             checkpoints,
-            twin,
+            staged.twin,
             seed=config.seed,
             mtu=mtu,
             report=report,
@@ -156,19 +138,14 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
             command=config.replay_server,
         )
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count))
-        verification = verify_trace(config.trace, twin)
+        verification = verify_trace(config.trace, staged.twin)
         if verification.fault_count or verification.not_rising_count:
             raise ReplayError(f"a defect of nsstream: the twin is not lawful: {'; '.join(verification.complaints())}")
         report(Progress(Stage.VERIFY, elapsed_s(), packet_count=packet_count, is_done=True))
-        with whole_file(settings) as file:
-            file.write(
-                json.dumps(config.as_dict() | {"chunk_length_s": length_s, "mtu": mtu}, indent=2).encode() + b"\n"
-            )
-        others = [(state, config.state), (settings, config_path)]
-        publish_drawn(twin, config.output, others=others, trash=staged)
+        staged.publish(config.as_dict() | {"chunk_length_s": length_s, "mtu": mtu})
     return Twin(
         output=config.output,
-        config=config_path,
+        config=places.config,
         state=config.state,
         real_packet_count=survey.packet_count,
         packet_count=packet_count,
