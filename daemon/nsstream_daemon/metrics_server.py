@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from nsstream.pipeline.child import Failure
+from nsstream.pipeline.private_training import ALL_REFUSALS
 from nsstream.pipeline.training_queue import BEHIND, DAMAGED, EXPIRED, TOO_SMALL
 from nsstream_daemon.page_server import Pages
 from nsstream_daemon.status import Status, snapshot_or_none
@@ -150,6 +151,7 @@ def _of_privacy(privacy: dict[str, Any]) -> Iterator[Metric]:
     )
     yield CounterMetricFamily("nsstream_privacy_reserved", "Jobs that reserved spending.", value=privacy["jobs"])
     refused = CounterMetricFamily("nsstream_privacy_refused", "Jobs that were refused.", labels=["reason"])
-    for reason, count in privacy["refused"].items():
+    counts = dict.fromkeys(ALL_REFUSALS if privacy["mode"] == "private" else (), 0) | privacy["refused"]
+    for reason, count in counts.items():
         refused.add_metric([reason], count)
     yield refused

@@ -46,6 +46,7 @@ OVER_HORIZON: Final = "privacy_budget"
 OVER_FOR_EVER: Final = "privacy_budget_for_ever"
 UNKNOWN: Final = "privacy_unknown"
 OTHER_UNIT: Final = "privacy_other_unit"
+REFUSALS: Final = (OVER_CHUNK, OVER_HORIZON, OVER_FOR_EVER, UNKNOWN, OTHER_UNIT)
 
 _ALWAYS: Final = (-(1 << 63), (1 << 63) - 1)
 _LOOK_NS: Final = 60 * 10**9  # for how long a forecast holds

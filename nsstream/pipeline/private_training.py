@@ -16,7 +16,7 @@ from typing import Any, Final
 from nsstream.errors import InputError
 from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.privacy_config import PrivacySection
-from nsstream.pipeline.privacy_ledger import SpendingRefusedError
+from nsstream.pipeline.privacy_ledger import REFUSALS, SpendingRefusedError
 from nsstream.pipeline.service_config import TrainingSection
 from nsstream.privacy import Mechanism, from_dicts
 from nsstream.train.config import PrivateConfig
@@ -27,6 +27,7 @@ UNSUPPORTED: Final = "privacy_unsupported"  # reasons why a job is refused
 PARENT: Final = "privacy_parent"
 ATTEMPTS: Final = "privacy_attempts"
 UNITS: Final = "privacy_units"
+ALL_REFUSALS: Final = (UNSUPPORTED, PARENT, ATTEMPTS, UNITS, *REFUSALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -460,7 +460,7 @@ def test_the_metrics_are_the_accounts(started: Nest):
     assert documented - served <= {
         *(f"nsstream_capture_packets_{name}_total" for name in ("offered", "fate")),  # of flows
         *(f"nsstream_model_{name}" for name in ("ratio", "drift")),  # of a fine-tune
-        "nsstream_privacy_refused_total",  # once there is one
+        "nsstream_privacy_refused_total",  # of private mode
         *(name for name in documented if name.startswith("nsstream_replay_")),  # of another process
     }
 

@@ -50,6 +50,7 @@ def test_what_cannot_be_trained_privately_is_refused_by_name_and_never_read(nest
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         text = page.read().decode()
     assert 'nsstream_privacy_refused_total{reason="privacy_unsupported"} 3.0' in text
+    assert 'nsstream_privacy_refused_total{reason="privacy_budget"} 0.0' in text  # before there is one
     assert 'nsstream_privacy_mode{mode="private"} 1.0' in text
     shown = nest.ctl("privacy")
     assert shown.returncode == 0, shown.stderr
