@@ -1,9 +1,10 @@
 """CaptureSeed: the seed that is learned from public captures, before any chunk of one's own, once for each state.
 
 It stands in ``seed``: a checkpoint, and ``captures.json``, which says of what. It is never promoted, since a twin is of
-one's own traffic; trainings go on from it. Where it is there, whole and of the same captures, nothing is learned. What
-a process before us left unfinished is begun anew. After so many failures it is given up, until the next start: then
-the first good chunk gives the seed.
+one's own traffic; trainings go on from it. It is judged as they are: a seed of which nothing lawful can be drawn is
+none, and no chunk has to wait for what judging compiles after an installation. Where it is there, whole and of the same
+captures, nothing is learned. What a process before us left unfinished is begun anew. After so many failures it is given
+up, until the next start: then the first good chunk gives the seed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from nsstream.clock import Clock
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
 from nsstream.pipeline.engine import Errand, Heard, LocalEngine
+from nsstream.pipeline.gate import complaints_about
 from nsstream.pipeline.job_runner import JobRunner, Material
-from nsstream.pipeline.service_config import TrainingSection, WorkerSection
+from nsstream.pipeline.service_config import GateSection, TrainingSection, WorkerSection
 
 FOLDER: Final = "seed"
 FACTS: Final = "captures.json"
@@ -56,8 +58,13 @@ class CaptureSeed:
         """Whether it is wanted, and to be tried now."""
         return self.is_wanted and self._clock.monotonic_ns() >= self._not_before_ns
 
-    def train(self, runner: JobRunner, training: TrainingSection, place: WorkerSection, heard: Heard) -> Path:
-        """Learn it; raises ChildFailedError, CancelledError, StateError and OutputError, with nothing kept."""
+    def train(
+        self, runner: JobRunner, training: TrainingSection, gate: GateSection, place: WorkerSection, heard: Heard
+    ) -> Path:
+        """Learn it; raises ChildFailedError, CancelledError, StateError and OutputError, with nothing kept.
+
+        StateError is also what a seed gives that the gate would not let pass; public flows may be copied.
+        """
         shutil.rmtree(self._folder, ignore_errors=True)
         told: dict[str, object] = {
             "captures": [str(path) for path in self._captures], "out": str(self._folder / "chunks")
@@ -68,6 +75,9 @@ class CaptureSeed:
         seed = int.from_bytes(hashlib.sha256(said).digest()[:8]) >> 1
         material = Material(Path(str(done["chunk"])), None, None, seed)
         checkpoint = runner.train_material(material, self._folder, training, place, heard, failures=self._failures)
+        figures = runner.figures(checkpoint, material, gate.drawn_conversations, training, place, heard)
+        if complaints := complaints_about(figures | {"copied": None}, gate):
+            raise StateError(f"what was learned of captures cannot be used: {'; '.join(complaints)}")
         with whole_file(self._folder / FACTS) as file:
             file.write(json.dumps({"model": checkpoint.name, "captures": self._facts()}, indent=1).encode())
         shutil.rmtree(self._folder / "chunks", ignore_errors=True)

@@ -61,10 +61,10 @@ class Succession:
             if self._is_seeding or not self._captures.is_due():
                 return False
             self._is_seeding = True
-        training = self._settings.training
+        training, gate = self._settings.training, self._settings.gate
         lane.begin(CAPTURES, is_seed=True)
         try:
-            seed = self._captures.train(runner, training, lane.place, lane.hear)
+            seed = self._captures.train(runner, training, gate, lane.place, lane.hear)
             self._counters.training_s += (seconds := lane.seconds)
             _log.info("seed_of_captures id=%s training_s=%.1f", seed.name, seconds)
         except CancelledError:

@@ -90,6 +90,18 @@ def test_a_failure_is_tried_again_and_another_seed_learned_where_it_is_damaged(n
     assert len(trained(nest)) == 4
 
 
+def test_a_seed_that_draws_what_is_unlawful_is_none(nest: Nest):
+    (nest.quick / "faults").write_text("3")
+    nest.put(2)
+    nest.start()
+    failed = "seed_of_captures_failed reason=what was learned of captures cannot be used: 3 of 100 frames"
+    wait_until(lambda: failed in nest.log.read_text())
+    assert not (nest.state / "seed/captures.json").exists()
+    (nest.quick / "faults").unlink()
+    wait_until(lambda: nest.done() == 1)
+    assert parents(nest) == {json.loads((nest.state / "seed/captures.json").read_text())["model"]}
+
+
 def test_captures_that_cannot_be_read_are_given_up_and_the_first_good_chunk_gives_the_seed(nest: Nest):
     (nest.folder / "other.pcap").write_bytes(b"this is no capture")
     nest.put(3)
