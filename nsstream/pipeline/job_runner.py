@@ -22,15 +22,15 @@ from nsstream.chunk.interval import id_of
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import StateError
 from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
+from nsstream.pipeline.fit_time import FitTime
 from nsstream.pipeline.ingest import merge_chunks
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.service_config import TrainingSection, WorkerSection
-from nsstream.pipeline.training import START_S, WORKER, TrainJob, address_map_as_dict
+from nsstream.pipeline.training import WORKER, TrainJob, address_map_as_dict
 from nsstream.pipeline.training_queue import Job
 
 JUDGE: Final = (sys.executable, "-m", "nsstream.pipeline.judge_worker")
 JUDGE_LIMIT_S: Final = 600.0
-LEAST_FIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class JobRunner:
     worker: Sequence[str] = WORKER
     judge: Sequence[str] = JUDGE
     engine: Engine = field(default_factory=LocalEngine)
+    fit_time: FitTime = field(default_factory=FitTime)
 
     @property
     def models(self) -> Path:
@@ -135,7 +136,7 @@ class JobRunner:
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
         if budget_s is not None:
-            budget_s = max(LEAST_FIT_S, budget_s - START_S)  # so that it is the time of all of the training
+            budget_s = self.fit_time.of(budget_s)
         told = TrainJob(
             chunk=material.chunk,
             before=material.before,
@@ -154,6 +155,8 @@ class JobRunner:
             limit_s = 1.5 * budget_s + training.silence_s
         said = told.as_dict() if private is None else told.as_dict() | {"private": dict(private)}
         done = self._run(self.worker, said, heard, training, place, limit_s)
+        if budget_s is not None and isinstance(took_s := done.get("elapsed_s"), int | float):
+            self.fit_time.note(budget_s, took_s)
         return Path(str(done["checkpoint"]))
 
     def figures(

@@ -2,8 +2,8 @@
 
 stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, a
 ``warning`` (message) where a GPU that was given is not used, then one ``done`` (checkpoint, conversations, packets; of
-flows: records; device) or ``error`` (message; `kind` where a GPU's memory was too small or used up). Exit status 0
-after ``done``, 1 after ``error``.
+flows: records; device; elapsed_s since the process began) or ``error`` (message; `kind` where a GPU's memory was too
+small or used up). Exit status 0 after ``done``, 1 after ``error``.
 What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
 """
 
@@ -46,7 +46,7 @@ def main() -> int:
     """Do the job on stdin."""
     try:
         job = TrainJob.parse(sys.stdin.read())
-        _say(event="done", **run(job))
+        _say(event="done", **run(job), elapsed_s=_elapsed_s())
     except GpuMemoryError as err:
         _say(event="error", message=str(err), kind=GPU_MEMORY)
         return 1
@@ -165,6 +165,15 @@ def _learn(
         **fit.facts(),
     }
     return save_checkpoint(job.out, networks, fit.trees, codec, facts)
+
+
+def _elapsed_s() -> float | None:
+    """Since this process began, its imports with it; None where no kernel tells. Source: proc(5), stat."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _report(progress: Progress) -> None:
