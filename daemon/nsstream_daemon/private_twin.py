@@ -36,7 +36,7 @@ def run_private_twin(config: PrivateTwinConfig) -> None:
     from nsstream.pipeline.outputs import beside
     from nsstream.pipeline.private_twin import make_private_twin
     from nsstream.replay.pcap_sink import split_suffixes
-    from nsstream.replay.promise_file import in_words, promise_place
+    from nsstream.replay.promise_file import in_plain_words, in_words, promise_place
     from nsstream_daemon.progress_view import ProgressView
     from nsstream_daemon.twin_commands import SCORE_SUFFIX
 
@@ -49,7 +49,8 @@ def run_private_twin(config: PrivateTwinConfig) -> None:
         Console(),
         {
             "twin": f"{made.output}  ({made.packet_count:,} packets)",
-            "private": f"{in_words(made.promise)}; another run on the same capture costs as much again",
+            "private": in_words(made.promise),
+            "means": f"{in_plain_words(made.promise)} Another run on the same capture costs as much again.",
             "promise": str(promise_place(made.output)),
             "verify": "; ".join(made.verification.complaints()) or "every frame is lawful",
             "report": f"none: {NO_SCORE}",

@@ -85,7 +85,7 @@ def _address_map(twin: Path, key_file: Path | None, ranges: tuple[str, str]) -> 
 def _promised(twin: Path) -> tuple[dict[str, Any] | None, str]:
     """What is promised of a twin by the file beside it, and in words; a promise that does not hold is none."""
     from nsstream.errors import InputError
-    from nsstream.replay.promise_file import in_words, promise_beside
+    from nsstream.replay.promise_file import in_plain_words, in_words, promise_beside
 
     try:
         promise = promise_beside(twin)
@@ -93,4 +93,7 @@ def _promised(twin: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"nothing that holds: {err}"
     if promise is None:
         return None, "nothing: it was not drawn of private models, or came without what says so (TWIN.privacy.json)"
-    return promise, f"{in_words(promise)}. That bounds every attack, those above too; they look for what is left"
+    return promise, (
+        f"{in_words(promise)}. {in_plain_words(promise)} That holds against every attack, known or not; those above "
+        "look for what it leaves; a leak there is that, or what the public model knew already, or chance"
+    )

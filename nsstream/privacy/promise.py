@@ -43,8 +43,9 @@ def promise_of(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What a twin of these models' manifests promises, for its own manifest; None where no model is private.
 
     ``models`` has a line for each model: ``is_private`` (one that is not has to be public, or nothing is promised of
-    what it learned), and the ``epsilon`` that was asked of it alone. At the top, ``epsilon``, ``delta``, ``unit`` and
-    ``mechanisms`` are of all private ones together; None where they do not protect the same unit.
+    what it learned), the ``epsilon`` that was asked of it alone, and ``epsilon_before``, what all that it went on from
+    had cost (0 where that was public). At the top, ``epsilon``, ``delta``, ``unit`` and ``mechanisms`` are of all
+    private ones together; None where they do not protect the same unit.
     """
     told = [(manifest, _learned(manifest)) for manifest in manifests]
     private = [(manifest, learned) for manifest, learned in told if learned is not None]
@@ -60,6 +61,7 @@ def promise_of(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             "chunk": str(manifest.get("chunk")),
             "is_private": learned is not None,
             "epsilon": None if learned is None else learned.epsilon,
+            "epsilon_before": None if learned is None else epsilon(learned.before, learned.delta),
             "unit": None if learned is None else learned.unit,
         }
         for manifest, learned in told

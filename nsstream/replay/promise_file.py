@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from nsstream.replay.checkpoints import MAX_MANIFEST_BYTES
 from nsstream.replay.sink import SinkContext
 
 PROMISE_SUFFIX: Final = ".privacy.json"
+LITTLE: Final = 5.0  # an epsilon from which on the bound alone says little: odds of 148 to 1
 Promise = Mapping[str, Any]  # as of `privacy.promise.promise_of`
 
 _log = logging.getLogger(__name__)
@@ -85,8 +87,8 @@ def promise_beside(twin: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as err:
         raise InputError(f"{path} is no promise of a twin: {err}") from err
     try:
-        in_words(told)
-    except (LookupError, TypeError, ValueError) as err:
+        in_words(told), in_plain_words(told)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as err:
         raise InputError(f"{path} is no promise of a twin: what it says of epsilon, delta or unit is none") from err
     if told.get("sha256") != _sha256(twin):
         raise InputError(f"{path} is the promise of another file than {twin.name}, or that one was changed")
@@ -99,8 +101,32 @@ def in_words(promise: Promise) -> str:
         return "models that protect different units: what each of them keeps stands in its manifest"
     kinds = ", ".join(sorted({each["kind"] for each in promise["mechanisms"]}))
     words = f"epsilon {promise['epsilon']:.4g}, delta {promise['delta']:g}, of each {promise['unit']} ({kinds})"
-    rest = sum(not model["is_private"] for model in promise["models"])
+    private = [model for model in promise["models"] if model["is_private"]]
+    rest = len(promise["models"]) - len(private)
+    if len(private) > 1:
+        words += f"; that is of all {len(private)} private models together"
+    elif private and private[0].get("epsilon_before"):
+        own, before = private[0]["epsilon"], private[0]["epsilon_before"]
+        words += (
+            f"; that is in all: {own:.4g} of what its model learned last, {before:.4g} of what the models that it went "
+            "on from had learned privately"
+        )
+        words += f" (less than the sum, {own + before:.4g})" if promise["epsilon"] < own + before else ""
     return words + (f"; {rest} more of its models were not learned privately, and have to be public" if rest else "")
+
+
+def in_plain_words(promise: Promise) -> str:
+    """What a promise means for who is in it, as a sentence or two."""
+    if promise["unit"] is None:
+        return "What that means for one host or one conversation cannot be said for all of its models together."
+    what = {"host": "whether a certain host started any of it", "flow": "whether a certain conversation took place"}
+    spent, delta = promise["epsilon"], promise["delta"]
+    factor = f"{math.exp(spent):,.2f}" if spent < 3 else f"{math.exp(spent):,.0f}" if spent < 20 else f"e^{spent:.4g}"
+    words = (
+        f"Who sees the twin, knows all other traffic and asks {what[promise['unit']]}, learns at most so much that the "
+        f"odds change by a factor of {factor}, but for a chance of {delta:g}."
+    )
+    return words + (" So large a factor rules out little by itself." if spent > LITTLE else "")
 
 
 def _sha256(path: Path) -> str:

@@ -95,7 +95,7 @@ def fit_privately(
     counting, learning = mechanisms_of(config)
     privacy = _promise(config, (counting, learning))
     codec = public_codec(parent.codec, *interval_ns)
-    networks = _networks_of(parent, codec)
+    networks = networks_from(parent, codec)
     units = units_of(table if real is None else real, config.unit, config.most, chance)
     kept = table.take(units.rows)
     vector = count_units(encode_privately(kept, codec, parent.codec), units, codec, config.most)
@@ -135,8 +135,8 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
     }
 
 
-def _networks_of(parent: Model, codec: Codec) -> nn.ModuleDict:
-    """The parent's networks, ready for the codec: services that it did not have start from the mean of its own."""
+def networks_from(parent: Model, codec: Codec) -> nn.ModuleDict:
+    """The parent's networks, ready for a private chunk's codec: services that it did not have start from the mean."""
     networks = new_networks()
     halves = {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
     networks.load_state_dict(nn.ModuleDict(halves).state_dict())

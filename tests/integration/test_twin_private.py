@@ -74,6 +74,7 @@ def test_a_private_twin_says_what_was_spent_and_nothing_of_the_capture(trace: Pa
     assert not any("packets" in line for line in done.stderr.splitlines() if "import" in line)
     assert "in the trace" not in done.stdout
     assert "epsilon 3, delta 1e-05, of each host" in done.stdout
+    assert "whether a certain host started any of it, learns at most so much" in done.stdout
     assert "report  none" in done.stdout
     names = ("twin.pcap", "twin.pcap.config.json", "twin.pcap.privacy.json", "twin.pcap.state")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*names]
@@ -97,7 +98,9 @@ def test_a_private_twin_says_what_was_spent_and_nothing_of_the_capture(trace: Pa
     assert again | {"sha256": None} == promise | {"sha256": None}
     scored = nsstream("score", trace, output, "--privacy", "--json", tmp_path / "score.json")
     assert scored.returncode == 0, scored.stderr
-    assert "promised epsilon 3, delta 1e-05, of each host" in " ".join(scored.stdout.split())
+    words = " ".join(scored.stdout.split())
+    assert "promised epsilon 3, delta 1e-05, of each host" in words
+    assert "odds change by a factor of 20, but for a chance of 1e-05" in words
     assert json.loads((tmp_path / "score.json").read_text())["privacy"]["promised"]["epsilon"] == 3.0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 
-from membership import areas, halves_of
+from membership import areas, chance_of, halves_of
 
 MODELS, COUNT = 6, 2000
 
@@ -36,3 +36,13 @@ def test_shadows_find_what_the_loss_alone_does_not() -> None:
     loss, ratio = areas(*made(2.0))
     assert np.mean([area.value for area in loss]) < 0.56
     assert min(area.value for area in ratio) > 0.85
+
+
+def test_chance_moves_the_mean_of_areas_as_far_as_is_said() -> None:
+    rng = np.random.default_rng(4)
+    means = [np.mean([area.value for area in areas(*random_scores(rng, 100))[0]]) for _ in range(400)]
+    assert 0.85 < np.std(means) / chance_of(100, MODELS) < 1.15
+
+
+def random_scores(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.normal(0, 1, (MODELS, count)), halves_of(count, MODELS, rng)

@@ -49,7 +49,12 @@ def test_what_a_model_went_on_from_is_counted_with_it_and_once():
     first = model("a")
     second = model("b", OTHER, first)
     third = model("c", FIT, second)
-    assert promise_of([third])["epsilon"] == pytest.approx(epsilon(FIT * 2 + OTHER, DELTA))
+    promise = promise_of([third])
+    assert promise["epsilon"] == pytest.approx(epsilon(FIT * 2 + OTHER, DELTA))
+    (told,) = promise["models"]
+    assert (told["epsilon"], told["epsilon_before"]) == pytest.approx(
+        (epsilon(FIT, DELTA) + 0.01, epsilon(FIT + OTHER, DELTA))
+    )
     assert promise_of([first, second, third])["epsilon"] == promise_of([third])["epsilon"]
     beside = model("d", FIT, first)  # a sibling: its parent is in both
     assert promise_of([second, beside])["epsilon"] == pytest.approx(epsilon(FIT * 3 + OTHER, DELTA))
@@ -64,6 +69,7 @@ def test_models_that_are_not_private_are_named_and_promise_nothing():
     assert promise_of([]) is None
     promise = promise_of([public, model("a")])
     assert [m["is_private"] for m in promise["models"]] == [False, True]
+    assert [m["epsilon_before"] for m in promise["models"]] == [None, 0.0]
     assert promise["epsilon"] == promise_of([model("a")])["epsilon"]
 
 

@@ -12,7 +12,7 @@ from nsstream.assemble.frames import Frames
 from nsstream.errors import InputError
 from nsstream.privacy import SampledGaussian, as_dicts, epsilon
 from nsstream.replay import run_models
-from nsstream.replay.promise_file import in_words, promise_beside
+from nsstream.replay.promise_file import in_plain_words, in_words, promise_beside
 from nsstream.replay.registry import make_sink
 from nsstream.replay.run_models import RunModels
 from nsstream.replay.scenario import (
@@ -73,6 +73,27 @@ def test_a_file_of_a_private_model_comes_with_its_promise(tmp_path: Path, name: 
     assert told["mechanisms"] == as_dicts(DID)
     assert told["models"][0]["id"] == "m"
     assert in_words(told) == "epsilon 4, delta 1e-05, of each host (sampled_gaussian)"
+    assert "whether a certain host started any of it" in in_plain_words(told)
+    assert "change by a factor of 55, but for a chance of 1e-05" in in_plain_words(told)
+    assert "rules out little" not in in_plain_words(told)
+    assert "2,981, but for a chance of 1e-05. So large a factor rules out little" in in_plain_words(
+        told | {"epsilon": 8.0}
+    )
+    assert "e^120" in in_plain_words(told | {"epsilon": 120.0, "unit": "flow"})
+
+
+def test_words_tell_what_a_run_spent_from_what_was_spent_before_it():
+    of_model = {"is_private": True, "epsilon": 8.0, "epsilon_before": 8.0}
+    told = {
+        "epsilon": 12.13, "delta": 1e-5, "unit": "host", "mechanisms": as_dicts(DID), "models": [of_model],
+    }  # fmt: skip
+    assert in_words(told) == (
+        "epsilon 12.13, delta 1e-05, of each host (sampled_gaussian); that is in all: 8 of what its model learned "
+        "last, 8 of what the models that it went on from had learned privately (less than the sum, 16)"
+    )
+    assert "that is of all 2 private models together" in in_words(told | {"models": [of_model, of_model]})
+    without = {name: value for name, value in of_model.items() if name != "epsilon_before"}  # of a version before
+    assert in_words(told | {"models": [without]}) == "epsilon 12.13, delta 1e-05, of each host (sampled_gaussian)"
 
 
 def test_a_promise_does_not_outlive_its_twin(tmp_path: Path):
