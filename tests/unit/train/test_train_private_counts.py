@@ -23,13 +23,14 @@ def counted(codec):
     public = public_codec(codec, *MINUTE)
     table = made_table(seed=5, count=90, minute=1)
     units = units_of(table, "host", MOST, Chance())
-    tokens = encode_privately(table.take(units.rows), public, codec)
-    return public, tokens, count_units(tokens, units, public, MOST), len(units)
+    kept = table.take(units.rows)
+    tokens = encode_privately(kept, public, codec)
+    return public, tokens, count_units(kept, tokens, public, MOST), len(units)
 
 
 def test_with_hardly_any_noise_the_chunks_own_counts_are_told(codec, counted):
     public, tokens, vector, units = counted
-    told = tell(vector, 1e-9, MOST, public, codec)
+    told = tell(vector, 1e-9, "host", MOST, public, codec)
     assert told.units == units
     assert told.codec.profile.sum() == len(tokens)
     services = np.bincount(tokens.attributes[:, ATTRIBUTE_INDEX["service"]], minlength=len(told.codec.service))
@@ -45,7 +46,7 @@ def test_with_hardly_any_noise_the_chunks_own_counts_are_told(codec, counted):
 
 def test_under_loud_noise_the_seeds_shares_and_pairs_stand(codec, counted):
     public, tokens, vector, _ = counted
-    told = tell(vector, 10.0, MOST, public, codec)
+    told = tell(vector, 10.0, "host", MOST, public, codec)
     assert told.is_loud
     assert told.codec.profile.sum() == len(tokens)
     shares = np.bincount(codec.urns.services[:, 1], codec.urns.services[:, 2], minlength=len(codec.service))
