@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec
 from nsstream.encode.schema import HOST_SLOTS
-from nsstream.encode.urns import ASKED
 from nsstream.encode.vocabulary import Value, Vocabulary
 
 _TRIES: Final = 64  # of another address under a prefix
@@ -82,12 +81,6 @@ def hosts_of(counted: NDArray[np.int64], host: Vocabulary, version: int, *, grou
         return np.zeros(0, np.int64)
     is_group = (table[:, 13] >= 224) if version == 4 else (table[:, 1] == 0xFF)
     return np.asarray(tokens[active & (table[:, 0] == version) & (is_group == groups)], np.int64)
-
-
-def times_asked(seed: Codec) -> NDArray[np.int64]:
-    """How many hosts ask each of the seed's hosts: (HOST_SLOTS,)."""
-    pairs = np.unique(np.stack([seed.urns.peers[:, 0] // ASKED, seed.urns.peers[:, 1]], axis=1), axis=0)
-    return np.bincount(pairs[:, 1], minlength=HOST_SLOTS)[:HOST_SLOTS].astype(np.int64)
 
 
 def _beside(value: Value | None, taken: set[Value], rng: np.random.Generator) -> Value | None:

@@ -100,7 +100,9 @@ def tell(
     std = noise_multiplier * sensitivity(unit, most)
     blocks = np.split(noisy.astype(float), np.cumsum(SIZES)[:-1])
     conversations, moments, services, lengths, of_versions, busy, asks = blocks
-    total = int(np.clip(round(float(conversations[0])), _FEWEST, _MOST))
+    units = max(float(of_versions.sum()) / most, 1.0)
+    most_of_all = max(units * most, _FEWEST) if unit == "host" else _MOST
+    total = int(np.clip(round(float(conversations[0])), max(units, _FEWEST), min(most_of_all, _MOST)))
     said = _settle(services, counts_of(seed.urns.services, SERVICE_SLOTS), codec.service.is_active(), total, std)
     hosts = _hosts(
         of_versions / most, busy / most, asks / most, std / most, most if unit == "host" else _MOST, said, codec, seed
@@ -134,8 +136,7 @@ def tell(
         gap_shapes=seed.gap_shapes if is_loud else codec.gap_shapes,
         endings=endings,
     )
-    units = max(float(of_versions.sum()) / most, 1.0) if unit == "host" else float(total)
-    return Told(units, made, is_loud)
+    return Told(units if unit == "host" else float(total), made, is_loud)
 
 
 def _hosts(
@@ -158,7 +159,9 @@ def _hosts(
     may = 2 ** np.arange(OCTAVES) <= most
     settled = [
         _settle(noisy, seeds + _HALF * may, may, four + six, std)
-        for noisy, seeds in zip((busy, asks), octaves_of_seed(seed, most), strict=True)
+        for noisy, seeds in zip(
+            (busy, asks), octaves_of_seed(seed, sum(conversations) / (four + six), most), strict=True
+        )
     ]
     return draw_hosts((four, six), settled[0], settled[1], conversations, seed)
 
