@@ -43,7 +43,6 @@ from nsstream.train.private_urns import LOUD, Known, counts_of, private_urns, wh
 
 _SERVICE: Final = ATTRIBUTE_INDEX["service"]
 SIZES: Final = (1, MOMENTS, ATTRIBUTES["service"], len(LENGTH_GRID), len(VERSIONS), OCTAVES, OCTAVES)
-_HALF: Final = 0.5  # of a host, that the seed is taken to have more of each octave
 _DOUBT: Final = 100  # chunks, in fewer than one of which noise makes a bin that the seed does not know
 _FEWEST: Final = 8  # conversations that a chunk is taken to have at least
 _MOST: Final = 1 << 22
@@ -157,13 +156,12 @@ def _hosts(
         for number, there in zip(of_versions, conversations, strict=True)
     )
     may = 2 ** np.arange(OCTAVES) <= most
-    settled = [
-        _settle(noisy, seeds + _HALF * may, may, four + six, std)
-        for noisy, seeds in zip(
-            (busy, asks), octaves_of_seed(seed, sum(conversations) / (four + six), most), strict=True
-        )
-    ]
-    return draw_hosts((four, six), settled[0], settled[1], conversations, seed)
+    seeds = octaves_of_seed(seed, sum(conversations) / (four + six), most)
+    by_starts, by_asks = (
+        whole(_shape(noisy, known, may, four + six, std), four + six)
+        for noisy, known in zip((busy, asks), seeds, strict=True)
+    )
+    return draw_hosts((four, six), by_starts, by_asks, conversations, seed)
 
 
 def _settle(
@@ -180,6 +178,20 @@ def _settle(
     hidden = std * math.sqrt(2 * math.log(_DOUBT * max(int(may.sum()), 1)))
     fresh = np.where(may & (noisy > hidden), noisy, 0.0)
     return whole(np.where(expected > 0, np.maximum(expected + trust * (noisy - expected), 0.0), fresh), total)
+
+
+def _shape(
+    noisy: NDArray[np.float64], known: NDArray[np.float64], may: NDArray[np.bool_], total: int, std: float
+) -> NDArray[np.float64]:
+    """Counts (b,) of `total` hosts in bins that `may` hold some, by noisy ones and the seed's.
+
+    The seed's networks are no measure of how uneven hosts are: a bin is expected to have the seed's share, give or take
+    as much, or as an even share where that is more.
+    """
+    expected = np.where(may, known, 0.0) * (total / max(known[may].sum(), 1.0))
+    doubt = np.maximum(expected, total / max(int(may.sum()), 1))
+    trust = doubt**2 / (doubt**2 + std**2)
+    return np.where(may, np.maximum(expected + trust * (noisy - expected), 0.0), 0.0)
 
 
 def _even(by_moment: NDArray[np.int64]) -> NDArray[np.int64]:
