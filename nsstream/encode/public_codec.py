@@ -1,8 +1,9 @@
 """A public seed's codec made ready for a private chunk, of which it is told the interval alone.
 
-Nothing here is fitted: services that everybody knows get free slots, every service and length may be shown, and what
-the seed's chunk counted in particular (pairs, exact gaps, how complete its connections were) is left out. A private
-conversation is encoded by this codec as it stands: a value without a slot as the nearest one that has, or not at all.
+Nothing here is fitted: services that everybody knows and made-up hosts get free slots, every service and length may be
+shown, and what the seed's chunk counted in particular (pairs, exact gaps, how complete its connections were) is left
+out. A private conversation is encoded by this codec as it stands: a value without a slot as the nearest one that has,
+or not at all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nsstream.encode.bins import QUANTILES
 from nsstream.encode.codec import Codec, host_values
 from nsstream.encode.encoding import encode_alone
 from nsstream.encode.gap_shapes import GapShapes
+from nsstream.encode.made_up_hosts import hosts_of, made_up_hosts
 from nsstream.encode.public_services import PUBLIC_SERVICES
 from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, SLICES
 from nsstream.encode.tokens import ChunkTokens
@@ -39,6 +41,7 @@ def public_codec(seed: Codec, start_ns: int, end_ns: int) -> Codec:
         last_ns=end_ns - 1,
         profile=np.ones(SLICES, np.int64),
         urns=Urns.empty(),
+        host=made_up_hosts(seed).host,
         service=_with_public_services(seed.service),
         length=replace(seed.length, counts=np.maximum(seed.length.counts, 1)),
         gap_shapes=no_shapes,
@@ -58,7 +61,7 @@ def encode_privately(table: ConversationTable, codec: Codec, seed: Codec) -> Chu
         unknown = np.flatnonzero(attributes[:, column] >= HOST_SLOTS)
         values = host_values(table, role)[unknown]
         for version in (4, 6):
-            stand_ins = _hosts_of(counted[:, 1], codec.host, version)
+            stand_ins = hosts_of(counted, codec.host, version)
             rows = values[:, 0] == version
             if len(stand_ins):
                 attributes[unknown[rows], column] = stand_ins[_hash(values[rows, 1:]) % np.uint64(len(stand_ins))]
@@ -73,16 +76,6 @@ def _with_public_services(known: Vocabulary) -> Vocabulary:
         slots[at] = value
     counts = (0 if value is None else max(count, 1) for value, count in zip(slots, known.counts, strict=True))
     return Vocabulary(tuple(slots), tuple(counts))
-
-
-def _hosts_of(tokens: NDArray[np.int64], host: Vocabulary, version: int) -> NDArray[np.int64]:
-    """Which of these tokens are of hosts of an IP version that are one host each, not a group: rising."""
-    tokens = np.unique(tokens[tokens < HOST_SLOTS])
-    table, active = host.table()[tokens], host.is_active()[tokens]
-    if not len(tokens) or table.shape[1] != 17:
-        return np.zeros(0, np.int64)
-    is_group = (table[:, 13] >= 224) if version == 4 else (table[:, 1] == 0xFF)
-    return np.asarray(tokens[active & (table[:, 0] == version) & ~is_group], np.int64)
 
 
 def _hash(addresses: NDArray[np.int64]) -> NDArray[np.uint64]:

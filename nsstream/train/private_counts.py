@@ -1,11 +1,15 @@
 """What is counted of a private chunk: one vector of whole numbers, each unit's part of it bounded, noised once.
 
-    units | conversations | by moment | by service | by responder | by length
+    conversations | by moment | by service | by length | hosts by IP version | by conversations | by hosts they ask
 
-Each block adds one a conversation (the first, what a full unit would add), and a unit has at most so many of them; so
-one unit's part of a block is at most `most` conversations long (l2, since it is in l1), and of all blocks sqrt(blocks)
-times that. What follows from the noisy vector (`tell`) costs nothing more: each count is drawn towards the seed's share
-of conversations, the further the more noise there is beside it. The number of packets follows from lengths.
+The first four blocks add one a conversation, and a unit has at most so many of them; so one unit's part of a block is
+at most `most` conversations long (l2, since it is in l1). The last three count hosts that start conversations, each as
+much as a full unit, by octaves of how many it starts, and of how many others it asks, of those that are kept. A host as
+the unit is one of them, so its part of a block is `most` again; a flow moves its host by a bin at most, sqrt(2) in each
+of the last two.
+
+What follows from the noisy vector (`tell`) costs nothing more: each count is drawn towards the seed's share, the
+further the more noise there is beside it. The number of packets follows from lengths.
 """
 
 from __future__ import annotations
@@ -20,14 +24,25 @@ from numpy.typing import NDArray
 
 from nsstream.encode.bins import Bins
 from nsstream.encode.codec import Codec, slice_of, slice_starts, start_gaps
-from nsstream.encode.schema import ATTRIBUTE_INDEX, ATTRIBUTES, LENGTH_GRID, MOMENTS, SLICES, START_GAP_GRID
+from nsstream.encode.schema import (
+    ATTRIBUTE_INDEX,
+    ATTRIBUTES,
+    HOST_SLOTS,
+    LENGTH_GRID,
+    MOMENTS,
+    SERVICE_SLOTS,
+    SLICES,
+    START_GAP_GRID,
+)
 from nsstream.encode.tokens import ChunkTokens, moment_of
 from nsstream.encode.vocabulary import Vocabulary
-from nsstream.train.private_units import Units
+from nsstream.trace import ConversationTable
+from nsstream.train.private_hosts import OCTAVES, VERSIONS, Hosts, draw_hosts, octave, octaves_of_seed
+from nsstream.train.private_units import UnitName
 from nsstream.train.private_urns import LOUD, Known, counts_of, private_urns, whole
 
-_SERVICE, _RESPONDER = ATTRIBUTE_INDEX["service"], ATTRIBUTE_INDEX["responder_host"]
-SIZES: Final = (1, 1, MOMENTS, ATTRIBUTES["service"], ATTRIBUTES["responder_host"], len(LENGTH_GRID))
+_SERVICE: Final = ATTRIBUTE_INDEX["service"]
+SIZES: Final = (1, MOMENTS, ATTRIBUTES["service"], len(LENGTH_GRID), len(VERSIONS), OCTAVES, OCTAVES)
 _DOUBT: Final = 100  # chunks, in fewer than one of which noise makes a bin that the seed does not know
 _FEWEST: Final = 8  # conversations that a chunk is taken to have at least
 _MOST: Final = 1 << 22
@@ -50,33 +65,54 @@ class Told:
     is_loud: bool
 
 
-def sensitivity(most: int) -> float:
+def sensitivity(unit: UnitName, most: int) -> float:
     """The most that one unit with so many conversations changes the vector, in l2."""
-    return most * math.sqrt(len(SIZES))
+    return most * math.sqrt(len(SIZES)) if unit == "host" else most * math.sqrt(len(SIZES) + 2)
 
 
-def count_units(tokens: ChunkTokens, units: Units, codec: Codec, most: int) -> NDArray[np.int64]:
-    """The vector of the units' conversations `tokens`, without noise; one unit more adds `sensitivity` at most."""
+def count_units(kept: ConversationTable, tokens: ChunkTokens, codec: Codec, most: int) -> NDArray[np.int64]:
+    """The vector of the conversations that are kept of all units, without noise; a unit adds `sensitivity` at most.
+
+    Args:
+        kept: the conversations with the addresses that they had.
+        tokens: the same.
+        codec: that encoded them.
+        most: conversations of a unit.
+    """
     moment = moment_of(slice_of(tokens.start_ns, codec.first_ns, codec.last_ns))
     length = LENGTH_GRID.tokens(np.diff(tokens.packet_offset))
-    said = (moment, tokens.attributes[:, _SERVICE], tokens.attributes[:, _RESPONDER], length)
-    counted = [np.bincount(s, minlength=size) for s, size in zip(said, SIZES[2:], strict=True)]
-    return np.concatenate([[most * len(units)], [len(tokens)], *counted]).astype(np.int64)
+    said = (moment, tokens.attributes[:, _SERVICE], length)
+    counted = [np.bincount(s, minlength=size) for s, size in zip(said, SIZES[1:4], strict=True)]
+    initiators = np.concatenate([kept.ip_version[:, None].astype(np.uint8), kept.initiator_address], axis=1)
+    hosts, starts = np.unique(initiators, axis=0, return_counts=True)
+    pairs = np.unique(np.concatenate([initiators, kept.responder_address], axis=1), axis=0)
+    asks = np.unique(pairs[:, :17], axis=0, return_counts=True)[1]
+    of_hosts = [np.array([(hosts[:, 0] == version).sum() for version in VERSIONS])]
+    of_hosts += [np.bincount(octave(number), minlength=OCTAVES) for number in (starts, asks)]
+    return np.concatenate([[len(tokens)], *counted, *(most * counts for counts in of_hosts)]).astype(np.int64)
 
 
-def tell(noisy: NDArray[np.int64], noise_multiplier: float, most: int, codec: Codec, seed: Codec) -> Told:
+def tell(
+    noisy: NDArray[np.int64], noise_multiplier: float, unit: UnitName, most: int, codec: Codec, seed: Codec
+) -> Told:
     """What the noisy vector says of the chunk, with the seed's shares where the noise hides what the chunk has."""
-    std = noise_multiplier * sensitivity(most)
-    units, conversations, moments, services, responders, lengths = np.split(noisy.astype(float), np.cumsum(SIZES)[:-1])
-    total = int(np.clip(round(float(conversations[0])), _FEWEST, _MOST))
-    asked = counts_of(seed.urns.servers, ATTRIBUTES["responder_host"])
+    std = noise_multiplier * sensitivity(unit, most)
+    blocks = np.split(noisy.astype(float), np.cumsum(SIZES)[:-1])
+    conversations, moments, services, lengths, of_versions, busy, asks = blocks
+    units = max(float(of_versions.sum()) / most, 1.0)
+    most_of_all = max(units * most, _FEWEST) if unit == "host" else _MOST
+    total = int(np.clip(round(float(conversations[0])), max(units, _FEWEST), min(most_of_all, _MOST)))
+    said = _settle(services, counts_of(seed.urns.services, SERVICE_SLOTS), codec.service.is_active(), total, std)
+    hosts = _hosts(
+        of_versions / most, busy / most, asks / most, std / most, most if unit == "host" else _MOST, said, codec, seed
+    )
     known = Known(
         moments=_settle(moments, np.ones(MOMENTS), np.ones(MOMENTS, bool), total, std),
-        services=_settle(
-            services, counts_of(seed.urns.services, ATTRIBUTES["service"]), codec.service.is_active(), total, std
-        ),
-        responders=_settle(responders, asked, asked > 0, total, std),
+        services=said,
+        initiators=hosts.initiators,
+        responders=whole(hosts.asked.astype(float), total),
         lengths=_settle(lengths, seed.length.counts.astype(float), np.ones(len(lengths), bool), total, std),
+        peers=hosts.peers,
     )
     is_loud = std > LOUD * total
     times = total / max(int(seed.profile.sum()), 1)
@@ -91,6 +127,7 @@ def tell(noisy: NDArray[np.int64], noise_multiplier: float, most: int, codec: Co
         codec,
         profile=profile,
         urns=private_urns(known, codec, seed, is_loud=is_loud),
+        host=Vocabulary(codec.host.slots, tuple((hosts.initiators + hosts.asked)[:HOST_SLOTS].tolist())),
         packet_count=max(round(float(known.lengths @ seed.length.quantiles.mean(axis=1))), total),
         service=Vocabulary(codec.service.slots, tuple(known.services.tolist())),
         length=replace(codec.length, counts=known.lengths),
@@ -98,7 +135,33 @@ def tell(noisy: NDArray[np.int64], noise_multiplier: float, most: int, codec: Co
         gap_shapes=seed.gap_shapes if is_loud else codec.gap_shapes,
         endings=endings,
     )
-    return Told(float(np.clip(units[0] / most, 1.0, _MOST)), made, is_loud)
+    return Told(units if unit == "host" else float(total), made, is_loud)
+
+
+def _hosts(
+    of_versions: NDArray[np.float64],
+    busy: NDArray[np.float64],
+    asks: NDArray[np.float64],
+    std: float,
+    most: int,
+    services: NDArray[np.int64],
+    codec: Codec,
+    seed: Codec,
+) -> Hosts:
+    """Hosts of a chunk by their noisy numbers, each with noise of that deviation."""
+    is_6 = codec.service.table()[:, 1] == VERSIONS[1]
+    conversations = int(services[~is_6].sum()), int(services[is_6].sum())
+    four, six = (
+        min(max(round(float(number)), min(there, 1)), there)
+        for number, there in zip(of_versions, conversations, strict=True)
+    )
+    may = 2 ** np.arange(OCTAVES) <= most
+    seeds = octaves_of_seed(seed, sum(conversations) / (four + six), most)
+    by_starts, by_asks = (
+        whole(_shape(noisy, known, may, four + six, std), four + six)
+        for noisy, known in zip((busy, asks), seeds, strict=True)
+    )
+    return draw_hosts((four, six), by_starts, by_asks, conversations, seed)
 
 
 def _settle(
@@ -115,6 +178,20 @@ def _settle(
     hidden = std * math.sqrt(2 * math.log(_DOUBT * max(int(may.sum()), 1)))
     fresh = np.where(may & (noisy > hidden), noisy, 0.0)
     return whole(np.where(expected > 0, np.maximum(expected + trust * (noisy - expected), 0.0), fresh), total)
+
+
+def _shape(
+    noisy: NDArray[np.float64], known: NDArray[np.float64], may: NDArray[np.bool_], total: int, std: float
+) -> NDArray[np.float64]:
+    """Counts (b,) of `total` hosts in bins that `may` hold some, by noisy ones and the seed's.
+
+    The seed's networks are no measure of how uneven hosts are: a bin is expected to have the seed's share, give or take
+    as much, or as an even share where that is more.
+    """
+    expected = np.where(may, known, 0.0) * (total / max(known[may].sum(), 1.0))
+    doubt = np.maximum(expected, total / max(int(may.sum()), 1))
+    trust = doubt**2 / (doubt**2 + std**2)
+    return np.where(may, np.maximum(expected + trust * (noisy - expected), 0.0), 0.0)
 
 
 def _even(by_moment: NDArray[np.int64]) -> NDArray[np.int64]:

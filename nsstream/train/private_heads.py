@@ -3,8 +3,8 @@
 The bodies (embeddings, recurrences, hidden layers) are the public seed's and stay. Of each head, a linear layer W, the
 change U P is learned, with P the seed's own r strongest directions (the right singular vectors of W, public), and a
 change of the bias. A unit's gradient of U is then a product of two small matrices, the noise has few numbers to fall
-on, and the problem is convex. `start_gap`, which tells of the conversation before, and the initiator, whose popularity
-is one unit's own affair, are not learned.
+on, and the problem is convex. `start_gap`, which tells of the conversation before, and hosts are not learned: private
+ones have no slots.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nsstream.train.batches import WINDOW, cut_windows, packet_batch
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_units import Units
 
-NOT_LEARNED: Final = ("start_gap", "initiator_host")
+NOT_LEARNED: Final = ("start_gap", "initiator_host", "responder_host")
 WINDOWS: Final = 4  # of a conversation that are read
 _AT_ONCE: Final = 32  # windows
 _SPELT: Final = ("responder_port_high", "responder_port_low")

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from nsstream.encode.codec import Codec
+from nsstream.encode.made_up_hosts import made_up_hosts
 from nsstream.encode.public_codec import encode_privately, public_codec
-from nsstream.encode.schema import ATTRIBUTE_INDEX
+from nsstream.encode.schema import ATTRIBUTE_INDEX, ATTRIBUTES
 from nsstream.errors import TrainError
 from nsstream.model.checkpoint import Model, load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.trees import Trees
@@ -32,14 +33,16 @@ from nsstream.trace import ConversationTable
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.chunk_table import with_mapped_addresses
 from nsstream.train.config import PrivateConfig, Progress
-from nsstream.train.inherit import inherit
+from nsstream.train.inherit import inherit, rows_of
 from nsstream.train.job import TrainJob
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_counts import Noisy, count_units, sensitivity, tell
 from nsstream.train.private_fit import learn_privately
 from nsstream.train.private_heads import lessons_of, private_heads
+from nsstream.train.private_hosts import only_these
 from nsstream.train.private_plan import mechanisms_of
 from nsstream.train.private_units import units_of
+from nsstream.train.private_urns import counts_of
 
 
 def train_privately(
@@ -96,12 +99,13 @@ def fit_privately(
     privacy = _promise(config, (counting, learning))
     codec = public_codec(parent.codec, *interval_ns)
     networks = networks_from(parent, codec)
-    units = units_of(table if real is None else real, config.unit, config.most, chance)
+    seen = table if real is None else real
+    units = units_of(seen, config.unit, config.most, chance)
     kept = table.take(units.rows)
-    vector = count_units(encode_privately(kept, codec, parent.codec), units, codec, config.most)
-    noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.most)))
-    told = tell(noisy_vector, counting.noise_multiplier, config.most, codec, parent.codec)
-    _expect_starts(networks, parent.codec, told.codec)
+    vector = count_units(seen.take(units.rows), encode_privately(kept, codec, parent.codec), codec, config.most)
+    noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.unit, config.most)))
+    told = tell(noisy_vector, counting.noise_multiplier, config.unit, config.most, codec, parent.codec)
+    _expect(networks, parent.codec, told.codec)
     heads = private_heads(networks, told.codec, config.rank)
     tokens = encode_privately(kept, told.codec, parent.codec)
     lessons = lessons_of(networks, heads, tokens, units, told.codec, config.most_packets, chance)
@@ -136,22 +140,37 @@ def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str
 
 
 def networks_from(parent: Model, codec: Codec) -> nn.ModuleDict:
-    """The parent's networks, ready for a private chunk's codec: services that it did not have start from the mean."""
+    """The parent's networks, ready for a private chunk's codec: services that it did not have start from the mean.
+
+    Made-up hosts start as those that they are like.
+    """
     networks = new_networks()
     halves = {"attributes": parent.attributes, "packets": parent.packets, "critic": parent.critic}
     networks.load_state_dict(nn.ModuleDict(halves).state_dict())
     inherit(networks, parent.codec, codec)
+    _like_the_seeds(networks, parent.codec)
     reset_corrections(nn.ModuleDict({"attributes": networks["attributes"]}))
     return networks.eval()
 
 
 @torch.no_grad()
-def _expect_starts(networks: nn.ModuleDict, seed: Codec, codec: Codec) -> None:
-    """Correct the gaps between starts from the seed's to those that follow from the noisy number of conversations."""
+def _like_the_seeds(networks: nn.ModuleDict, seed: Codec) -> None:
+    """Made-up hosts start as the seed's hosts that they are like."""
+    like = made_up_hosts(seed).like
+    fresh = np.flatnonzero((like >= 0) & (like != np.arange(len(like))))
+    for rows in rows_of("host", networks.state_dict()):
+        rows[fresh] = rows[like[fresh]]
+
+
+@torch.no_grad()
+def _expect(networks: nn.ModuleDict, seed: Codec, codec: Codec) -> None:
+    """Correct what the seed says to what follows from noisy counts: how far starts are apart, and which hosts speak."""
     corrections: Any = networks["attributes"].correction
     had, has = seed.start_gap.counts + 1.0, codec.start_gap.counts + 1.0
     ratio = np.log(has / has.sum()) - np.log(had / had.sum())
     corrections[ATTRIBUTE_INDEX["start_gap"]] += torch.from_numpy(ratio.astype(np.float32)).clamp(-3.0, 3.0)
+    for name, pairs in (("initiator_host", codec.urns.hosts), ("responder_host", codec.urns.servers)):
+        corrections[ATTRIBUTE_INDEX[name]] += torch.from_numpy(only_these(counts_of(pairs, ATTRIBUTES[name])))
 
 
 def _version() -> str:

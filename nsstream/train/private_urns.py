@@ -1,7 +1,8 @@
 """The urns of a private chunk: what noisy counts say of single attributes, and for pairs of them the seed's.
 
 Where the noise is loud (`LOUD`), the network can have learned little, and the seed's pairs, lengths by service and so
-on, are scaled to the noisy counts; where it is not, what goes with what is left to the network.
+on, are scaled to the noisy counts; where it is not, what goes with what is left to the network. Who talks to whom is
+`private_hosts`' in any case.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTES, SERVICE_SLOTS
+from nsstream.encode.schema import SERVICE_SLOTS
 from nsstream.encode.urns import CLASSES, Pairs, Urns
 
 LOUD: Final = 1 / 16  # of a chunk's conversations, the noise of one count from which on it is
@@ -22,12 +23,14 @@ _NOTHING: Final = np.zeros((0, 3), np.int64)
 
 @dataclass(frozen=True)
 class Known:
-    """Whole counts of conversations by token of each attribute, or by moment, all of one sum."""
+    """Whole counts of conversations by token of each attribute, or by moment, all of one sum; and pairs of peers."""
 
     moments: NDArray[np.int64]
     services: NDArray[np.int64]
+    initiators: NDArray[np.int64]
     responders: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    peers: Pairs
 
     @property
     def total(self) -> int:
@@ -37,22 +40,19 @@ class Known:
 
 def private_urns(known: Known, codec: Codec, seed: Codec, *, is_loud: bool) -> Urns:
     """Urns of what is known of a private chunk, with the seed's pairs where the noise `is_loud`."""
-    initiators = whole(counts_of(seed.urns.hosts, ATTRIBUTES["initiator_host"]), known.total)
-    peers, ttls, lengths = _NOTHING, _NOTHING, _NOTHING
+    ttls, lengths = _NOTHING, _NOTHING
     if is_loud:
         service = codec.service.table()
         stacks = stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS]
         had = np.bincount(seed.urns.ttls[:, 0], seed.urns.ttls[:, 2], minlength=CLASSES)
         has = np.bincount(seed.urns.classes(stacks), known.services, minlength=CLASSES)
         times = np.divide(has, had, out=np.zeros(CLASSES), where=had > 0)
-        overall = known.total / max(int(seed.profile.sum()), 1)
-        peers = _scaled(seed.urns.peers, np.full(len(seed.urns.peers), overall))
         ttls = _scaled(seed.urns.ttls, times[seed.urns.ttls[:, 0]])
         lengths = _scaled(seed.urns.lengths, times[seed.urns.lengths[:, 0] // 2])
     return Urns(
-        hosts=spread(known.moments, initiators),
+        hosts=spread(known.moments, known.initiators),
         services=spread(known.moments, known.services),
-        peers=peers,
+        peers=known.peers,
         servers=spread(known.moments, known.responders),
         ttls=ttls,
         lengths=lengths,

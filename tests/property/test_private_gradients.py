@@ -19,8 +19,8 @@ from nsstream.train.private_heads import lessons_of, private_heads
 from nsstream.train.private_units import units_of
 
 ALL_HEADS = {
-    "continues_from_before", "service", "responder_port_high", "responder_port_low", "responder_host",
-    "initiator_port", "ttl", "packet_count", "kind", "size", "gap",
+    "continues_from_before", "service", "responder_port_high", "responder_port_low", "initiator_port", "ttl",
+    "packet_count", "kind", "size", "gap",
 }  # fmt: skip
 
 
