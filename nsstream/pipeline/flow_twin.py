@@ -34,6 +34,9 @@ from nsstream.pipeline.outputs import KEY_FILE, beside, check_output, check_stat
 from nsstream.pipeline.progress import Listener, Progress, Stage
 from nsstream.pipeline.training import DEFAULT_MODEL, SILENCE_S, train_lessons
 from nsstream.pipeline.twin import CONFIG_SUFFIX, TwinConfig, training_of
+from nsstream.privacy.promise import promise_of
+from nsstream.replay.checkpoints import read_manifest
+from nsstream.replay.promise_file import write_promise
 from nsstream.trace import FlowTable
 
 DRAWER: Final = (sys.executable, "-m", "nsstream.draw.flow_worker")
@@ -195,7 +198,7 @@ def draw_flows(
     condition: dict[str, Any] | None = None,
     command: Sequence[str] = DRAWER,
 ) -> int:
-    """Draw checkpoints into a table that does not exist yet; gives its lines.
+    """Draw checkpoints into a table that does not exist yet, with their promise beside it; gives its lines.
 
     `condition` holds the fields of `draw.flow_worker.FlowCondition`. Raises ReplayError if the drawing fails.
     """
@@ -225,6 +228,9 @@ def draw_flows(
         done = run_job(command, job, on_line, cancelled=Event(), limit_s=None, silence_s=SILENCE_S)
     except (ChildFailedError, CancelledError) as err:
         raise ReplayError(f"the flows could not be drawn: {err}") from err
+    promise = promise_of([read_manifest(path) for path in checkpoints])
+    if promise is not None:
+        write_promise(output, promise)
     report(Progress(Stage.REPLAY, elapsed_s(), packet_count=int(done["lines"]), is_done=True))
     return int(done["lines"])
 

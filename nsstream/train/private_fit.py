@@ -24,7 +24,7 @@ from nsstream.train.private_chance import Chance
 from nsstream.train.private_heads import Lesson, PrivateHead, unit_losses
 
 FASTEST: Final = 1.0
-AT_ONCE: Final = 32  # units whose gradients are held at a time
+AT_ONCE: Final = 32  # units whose gradients are held at a time, unless the caller knows better
 
 
 class SecureOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -72,6 +72,7 @@ def learn_privately(
     chance: Chance,
     report: Callable[[int], None],
     watch: Callable[[DPOptimizer], None] | None = None,
+    at_once: int = AT_ONCE,
 ) -> None:
     """Learn the heads' changes and keep them in the layers.
 
@@ -86,6 +87,7 @@ def learn_privately(
         chance: of the noise.
         report: is told each step's number.
         watch: is handed the optimiser as each step's noisy sum is ready; for tests.
+        at_once: units whose gradients are held at a time.
     """
     rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins))
     module = GradSampleModule(Learned(heads), loss_reduction="sum")
@@ -99,7 +101,7 @@ def learn_privately(
     mean = [torch.zeros_like(p) for p in changed]
     kept = 0
     for step, is_in in enumerate(coins):
-        _step(module, optimiser, lessons, np.flatnonzero(is_in))
+        _step(module, optimiser, lessons, np.flatnonzero(is_in), at_once)
         if 2 * step >= len(coins) - 1:
             kept += 1
             with torch.no_grad():
@@ -120,9 +122,11 @@ def learning_rate(noise_multiplier: float, clip: float, drift: float, expected: 
     return min(FASTEST / (clip * max(expected, 1.0)), by_noise)
 
 
-def _step(module: Any, optimiser: SecureOptimizer, lessons: dict[str, Lesson], units: NDArray[np.int64]) -> None:
-    """One step on these units, `AT_ONCE` of them at a time; where there are none, of noise alone."""
-    groups = [units[i : i + AT_ONCE] for i in range(0, len(units), AT_ONCE)] or [np.array([-1])]
+def _step(
+    module: Any, optimiser: SecureOptimizer, lessons: dict[str, Lesson], units: NDArray[np.int64], at_once: int
+) -> None:
+    """One step on these units, so many of them at a time; where there are none, of noise alone."""
+    groups = [units[i : i + at_once] for i in range(0, len(units), at_once)] or [np.array([-1])]
     optimiser.zero_grad()
     for number, group in enumerate(groups):
         is_last = number == len(groups) - 1
