@@ -1,9 +1,9 @@
 """Flow records in conversations whose client is told by their own records alone, as a promise to each client needs.
 
 A conversation is all records of one five-tuple, either way (ICMP: and of one type and code). Its client is the side
-that does not have a known service's port (`public_services`); where both or neither have one, the side whose record
-starts first; of records that start together, the higher port's side, and of equal ports the higher address's. Who else
-is in the table changes nothing: `flow_conversations`, which asks what all records have most, would.
+that does not have a known service's port (`public_services`, `port_families`); where both or neither have one, the side
+whose record starts first; of records that start together, the higher port's side, and of equal ports the higher
+address's. Who else is in the table changes nothing: `flow_conversations`, which asks what all records have most, would.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 
 from nsstream.encode.flow_conversations import FlowConversations
 from nsstream.encode.flow_schema import MOST_RECORDS
+from nsstream.encode.port_families import FAMILIES
 from nsstream.encode.public_services import PUBLIC_SERVICES
 from nsstream.trace.fields import ICMP, ICMPV6
 from nsstream.trace.flows import FlowTable
 
-_HOST_OCTETS: Final = 17  # of a unit's key: IP version and address
 _KNOWN: Final = np.zeros((256, 65_536), np.bool_)  # which ports of a protocol are a known service's
 for _protocol, _, _, _port in PUBLIC_SERVICES:
     if _port > 0:
         _KNOWN[_protocol, _port] = True
+for _family in FAMILIES:
+    for _protocol, _port in _family.services():
+        _KNOWN[_protocol, _port] = True
+_KNOWN[:, 0] = False
 
 
 def group_by_client(table: FlowTable) -> FlowConversations:

@@ -36,9 +36,10 @@ from nsstream.encode.flow_schema import (
     START_FEATURES,
 )
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
+from nsstream.encode.port_families import FAMILIES
 from nsstream.encode.public_services import PUBLIC_SERVICES
 from nsstream.encode.vocabulary import Vocabulary
-from nsstream.trace.fields import ICMP, ICMPV6
+from nsstream.trace.fields import ICMP, ICMPV6, TCP, UDP
 
 SERVERS: Final = HOST_SLOTS // 2  # the first slot of a server; of a client 0
 ROLE_SLOTS: Final = HOST_SLOTS - SERVERS
@@ -65,10 +66,15 @@ _OTHER_PROTOCOLS: Final = (
     (103, 4, 0),
     (112, 4, 0),
 )
-FLOW_SERVICES: Final = (
-    *((protocol, version, port) for protocol, version, _, port in PUBLIC_SERVICES if protocol not in (ICMP, ICMPV6)),
-    *_ICMP_MESSAGES,
-    *_OTHER_PROTOCOLS,
+FLOW_SERVICES: Final = tuple(
+    dict.fromkeys(
+        (
+            *((protocol, version, port) for protocol, version, _, port in PUBLIC_SERVICES if protocol in (TCP, UDP)),
+            *((p, version, port) for f in FAMILIES for p, port in f.services() if port for version in (4, 6)),
+            *_ICMP_MESSAGES,
+            *_OTHER_PROTOCOLS,
+        )
+    )
 )  # as `flow_codec.service_values` has them
 
 
@@ -163,14 +169,18 @@ def encode_flows_privately(flows: FlowConversations, codec: FlowCodec, unit: Lit
 def bucket_of(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which of a role's slots hosts (n, 17), mapped, stand for: (n,)."""
     halves = np.ascontiguousarray(hosts[:, 1:], np.uint8).view(np.uint64).reshape(-1, 2)
-    mixed = (halves * _MIX).sum(axis=1, dtype=np.uint64)
-    number = (mixed ^ (mixed >> np.uint64(29))) >> np.uint64(3)
+    number = _mixed(halves[:, 0] ^ _mixed(halves[:, 1]))
     is_v4 = hosts[:, 0] == 4
     room = np.where(is_v4, V4_SLOTS, ROLE_SLOTS - V4_SLOTS).astype(np.uint64)
     return np.where(is_v4, 0, V4_SLOTS) + (number % room).astype(np.int64)
 
 
-_MIX: Final = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Words (n,) with each bit of them in every bit: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(words ^ (words >> np.uint64(31)), np.uint64)
 
 
 def _server_tokens(

@@ -73,6 +73,7 @@ def learn_privately(
     report: Callable[[int], None],
     watch: Callable[[DPOptimizer], None] | None = None,
     at_once: int = AT_ONCE,
+    fastest: float = FASTEST,
 ) -> None:
     """Learn the heads' changes and keep them in the layers.
 
@@ -88,8 +89,9 @@ def learn_privately(
         report: is told each step's number.
         watch: is handed the optimiser as each step's noisy sum is ready; for tests.
         at_once: units whose gradients are held at a time.
+        fastest: how far a step may move at most, in clips (l2).
     """
-    rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins))
+    rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins), fastest)
     module = GradSampleModule(Learned(heads), loss_reduction="sum")
     module.train()
     for buffer in heads.buffers():
@@ -116,10 +118,12 @@ def learn_privately(
         cast(PrivateHead, head).keep()
 
 
-def learning_rate(noise_multiplier: float, clip: float, drift: float, expected: float, steps: int) -> float:
+def learning_rate(
+    noise_multiplier: float, clip: float, drift: float, expected: float, steps: int, fastest: float = FASTEST
+) -> float:
     """Of a sum of clipped gradients of about so many units."""
     by_noise = drift / (noise_multiplier * clip * math.sqrt(max(steps, 1)))
-    return min(FASTEST / (clip * max(expected, 1.0)), by_noise)
+    return min(fastest / (clip * max(expected, 1.0)), by_noise)
 
 
 def _step(

@@ -15,7 +15,7 @@ from torch import nn
 
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import place_by_size, place_of
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, FIELD_INDEX, FRESH, LAG, LAGS, PEERS
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, FIELD_INDEX, FRESH, LAG, LAGS, PEERS
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records
@@ -34,9 +34,12 @@ from nsstream.train.private_flow_counts import (
 
 ROUNDS: Final = 4
 DRAWN: Final = 8192  # conversations a round
+FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
+FURTHEST: Final = 3.0  # and how far a logit is moved at most
+READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
-_NEWCOMERS: Final = 0.5  # of conversations of clients without a slot, those that are their first; where nothing says
+NEAR: Final = 24  # lags, of some hundred hosts, after which hosts without a slot come again
 
 
 @torch.no_grad()
@@ -47,42 +50,66 @@ def calibrate_privately(
     conversations = cast(ConversationNetwork, networks["conversations"])
     is_v6 = codec.service.table()[:, 1] == 6
     share_v6 = float(np.clip(np.maximum(counts.blocks["service"], 0)[is_v6].sum() / counts.total, 0.0, 1.0))
+    say_services(conversations, counts)
     say_clients(conversations, counts, share_v6)
     attributes = _attributes(conversations, codec, counts, generator)
     _fields(cast(RecordNetwork, networks["records"]), codec, attributes, counts, rng, generator)
+
+
+def say_services(network: ConversationNetwork, counts: FlowCounts) -> None:
+    """Let services be as frequent as the counts say: nothing that is known before one tells of it."""
+    i = ATTRIBUTE_INDEX["service"]
+    layer, shown = cast(nn.Linear, network.heads.head[i]), network.heads.shown(i)
+    known = network.start.bias[None]
+    nothing = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
+    for before in range(i):
+        known = known + network.heads.hear(before, nothing[:, before])
+    expected = network.heads.logits(i, known, nothing)[0].softmax(-1).double().numpy()
+    kept = max(float(counts.blocks["conversations"][0]), 1.0)
+    wanted = settle(counts.blocks["service"][shown.numpy()], expected, counts.std, kept) / kept
+    layer.weight.zero_()
+    layer.bias[shown] = torch.from_numpy(_logits(wanted))
 
 
 def say_clients(network: ConversationNetwork, counts: FlowCounts, share_v6: float) -> None:
     """Let clients be as popular as the counts say, whatever else a conversation is."""
     i = ATTRIBUTE_INDEX["client"]
     shares = np.zeros(LAG + LAGS)
+    fresh = 0.0
     for begin, room, share in ((0, V4_SLOTS, 1 - share_v6), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS, share_v6)):
         if len(counts.busy):
             mine = counts.busy[:: max(1, round(1 / share))] if 0 < share < 0.5 else counts.busy
-            popular = mine[:room].astype(np.float64)
-            popular *= share / max(int(mine.sum()), 1)
+            popular = mine[:room] * (share / max(int(mine.sum()), 1))
+            fresh += share * max(len(mine) - room, 0) / max(int(mine.sum()), 1)
         else:
-            popular, _ = popularity(counts.blocks["clients"][begin : begin + room], counts.std)
-            popular /= max(counts.total, 1)
+            popular, rest, size = popularity(counts.blocks["clients"][begin : begin + room], counts.std)
+            popular = popular / counts.total
+            fresh += rest / size / counts.total
         shares[begin : begin + len(popular)] = popular
     rest = max(1.0 - float(shares.sum()), 1e-6)
-    others = len(counts.busy) - ROLE_SLOTS
-    fresh = np.clip(others / max(counts.total, 1), 1e-6, rest) if len(counts.busy) else rest * _NEWCOMERS
-    shares[FRESH] = fresh
-    lags = np.arange(LAGS) < 24
-    shares[LAG:] = np.where(lags, max(rest - fresh, 1e-6) / lags.sum(), 0.0)
+    shares[FRESH] = min(max(fresh, 1e-6), rest)
+    shares[LAG : LAG + NEAR] = max(rest - shares[FRESH], 1e-9) / NEAR
     layer = cast(nn.Linear, network.heads.head[i])
     layer.weight.zero_()
-    logits = np.where(shares > 0, np.log(np.maximum(shares, 1e-12)), NEVER)
-    layer.bias[:] = torch.from_numpy(logits.astype(np.float32))
+    layer.bias[:] = torch.from_numpy(_logits(shares))
 
 
-def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.float64], float]:
-    """How often each bucket's popular host comes (b,), beyond what hosts that nobody knows bring; and all of these."""
+def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.float64], float, float]:
+    """How often each bucket's popular host comes (b,); conversations of all other hosts, and of one of these.
+
+    Buckets differ by more than chance and noise where hosts come again.
+    """
     usual = max(float(np.median(buckets)), 0.0)
     beyond = buckets - usual
-    popular = np.where(beyond > hidden(std, len(buckets)), beyond, 0.0)
-    return popular, max(float(buckets.sum() - popular.sum()), 0.0)
+    popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual), beyond, 0.0)
+    others = (buckets - popular)[popular == 0]
+    mean = max(float(others.mean()), 1e-9) if len(others) else 1e-9
+    size = (float(others.var()) - std**2) / mean if len(others) else 1.0
+    return popular, max(float(buckets.sum() - popular.sum()), 0.0), float(np.clip(size, 1.0, 64.0))
+
+
+def _logits(shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.where(shares > 0, np.log(np.maximum(shares, 1e-12)), NEVER).astype(np.float32)
 
 
 def _attributes(
@@ -94,10 +121,10 @@ def _attributes(
     targets: dict[str, NDArray[np.float64]] = {}
     network.heads.correction[ATTRIBUTE_INDEX["server"]][:, PEERS : PEERS + SERVERS] = NEVER  # those are clients
     for number in range(ROUNDS + 1):
-        drawn = draw_conversations(network, codec, Wanted(rows), generator)
+        drawn = draw_conversations(network, codec, Wanted(rows), generator, run=1)  # none tells of another
         if number == ROUNDS:
             break
-        for name, cell in cells.items():
+        for name, cell in cells.items():  # by the marginal
             i = ATTRIBUTE_INDEX[name]
             size = int(cell.max()) + 1
             came = np.bincount(cell[drawn[:, i]], minlength=size).astype(np.float64)
@@ -112,12 +139,12 @@ def _wanted(name: str, counts: FlowCounts, came: NDArray[np.float64]) -> NDArray
     total = float(counts.blocks["conversations"][0])
     if name == "server":
         noisy = noisy.copy()
-        rest = 0.0
+        noisy[PEERS + FRESH] = noisy[PEERS + LAG] = 0.0
         for begin, room in ((0, V4_SLOTS), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS)):
             at = slice(PEERS + SERVERS + begin, PEERS + SERVERS + begin + room)
-            noisy[at], others = popularity(noisy[at], counts.std)
-            rest += others
-        noisy[PEERS + FRESH] = rest
+            noisy[at], others, size = popularity(noisy[at], counts.std)
+            noisy[PEERS + FRESH] += others / size
+            noisy[PEERS + LAG] += others - others / size
         noisy[:PEERS] = np.where(noisy[:PEERS] > hidden(counts.std, PEERS), noisy[:PEERS], 0.0)
         return np.maximum(noisy, 0.0)
     return settle(noisy, came, counts.std, max(total, 1.0))
@@ -133,7 +160,7 @@ def _fields(
 ) -> None:
     """Correct direction, packets, octets and duration of records."""
     n = len(attributes)
-    length = np.maximum(codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng), 1)
+    length = codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng).clip(1, READ)
     protocol = codec.service.table()[attributes[:, ATTRIBUTE_INDEX["service"]], 0]
     start_ns = codec.start_ns + (rng.random(n) * (codec.end_ns - codec.start_ns)).astype(np.int64)
     cells = field_cells(codec)
@@ -184,7 +211,7 @@ def _correct(
     """Move rows of a table by the log ratios of what was wanted and what came (p, c), a row a place, or all alike."""
     came = came * (wanted.sum(axis=1, keepdims=True) / np.maximum(came.sum(axis=1, keepdims=True), 1.0))
     prior = _PRIOR * np.maximum(wanted.sum(axis=1, keepdims=True), 1.0) / DRAWN
-    moved = np.clip(0.7 * np.log((wanted + prior) / (came + prior)), -2.0, 2.0)
+    moved = np.clip(FIRMNESS * np.log((wanted + prior) / (came + prior)), -FURTHEST, FURTHEST)
     moved[wanted.sum(axis=1) == 0] = 0.0
     change = torch.from_numpy(moved[:, cell].astype(np.float32))
     rows = table if len(change) == 1 else table[: len(change)]

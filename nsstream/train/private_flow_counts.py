@@ -169,14 +169,13 @@ def hidden(std: float, cells: int) -> float:
 
 
 def attribute_cells(codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
-    """The cell of each token of an attribute that is counted."""
+    """The cell of each token of an attribute that is counted, but for service and client."""
     named = codec.port.table()[:, 0]
     ports = np.where(named < 1024, np.arange(PORT_SLOTS), PORT_SLOTS + np.maximum(named, 0) // PORTS)
     blocks = PORT_SLOTS + np.arange(PORT_BLOCKS) * BLOCK_PORTS // PORTS
     server = np.arange(ATTRIBUTES["server"])
-    server[PEERS + LAG : PEERS + LAG + LAGS] = PEERS + LAG - 1  # others are new, or have been there
+    server[PEERS + LAG : PEERS + LAG + LAGS] = PEERS + LAG
     return {
-        "service": np.arange(ATTRIBUTES["service"]),
         "server": server,
         "client_port": np.concatenate([ports, blocks]),
         "record_count": np.arange(ATTRIBUTES["record_count"]),

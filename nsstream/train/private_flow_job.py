@@ -45,6 +45,7 @@ from nsstream.train.private_units import units_by
 
 AT_ONCE: Final = 256  # conversations whose units' gradients are held at a time,
 FEWEST_AT_ONCE: Final = 32  # of so many units at least
+FASTEST: Final = 4.0  # clips that a step moves at most; noise bounds it too
 
 
 def train_flows_privately(job: TrainJob, report: Callable[[Progress], None], seat: Seat) -> dict[str, object]:
@@ -122,7 +123,7 @@ def fit_flows_privately(
     learn_privately(
         heads, lessons, coins, learning.noise_multiplier, config.clip, config.drift, config.sample_rate * counts.units,
         chance, lambda step: report(Progress("private", step, config.steps, None, 0.0, None)),
-        at_once=max(AT_ONCE // config.most, FEWEST_AT_ONCE), **of_learning,
+        at_once=max(AT_ONCE // config.most, FEWEST_AT_ONCE), fastest=FASTEST, **of_learning,
     )  # fmt: skip
     told = codec_of(codec, parent.codec, counts)
     rng, generator = np.random.default_rng(), torch.Generator()

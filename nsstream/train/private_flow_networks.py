@@ -29,8 +29,8 @@ from nsstream.model.flow_checkpoint import FlowModel, new_flow_networks, show_ch
 from nsstream.model.flow_networks import ConversationNetwork, Heads, RecordNetwork
 from nsstream.train.calibrate import reset_corrections
 
-UNSEEN: Final = 2.0  # nats that a token which the seed never said is less likely by than the one nearest to it,
-FURTHER: Final = 0.15  # and for each bin between them
+UNSEEN: Final = 3.0  # nats that a token which the seed never said is less likely by than the one nearest to it,
+FURTHER: Final = 0.3  # and for each bin between them
 _BINNED: Final = ("gap", "packets", "reverse_packets", "octets", "reverse_octets", "duration")
 
 

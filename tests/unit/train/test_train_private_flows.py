@@ -25,7 +25,7 @@ from nsstream.train.private_flow_networks import networks_of
 from nsstream.train.private_units import units_by
 
 INTERVAL = (START_NS, START_NS + 700 * 10**9)
-CONFIG = PrivateConfig(epsilon=8.0, steps=3, most_conversations=5, host_sample_rate=1.0, rank=3, host_packets=12)
+CONFIG = PrivateConfig(epsilon=8.0, steps=2, most_conversations=5, host_sample_rate=1.0, rank=3, host_packets=12)
 
 
 class Still(Chance):
@@ -36,6 +36,11 @@ class Still(Chance):
 
     def normal(self, count):
         return np.zeros(count)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr("nsstream.train.private_flow_calibrate.DRAWN", 128)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def seed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flows():
-    return group_by_client(made_flows(seed=5, count=220))
+    return group_by_client(made_flows(seed=5, count=120))
 
 
 def without(flows, unit, key):
@@ -82,7 +87,7 @@ def test_without_one_unit_counts_and_sums_move_by_what_is_noised_and_nothing_els
     config = dataclasses.replace(CONFIG, unit=unit, flow_sample_rate=1.0, flow_packets=6)
     made, sums, vector = learned(seed, flows, config)
     keys = np.unique(unit_keys(flows, unit), axis=0)
-    for key in keys[:: max(1, len(keys) // 4)]:
+    for key in keys[:: max(1, len(keys) // 3)]:
         fewer, fewer_sums, fewer_vector = learned(seed, without(flows, unit, key), config)
         assert json.dumps(fewer.codec.as_json()) == json.dumps(made.codec.as_json())
         assert fewer.privacy == made.privacy
@@ -133,9 +138,12 @@ def test_what_noise_hides_stays_as_it_was_expected():
     assert settle(np.array([0.0, 0.0, 0.0, 500.0]), expected, 10.0, 100.0)[3] > 50
     buckets = np.full(ROLE_SLOTS, 20.0)
     buckets[7] = 900.0
-    popular, rest = popularity(buckets, 5.0)
+    popular, rest, size = popularity(buckets, 5.0)
     assert np.flatnonzero(popular).tolist() == [7]
     assert rest == pytest.approx(20.0 * ROLE_SLOTS)
+    assert size == 1.0
+    often = np.random.default_rng(2).poisson(2.0, ROLE_SLOTS) * 10.0  # hosts that come ten times each
+    assert popularity(often, 1e-3)[2] == pytest.approx(10.0, rel=0.4)
 
 
 def test_networks_made_ready_say_what_the_seed_does_where_nothing_was_taken_from_them(seed):
