@@ -119,10 +119,14 @@ def public_flow_codec(
     )
 
 
-def encode_flows_privately(flows: FlowConversations, codec: FlowCodec, unit: Literal["host", "flow"]) -> FlowTokens:
+def encode_flows_privately(
+    flows: FlowConversations, codec: FlowCodec, unit: Literal["host", "flow"], real: FlowConversations | None = None
+) -> FlowTokens:
     """Encode conversations, addresses mapped, with a codec that knows none of them: each as if its unit were alone.
 
     Of a host, a server that it asked lately is told as that; of flows nothing is known of others. Starts are not told.
+    `real` are the same with the addresses that they had, by which hosts are told apart: the map may give two of them
+    one. None: they are not mapped.
     """
     table, first, n = flows.records, flows.first, len(flows)
     services = service_values(flows)
@@ -136,7 +140,7 @@ def encode_flows_privately(flows: FlowConversations, codec: FlowCodec, unit: Lit
         "service_port_high": np.where(is_rare, 1 + (port >> 8), 0),
         "service_port_low": np.where(is_rare, 1 + (port & 0xFF), 0),
         "service_first": flows.from_service[first].astype(np.int64),
-        "server": _server_tokens(flows, service, unit),
+        "server": _server_tokens(flows, flows if real is None else real, service, unit),
         "client_port": np.where(client_port >= 0, client_port, PORT_SLOTS + flows.client_port // BLOCK_PORTS),
         "record_count": RECORDS_GRID.tokens(flows.record_count),
     }
@@ -184,17 +188,16 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _server_tokens(
-    flows: FlowConversations, service: NDArray[np.int64], unit: Literal["host", "flow"]
+    flows: FlowConversations, real: FlowConversations, service: NDArray[np.int64], unit: Literal["host", "flow"]
 ) -> NDArray[np.int64]:
-    servers = host_values(flows, 1)
-    named = PEERS + SERVERS + bucket_of(servers)
+    named = PEERS + SERVERS + bucket_of(host_values(flows, 1))
     if unit == "flow" or not len(flows):
         return named
-    hosts = np.concatenate([host_values(flows, 0), servers])
+    hosts = np.concatenate([host_values(real, 0), host_values(real, 1)])
     distinct, which = np.unique(hosts, axis=0, return_inverse=True)
     which = which.reshape(-1)
     nobody = np.full(len(distinct), -1, np.int64)
-    family = (servers[:, 0] == 6).astype(np.int64)
+    family = (hosts[: len(flows), 0] == 6).astype(np.int64)
     _, peers = host_tokens(which[: len(flows)], which[len(flows) :], service, family, nobody, LAG_EDGES)
     return np.where(peers < PEERS, peers, named)
 

@@ -36,6 +36,8 @@ ROUNDS: Final = 4
 DRAWN: Final = 8192  # conversations a round
 FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
 FURTHEST: Final = 3.0  # and how far a logit is moved at most
+QUIET: Final = 10.0  # variance of the noise by conversations of a bucket, above which they tell nothing of hosts
+AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have
 READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
@@ -103,8 +105,10 @@ def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.flo
     beyond = buckets - usual
     popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual), beyond, 0.0)
     others = (buckets - popular)[popular == 0]
-    mean = max(float(others.mean()), 1e-9) if len(others) else 1e-9
-    size = (float(others.var()) - std**2) / mean if len(others) else 1.0
+    mean = max(float(others.mean()), 1e-9)
+    size = (float(others.var()) - std**2) / mean
+    if std**2 > QUIET * mean:
+        size = AGAIN
     return popular, max(float(buckets.sum() - popular.sum()), 0.0), float(np.clip(size, 1.0, 64.0))
 
 

@@ -109,7 +109,7 @@ def fit_flows_privately(
     keys = unit_keys(flows, config.unit)
     units = units_by(keys, config.most, chance)
     everything = with_addresses(flows, mapped(flows.client_address), mapped(flows.server_address))
-    tokens = take_tokens(encode_flows_privately(everything, codec, config.unit), units.rows)
+    tokens = take_tokens(encode_flows_privately(everything, codec, config.unit, flows), units.rows)
     of_each = np.unique(keys, axis=0, return_counts=True)[1]
     kept = everything.take(units.rows)
     vector = count_flows(kept, tokens, units, of_each, codec, config.unit, config.most)
