@@ -8,7 +8,7 @@ from made_flows import START_NS, made_flows
 
 from nsstream.encode.flow_clients import group_by_client, unit_keys
 from nsstream.encode.flow_codec import FlowCodec
-from nsstream.encode.flow_conversations import group_flows
+from nsstream.encode.flow_conversations import group_flows, with_addresses
 from nsstream.encode.flow_encoding import allowed_attributes, allowed_fields
 from nsstream.encode.flow_schema import MOST_RECORDS, PEERS
 from nsstream.encode.public_flow_codec import SERVERS, encode_flows_privately, public_flow_codec
@@ -116,6 +116,16 @@ def test_a_conversation_is_encoded_the_same_whoever_else_is_there(seed_codec, un
     server = together.attributes[:, 7]
     assert ((server >= PEERS + SERVERS) | (server < PEERS)).all()
     assert (server < PEERS).any() == (unit == "host")
+
+
+def test_hosts_that_the_map_gives_one_address_do_not_share_the_servers_that_they_asked(seed_codec):
+    codec = public_flow_codec(seed_codec, *HOUR, lambda addresses: addresses)
+    flows = group_by_client(made_flows(seed=8, count=200))
+    one = np.broadcast_to(flows.client_address[:1], flows.client_address.shape)
+    mapped = with_addresses(flows, one, flows.server_address)
+    server = encode_flows_privately(flows, codec, "host").attributes[:, 7]
+    assert np.array_equal(encode_flows_privately(mapped, codec, "host", flows).attributes[:, 7], server)
+    assert not np.array_equal(encode_flows_privately(mapped, codec, "host").attributes[:, 7], server)
 
 
 def test_a_public_codec_knows_the_interval_and_the_seed_alone(seed_codec):
