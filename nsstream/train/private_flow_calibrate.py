@@ -37,7 +37,9 @@ DRAWN: Final = 8192  # conversations a round
 FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
 FURTHEST: Final = 3.0  # and how far a logit is moved at most
 QUIET: Final = 10.0  # variance of the noise by conversations of a bucket, above which they tell nothing of hosts
-AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have
+AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have,
+MOST_AGAIN: Final = 64.0  # and ever at most
+_QUARTILES: Final = 1.349  # standard deviations between the quartiles of normal numbers
 READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
@@ -101,15 +103,13 @@ def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.flo
 
     Buckets differ by more than chance and noise where hosts come again.
     """
-    usual = max(float(np.median(buckets)), 0.0)
+    low, middle, high = np.quantile(buckets, (0.25, 0.5, 0.75))
+    usual = max(float(middle), 1e-9)
+    variance = float((high - low) / _QUARTILES) ** 2 - std**2
+    size = AGAIN if std**2 > QUIET * usual else float(np.clip(variance / usual, 1.0, MOST_AGAIN))
     beyond = buckets - usual
-    popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual), beyond, 0.0)
-    others = (buckets - popular)[popular == 0]
-    mean = max(float(others.mean()), 1e-9)
-    size = (float(others.var()) - std**2) / mean
-    if std**2 > QUIET * mean:
-        size = AGAIN
-    return popular, max(float(buckets.sum() - popular.sum()), 0.0), float(np.clip(size, 1.0, 64.0))
+    popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual * size), beyond, 0.0)
+    return popular, max(float(buckets.sum() - popular.sum()), 0.0), size
 
 
 def _logits(shares: NDArray[np.float64]) -> NDArray[np.float32]:
