@@ -1,14 +1,15 @@
 """What privacy costs: private fine-tunes of a public seed beside the open one, and beside noisy histograms.
 
     python bench/privacy.py [TRACE] [--day YYYY-MM-DD] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5]
-        [--unit host] [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
+        [--unit host] [--most-conversations 64] [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
 
 The seed learns the public trace (the bundled lab capture) for the budget. TRACE, the private one, is then learned from
 it openly, for the same budget, and privately at each epsilon; without a TRACE the bundled capture is split, its first
-half public and its second private. Twins are scored against the private trace, by `nsstream score` or by an
+half public and its second private. Where TRACE is a table of flows or a file of nfcapd, the public capture is metered,
+and models are of flow records. Twins are scored against the private trace, by `nsstream score` or by an
 independent --judge, called as `python PATH REAL SYNTHETIC --json OUT`. All at once in one run, so that seconds and
 memory can be compared. Exit status 1 when a bar is missed: distances of at most 3 times the open model's at epsilon 8
-and above, and of at most 5 times below.
+and above, and of at most 5 times below. A table needs a --judge.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from bars.dp_histogram import histogram_twin
+from bars.private_flows import measure_flows
 from bars.runs import Cost, run_command, run_main, run_nsstream
 from bars.traces import cut_day, lab_capture
 from bars.verdict import Bar, as_dict, at_most, finish, show
@@ -36,6 +38,7 @@ from nsstream.chunk.export import ExportFormat, export_chunks
 from nsstream.counters import Tally
 from nsstream.encode.encoding import sort_by_start
 from nsstream.errors import InputError
+from nsstream.pipeline.flow_twin import holds_flows
 from nsstream.trace import PacketBatch
 from nsstream.trace.grouping import group_conversations
 
@@ -115,6 +118,15 @@ class Bench:
         }
 
 
+def measure_packets(given: argparse.Namespace, folder: Path, public: PacketBatch) -> dict[str, Any]:
+    """As `measure`, of what the options name."""
+    trace = given.trace
+    if trace is not None and given.day is not None:
+        trace = cut_day(trace, given.day, folder / "day.pcap")
+    public, private = split(public) if trace is None else (public, read_packets(trace))
+    return measure(given, Bench(folder, given), public, private)
+
+
 def measure(given: argparse.Namespace, bench: Bench, public: PacketBatch, private: PacketBatch) -> dict[str, Any]:
     """Train, draw and score all; gives every figure."""
     chunk = chunk_of(private)
@@ -137,9 +149,9 @@ def measure(given: argparse.Namespace, bench: Bench, public: PacketBatch, privat
     note("open", bench.draw(opened, "open")[0], cost)
     for epsilon in given.epsilon:
         options = ("--private", epsilon, "--delta", given.delta, "--unit", given.unit, "--steps", given.steps)
-        model, cost = bench.train(lesson, "--from", seed, *options)
+        model, cost = bench.train(lesson, "--from", seed, *options, "--most-conversations", given.most_conversations)
         note(f"private, epsilon {epsilon:g}", bench.draw(model, f"private-{epsilon:g}")[0], cost)
-        drawn = histogram_twin(table, (chunk.start_ns, chunk.end_ns), epsilon, given.delta, 64)
+        drawn = histogram_twin(table, (chunk.start_ns, chunk.end_ns), epsilon, given.delta, given.most_conversations)
         note(f"histograms, epsilon {epsilon:g}", bench.export(drawn, f"histograms-{epsilon:g}"), None)
     return figures
 
@@ -148,7 +160,7 @@ def bars_of(figures: dict[str, Any], epsilons: Sequence[float]) -> list[Bar]:
     models, opened = figures["models"], figures["models"]["open"]
     bars = [
         Bar(
-            "conversations, packets, hosts that start some",
+            "conversations, packets or records, hosts that start some",
             f"{figures['conversations']:,}, {figures['packets']:,}, {figures['hosts']:,}",
         )
     ]
@@ -177,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epsilon", type=float, action="append")
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--unit", default="host", choices=("host", "flow"))
+    parser.add_argument("--most-conversations", type=int, default=64, help="of a host that are learned privately")
     parser.add_argument("--budget", default="2m", help="of the seed and of the open fine-tune")
     parser.add_argument("--steps", type=int, default=100, help="of the private ones")
     parser.add_argument("--judge", type=Path, help="an independent script that scores")
@@ -190,12 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nsstream-privacy-")))
         folder.mkdir(exist_ok=given.keep is None)
-        public = read_packets(given.public or stack.enter_context(lab_capture()))
-        trace = given.trace
-        if trace is not None and given.day is not None:
-            trace = cut_day(trace, given.day, folder / "day.pcap")
-        public, private = split(public) if trace is None else (public, read_packets(trace))
-        figures = measure(given, Bench(folder, given), public, private)
+        capture = given.public or stack.enter_context(lab_capture())
+        if given.trace is not None and holds_flows(given.trace):
+            if given.day is not None:
+                raise InputError("--day is for captures")
+            figures = measure_flows(given, folder, capture)
+        else:
+            figures = measure_packets(given, folder, read_packets(capture))
     bars = bars_of(figures, given.epsilon)
     show(f"{given.trace.name if given.trace else 'bundled capture'}, {given.unit}", bars, beside="histograms")
     passed = all(bar.passed is not False for bar in bars)

@@ -1,12 +1,16 @@
-"""chunk list, show, export, pin, unpin: what is stored of a trace."""
+"""chunk list, meter, show, export, pin, unpin: what is stored of a trace, and chunks of flows by hand."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from nsstream_daemon.twin_commands import DEMO_CAPTURE
 
 if TYPE_CHECKING:
     from nsstream.chunk import ChunkStore
@@ -34,6 +38,36 @@ def list_chunks(state: StateArgument, apart: ApartOption = False) -> None:
         marks = {"partial": info.is_partial, "pinned": store.is_pinned(info.id), "recovered": info.recovered > 0}
         told = ", ".join(mark for mark, is_so in marks.items() if is_so)
         print(f"{info.id:<{widest}}  {_utc(info.start_ns)}  {info.kind:<7}  {counts}  {told}".rstrip())
+
+
+@chunk_app.command("meter")
+def meter(
+    capture: Annotated[
+        Path | None, typer.Argument(help="A capture, plain or as .gz, .xz or .zst; none: the bundled one of a lab.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of chunks; the new one is made in it.")] = Path(
+        "chunks"
+    ),
+    active_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a flow goes on in another record.")
+    ] = 1800.0,
+    idle_timeout: Annotated[float, typer.Option(help="Seconds after a flow's last packet that it ends.")] = 15.0,
+    is_biflow: Annotated[
+        bool, typer.Option("--biflow", help="Both directions in one record (RFC 5103), not one each as of NetFlow.")
+    ] = False,
+) -> None:
+    """Meter a capture into a chunk of flow records, as an exporter would: for one, to train a public seed on."""
+    from nsstream.chunk import ChunkStore
+    from nsstream.pipeline.meter_capture import meter_capture
+
+    with ExitStack() as stack:
+        if capture is None:
+            capture = stack.enter_context(resources.as_file(resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE))
+        path, count = meter_capture(
+            capture, ChunkStore(output), active_timeout_s=active_timeout, idle_timeout_s=idle_timeout,
+            is_biflow=is_biflow,
+        )  # fmt: skip
+    print(f"chunk  {path}  ({count:,} records)")
 
 
 @chunk_app.command("show")

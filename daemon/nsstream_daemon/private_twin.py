@@ -1,4 +1,4 @@
-"""twin --private: a capture to a twin that keeps to (epsilon, delta), and to nothing else of the capture."""
+"""twin --private: a capture, or a table, to a twin that keeps to (epsilon, delta), and to nothing else of it."""
 
 from __future__ import annotations
 
@@ -57,5 +57,31 @@ def run_private_twin(config: PrivateTwinConfig) -> None:
             "config": str(made.config),
             "model": f"{made.model}  (keeps the same promise)",
             "state": f"{made.state}  (outside of the promise, and secret: the capture's packets, the address key)",
+        },
+    )
+
+
+def run_private_flow_twin(config: PrivateTwinConfig) -> None:
+    """Make the twin of a table of flows, and say where everything is."""
+    from rich.console import Console
+
+    from nsstream.clock import SystemClock
+    from nsstream.pipeline.private_flow_twin import make_private_flow_twin
+    from nsstream.replay.promise_file import in_words, promise_place
+    from nsstream_daemon.progress_view import ProgressView
+
+    with ProgressView(Console(stderr=True)) as view:
+        made = make_private_flow_twin(config, view, SystemClock())
+    print_places(
+        Console(),
+        {
+            "twin": f"{made.output}  ({made.record_count:,} flows)",
+            "private": f"{in_words(made.promise)}; another run on the same table costs as much again",
+            "promise": str(promise_place(made.output)),
+            "verify": "every line is a lawful flow",
+            "report": "none: nsstream score reads captures only",
+            "config": str(made.config),
+            "model": f"{made.model}  (keeps the same promise)",
+            "state": f"{made.state}  (outside of the promise, and secret: the table's flows, the address key)",
         },
     )

@@ -20,7 +20,7 @@ from nsstream_daemon.private_options import (
     Unit,
     promise,
 )
-from nsstream_daemon.private_twin import NO_SCORE, interval_of, run_private_twin
+from nsstream_daemon.private_twin import NO_SCORE, interval_of, run_private_flow_twin, run_private_twin
 
 if TYPE_CHECKING:
     from nsstream.pipeline.twin import TwinConfig
@@ -130,10 +130,13 @@ def twin(
         )
         if with_score:
             raise InputError(f"--score: {NO_SCORE}")
-        if chunk != "auto" or is_table(output):
-            raise InputError("--private learns the whole of --during as one chunk of packets: no --chunk, no table")
+        if chunk != "auto":
+            raise InputError("--private learns the whole of --during as one chunk: no --chunk")
+        if is_table(output) and mtu is not None:
+            raise InputError("--mtu is for packets: a table of flows has none")
         assert parent is not None
-        run_private_twin(
+        run = run_private_flow_twin if is_table(output) else run_private_twin
+        run(
             PrivateTwinConfig(
                 trace=trace,
                 output=output,

@@ -8,6 +8,7 @@ service whoever sent the first record, and so is the one port from which a scann
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,17 @@ class FlowConversations:
     def index(self) -> NDArray[np.int64]:
         """Each record's place in its conversation (m,)."""
         return np.arange(len(self.records)) - np.repeat(self.first, self.record_count)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the conversations (k,), rising, with all of their records."""
+        count = self.record_count[rows]
+        offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        at = np.repeat(self.offset[rows] - offset[:-1], count) + np.arange(int(offset[-1]))
+        told = {
+            name: getattr(self, name)[rows]
+            for name in ("client_address", "server_address", "client_port", "service_port", "client_as", "server_as")
+        }
+        return type(self)(records=self.records.take(at), offset=offset, from_service=self.from_service[at], **told)
 
 
 def group_flows(table: FlowTable) -> FlowConversations:

@@ -123,7 +123,7 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
 
 def start_features(row: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.float32]:
     """Numbers (k, START_FEATURES) that are known of conversations by their place in the order of starts alone."""
-    wide_ns = (np.diff(codec.edges) / codec.cells)[codec.cell_of[row]]
+    wide_ns = (np.diff(codec.edges) / np.maximum(codec.cells, 1))[codec.cell_of[row]]
     out = np.zeros((len(row), START_FEATURES), np.float32)
     out[:, 0] = np.log10(np.maximum(wide_ns, 1e3)) / 4 - 1
     out[:, 1] = wide_ns == 0

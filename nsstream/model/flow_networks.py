@@ -89,14 +89,23 @@ class Heads(nn.Module):
         """The tokens (k,) that token i may be."""
         return self._shown[i]
 
-    def logits(self, i: int, known: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (..., k) of the k shown tokens i, given what is known (..., d) and the tokens (..., a) before it."""
+    def features(self, i: int) -> Tensor | None:
+        """What tokens i have in common (size_i, FEATURES), None where they have nothing."""
+        return self._features[i]
+
+    def read(self, i: int, known: Tensor, tokens: Tensor) -> Tensor:
+        """What head i reads (..., d), given what is known (..., d) and the tokens (..., a) before it."""
         if self.narrow and i == self.narrow[0]:
             known = sum(
                 (table(tokens[..., j]) for table, j in zip(self.narrow_said, self.narrow[1], strict=True)),
                 start=torch.zeros_like(known),
             )
-        hidden = self.drop(torch.relu(self.hidden[i](known)) + known)
+        read: Tensor = self.drop(torch.relu(self.hidden[i](known)) + known)
+        return read
+
+    def logits(self, i: int, known: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (..., k) of the k shown tokens i, given what is known (..., d) and the tokens (..., a) before it."""
+        hidden = self.read(i, known, tokens)
         head, shown = self.head[i], self._shown[i]
         logits = nn.functional.linear(hidden, head.weight[shown], head.bias[shown])  # type: ignore[index]
         features = self._features[i]
@@ -203,7 +212,15 @@ class RecordNetwork(nn.Module):
         return total
 
     def loss(self, attributes: Tensor, before: Tensor, fields: Tensor, running: Tensor, counts: Tensor) -> Tensor:
-        """Negative log-likelihood (k,) of the k records that count.
+        """Negative log-likelihood (k,) of the k records that count; shapes as of `states`."""
+        known = self.states(attributes, before, fields, running, counts)
+        is_told = torch.ones(len(known), fields.shape[-1], dtype=torch.bool, device=counts.device)
+        is_first = (running[..., 0] == 0)[counts]
+        is_told[:, :2] = ~is_first[:, None]
+        return self.heads.nll(known, fields[counts], counts=is_told)
+
+    def states(self, attributes: Tensor, before: Tensor, fields: Tensor, running: Tensor, counts: Tensor) -> Tensor:
+        """What is known (k, d) before each of the k records that count is said.
 
         Shapes: attributes (n, a); before (n, f) tokens of the record before the window, -1 where there is none; fields
         (n, t, f), running (n, t, 3), counts (n, t).
@@ -216,7 +233,4 @@ class RecordNetwork(nn.Module):
         read = self.inputs(described, said, running)
         h, _ = self.recur(self.drop(read))
         h = self.drop(h) + read
-        is_told = torch.ones(int(counts.sum()), fields.shape[-1], dtype=torch.bool, device=counts.device)
-        is_first = (running[..., 0] == 0)[counts]
-        is_told[:, :2] = ~is_first[:, None]
-        return self.heads.nll(h[counts], fields[counts], counts=is_told)
+        return h[counts]

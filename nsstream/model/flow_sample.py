@@ -19,7 +19,7 @@ from nsstream.encode.flow_encoding import (
     running_tokens,
     start_features,
 )
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS, RARE_PORT
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.trace.fields import TCP
 
@@ -30,6 +30,7 @@ _SERVICE: Final = ATTRIBUTE_INDEX["service"]
 _CLIENT: Final = ATTRIBUTE_INDEX["client"]
 _SERVER: Final = ATTRIBUTE_INDEX["server"]
 _LABEL: Final = ATTRIBUTE_INDEX["label"]
+_SPELT: Final = tuple(ATTRIBUTE_INDEX[name] for name in ("service_port_high", "service_port_low"))
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Wanted:
 
 @torch.no_grad()
 def draw_conversations(
-    network: ConversationNetwork, codec: FlowCodec, wanted: Wanted, generator: torch.Generator
+    network: ConversationNetwork, codec: FlowCodec, wanted: Wanted, generator: torch.Generator, run: int = RUN
 ) -> NDArray[np.int64]:
-    """Attributes (n, a) of the wanted conversations, in order of start."""
+    """Attributes (n, a) of the wanted conversations, in order of start, about so many one after the other."""
     heads, n = network.heads, len(wanted.rows)
-    runs = int(np.clip(n // RUN, 1, MOST_RUNS))
+    runs = int(np.clip(n // run, 1, MOST_RUNS))
     length = -(-n // runs)
     at = np.arange(runs)[:, None] * length + np.arange(length)
     rows = wanted.rows[np.minimum(at, n - 1)]
@@ -74,7 +75,10 @@ def draw_conversations(
 
 
 class _AttributeLaw:
-    """Which of the shown tokens an attribute may have: what is wanted, and hosts of the service's IP version."""
+    """Which of the shown tokens an attribute may have: what is wanted, and hosts of the service's IP version.
+
+    A port is spelt out where the service's is rare, and nowhere else.
+    """
 
     def __init__(self, network: ConversationNetwork, codec: FlowCodec, wanted: Wanted) -> None:
         shown = network.heads.shown
@@ -83,6 +87,8 @@ class _AttributeLaw:
         self._clients = torch.from_numpy(hosts)[:, shown(_CLIENT)]
         peers = np.ones((2, PEERS), bool)
         self._servers = torch.from_numpy(np.concatenate([peers, hosts], axis=1))[:, shown(_SERVER)]
+        self._is_rare = torch.from_numpy(codec.service.table()[:, -1] == RARE_PORT)
+        self._spells = {i: shown(i) > 0 for i in _SPELT}
         self._given: dict[int, torch.Tensor] = {}
         for i, mask in ((_LABEL, wanted.labels), (_SERVICE, wanted.services)):
             if mask is not None:
@@ -94,6 +100,8 @@ class _AttributeLaw:
             return self._clients[self._family[tokens[:, _SERVICE]]]
         if i == _SERVER:
             return self._servers[self._family[tokens[:, _SERVICE]]]
+        if i in self._spells:
+            return self._spells[i] == self._is_rare[tokens[:, _SERVICE], None]
         return self._given.get(i)
 
 

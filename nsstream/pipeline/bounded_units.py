@@ -1,7 +1,8 @@
 """What of a chunk may be learned where a unit is let into so many jobs: a chunk of the units alone that are let in.
 
 Whose a packet is, is settled within the chunk, and by its own conversation alone (`trace.grouping`): for flows, whose
-five-tuple it has (later fragments, which have no ports, are a flow of their own), for hosts, who began that there.
+five-tuple it has (later fragments, which have no ports, are a flow of their own), for hosts, who began that there. A
+flow record goes with its conversation's client (`encode.flow_clients`), which is told alike.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.chunk import Chunk
+from nsstream.chunk import Chunk, Kind
 from nsstream.counters import Tally
+from nsstream.encode.flow_clients import group_by_client, unit_keys
+from nsstream.encode.flow_conversations import FlowConversations
 from nsstream.pipeline.privacy_budget import Unit
 from nsstream.pipeline.training_queue import Job
 from nsstream.pipeline.unit_uses import UnitUses
-from nsstream.trace import PacketBatch
+from nsstream.trace import FlowTable, PacketBatch
 from nsstream.trace.grouping import group_conversations
 from nsstream.trace.identify import hashes_of, identify
 from nsstream.trace.keyed_hash import KEY_WORDS
@@ -25,16 +28,15 @@ _HOST: Final = 1 << 62  # in a word of a host's key, where no five-tuple's has a
 
 
 def let_in(chunk: Chunk, job: Job, unit: Unit, uses: UnitUses) -> Chunk | None:
-    """The packets of a job's chunk that may be learned, as a chunk of the same interval; None where none may.
+    """The rows of a job's chunk that may be learned, as a chunk of the same interval; None where none may.
 
-    Raises StateError where it holds no packets, OutputError where the ledger refuses.
+    Raises OutputError where the ledger refuses.
     """
-    packets = chunk.packets
-    conversation, units = units_of(packets, unit, uses.key())
-    is_in = uses.admit(job, units)[conversation]
-    if not is_in.any():
+    kept = (
+        _flows_let_in(chunk, job, unit, uses) if chunk.kind is Kind.FLOWS else _packets_let_in(chunk, job, unit, uses)
+    )
+    if not len(kept):
         return None
-    kept = packets.take(is_in)
     tally = Tally(offered=len(kept), kept=len(kept))
     return Chunk.of(
         chunk.start_ns,
@@ -44,6 +46,29 @@ def let_in(chunk: Chunk, job: Job, unit: Unit, uses: UnitUses) -> Chunk | None:
         is_partial=chunk.is_partial,
         sampling_interval=chunk.sampling_interval,
     )
+
+
+def _packets_let_in(chunk: Chunk, job: Job, unit: Unit, uses: UnitUses) -> PacketBatch:
+    conversation, units = units_of(chunk.packets, unit, uses.key())
+    return chunk.packets.take(uses.admit(job, units)[conversation])
+
+
+def _flows_let_in(chunk: Chunk, job: Job, unit: Unit, uses: UnitUses) -> FlowTable:
+    flows = group_by_client(chunk.flows)
+    is_in = uses.admit(job, flow_units_of(flows, unit, uses.key()))
+    records = flows.take(np.flatnonzero(is_in)).records
+    return records.take(np.argsort(records.flow_end_ns, kind="stable"))
+
+
+def flow_units_of(flows: FlowConversations, unit: Unit, key: tuple[np.uint64, np.uint64]) -> NDArray[np.uint64]:
+    """The hash of each conversation's unit (n,)."""
+    told = unit_keys(flows, unit)
+    octets = np.zeros((len(flows), 8 * KEY_WORDS), np.uint8)
+    octets[:, : told.shape[1]] = told
+    keys = octets.view(np.int64)
+    if unit == "host":
+        keys[:, 4] = _HOST
+    return hashes_of(keys, *key)
 
 
 def units_of(

@@ -32,6 +32,9 @@ from nsstream.pipeline.progress import Listener, Progress, Stage, one_at_a_time,
 from nsstream.pipeline.training import DEFAULT_MODEL, SILENCE_S, train_lessons
 from nsstream.pipeline.twin import TwinConfig, training_of
 from nsstream.pipeline.twin_places import TwinPlaces
+from nsstream.privacy.promise import promise_of
+from nsstream.replay.checkpoints import read_manifest
+from nsstream.replay.promise_file import write_promise
 from nsstream.trace import FlowTable
 
 DRAWER: Final = (sys.executable, "-m", "nsstream.draw.flow_worker")
@@ -176,7 +179,7 @@ def draw_flows(
     condition: dict[str, Any] | None = None,
     command: Sequence[str] = DRAWER,
 ) -> int:
-    """Draw checkpoints into a table that does not exist yet; gives its lines.
+    """Draw checkpoints into a table that does not exist yet, with their promise beside it; gives its lines.
 
     `condition` holds the fields of `draw.flow_worker.FlowCondition`. Raises ReplayError if the drawing fails.
     """
@@ -206,6 +209,9 @@ def draw_flows(
         done = run_job(command, job, on_line, cancelled=Event(), limit_s=None, silence_s=SILENCE_S)
     except (ChildFailedError, CancelledError) as err:
         raise ReplayError(f"the flows could not be drawn: {err}") from err
+    promise = promise_of([read_manifest(path) for path in checkpoints])
+    if promise is not None:
+        write_promise(output, promise)
     report(Progress(Stage.REPLAY, elapsed_s(), packet_count=int(done["lines"]), is_done=True))
     return int(done["lines"])
 

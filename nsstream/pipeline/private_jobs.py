@@ -22,9 +22,9 @@ from nsstream.pipeline.privacy_ledger import PrivacyLedger, Reservation, Spendin
 from nsstream.pipeline.private_training import (
     ATTEMPTS,
     UNITS,
-    UNSUPPORTED,
     Planner,
     PrivatePlan,
+    check_kind,
     check_parent,
     plan,
     what_was_done,
@@ -87,8 +87,8 @@ class PrivateJobs:
         try:
             check_parent(parent, (training.seed_model, seed_of_captures))
             planned = self._planner(self._section, training, parent is None)
-            if self._rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)):
-                raise SpendingRefusedError(UNSUPPORTED, "chunks of packets are learned privately, not of flow records")
+            is_of_flows = bool(self._rows("SELECT 1 FROM chunk WHERE job = ? AND kind = 'flows'", (job.id,)))
+            check_kind(parent, is_of_flows=is_of_flows)
             if begun >= self._section.attempts:
                 raise SpendingRefusedError(
                     ATTEMPTS, f"{begun} workers began on it, as many as privacy.attempts lets, and each has spent"

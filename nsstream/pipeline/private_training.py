@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from nsstream.encode.flow_schema import FLOW_SCHEMA_ID
 from nsstream.errors import InputError
 from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.privacy_config import PrivacySection
@@ -84,4 +85,15 @@ def check_parent(parent: Path | None, public: Collection[Path | None]) -> None:
         PARENT,
         f"{parent.name}, which it would go on from, was not learned privately; begin another state directory, "
         "or name a public model in training.seed_model, or public captures in training.seed_captures",
+    )
+
+
+def check_kind(parent: Path | None, *, is_of_flows: bool) -> None:
+    """Raise SpendingRefusedError where a model is of packets and the chunk of flow records, or the other way round."""
+    if parent is None or (manifest_of(parent).get("schema") == FLOW_SCHEMA_ID) == is_of_flows:
+        return
+    model, chunk = ("packets", "flow records") if is_of_flows else ("flow records", "packets")
+    raise SpendingRefusedError(
+        UNSUPPORTED,
+        f"{parent.name} is a model of {model}, and the chunk is of {chunk}: training.seed_model has to be of its kind",
     )

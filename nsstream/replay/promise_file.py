@@ -72,6 +72,16 @@ class PromiseFile:
         self._written = promise
 
 
+def write_promise(twin: Path, promise: Promise) -> None:
+    """Say beside a whole twin what it promises; raises OutputError."""
+    try:
+        told = {**promise, "sha256": _sha256(twin)}
+    except OSError as err:
+        raise OutputError(f"cannot read {twin}: {err.strerror or err}") from err
+    with whole_file(promise_place(twin)) as file:
+        file.write(json.dumps(told, indent=1).encode() + b"\n")
+
+
 def promise_beside(twin: Path) -> dict[str, Any] | None:
     """The promise beside a twin, None where there is none.
 

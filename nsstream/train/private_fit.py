@@ -24,7 +24,7 @@ from nsstream.train.private_chance import Chance
 from nsstream.train.private_heads import Lesson, PrivateHead, unit_losses
 
 FASTEST: Final = 1.0
-AT_ONCE: Final = 32  # units whose gradients are held at a time
+AT_ONCE: Final = 32  # units whose gradients are held at a time, unless the caller knows better
 
 
 class SecureOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -72,6 +72,8 @@ def learn_privately(
     chance: Chance,
     report: Callable[[int], None],
     watch: Callable[[DPOptimizer], None] | None = None,
+    at_once: int = AT_ONCE,
+    fastest: float = FASTEST,
 ) -> None:
     """Learn the heads' changes and keep them in the layers.
 
@@ -86,8 +88,10 @@ def learn_privately(
         chance: of the noise.
         report: is told each step's number.
         watch: is handed the optimiser as each step's noisy sum is ready; for tests.
+        at_once: units whose gradients are held at a time.
+        fastest: how far a step may move at most, in clips (l2).
     """
-    rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins))
+    rate = learning_rate(noise_multiplier, clip, drift, expected, len(coins), fastest)
     module = GradSampleModule(Learned(heads), loss_reduction="sum")
     module.train()
     for buffer in heads.buffers():
@@ -99,7 +103,7 @@ def learn_privately(
     mean = [torch.zeros_like(p) for p in changed]
     kept = 0
     for step, is_in in enumerate(coins):
-        _step(module, optimiser, lessons, np.flatnonzero(is_in))
+        _step(module, optimiser, lessons, np.flatnonzero(is_in), at_once)
         if 2 * step >= len(coins) - 1:
             kept += 1
             with torch.no_grad():
@@ -114,15 +118,19 @@ def learn_privately(
         cast(PrivateHead, head).keep()
 
 
-def learning_rate(noise_multiplier: float, clip: float, drift: float, expected: float, steps: int) -> float:
+def learning_rate(
+    noise_multiplier: float, clip: float, drift: float, expected: float, steps: int, fastest: float = FASTEST
+) -> float:
     """Of a sum of clipped gradients of about so many units."""
     by_noise = drift / (noise_multiplier * clip * math.sqrt(max(steps, 1)))
-    return min(FASTEST / (clip * max(expected, 1.0)), by_noise)
+    return min(fastest / (clip * max(expected, 1.0)), by_noise)
 
 
-def _step(module: Any, optimiser: SecureOptimizer, lessons: dict[str, Lesson], units: NDArray[np.int64]) -> None:
-    """One step on these units, `AT_ONCE` of them at a time; where there are none, of noise alone."""
-    groups = [units[i : i + AT_ONCE] for i in range(0, len(units), AT_ONCE)] or [np.array([-1])]
+def _step(
+    module: Any, optimiser: SecureOptimizer, lessons: dict[str, Lesson], units: NDArray[np.int64], at_once: int
+) -> None:
+    """One step on these units, so many of them at a time; where there are none, of noise alone."""
+    groups = [units[i : i + at_once] for i in range(0, len(units), at_once)] or [np.array([-1])]
     optimiser.zero_grad()
     for number, group in enumerate(groups):
         is_last = number == len(groups) - 1

@@ -96,7 +96,7 @@ def fit_privately(
     address. None: they are not mapped. `noisy` and what else is handed to `learn_privately` are for tests.
     """
     counting, learning = mechanisms_of(config)
-    privacy = _promise(config, (counting, learning))
+    privacy = promise_by(config, (counting, learning))
     codec = public_codec(parent.codec, *interval_ns)
     networks = networks_from(parent, codec)
     seen = table if real is None else real
@@ -120,7 +120,8 @@ def fit_privately(
     return PrivateModel(networks.eval(), trees, told.codec, privacy)
 
 
-def _promise(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str, Any]:
+def promise_by(config: PrivateConfig, mechanisms: Sequence[Mechanism]) -> dict[str, Any]:
+    """What a manifest says of a private fit; raises TrainError where it would break its promise."""
     spent = epsilon(mechanisms, config.delta)
     if not spent <= config.epsilon:
         raise TrainError(f"the mechanisms would spend epsilon {spent:g} of {config.epsilon:g}")

@@ -44,7 +44,12 @@ class Units:
 
 def units_of(table: ConversationTable, unit: UnitName, most: int, chance: Chance) -> Units:
     """The units of a chunk's conversations, and at most so many conversations of each."""
-    keys, which = np.unique(_keys(table, unit), axis=0, return_inverse=True)
+    return units_by(_keys(table, unit), most, chance)
+
+
+def units_by(keys: NDArray[np.uint8], most: int, chance: Chance) -> Units:
+    """Units by what tells them apart (n, octets), and at most so many conversations of each."""
+    keys, which = np.unique(keys, axis=0, return_inverse=True)
     which = which.ravel()
     order = np.argsort(which, kind="stable")
     ends = np.cumsum(np.bincount(which, minlength=len(keys)))

@@ -26,7 +26,7 @@ from nsstream.chunk.rows import Kind
 from nsstream.clock import SystemClock
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import encode
-from nsstream.errors import InputError, NsstreamError, TrainError
+from nsstream.errors import NsstreamError, TrainError
 from nsstream.model.checkpoint import load_checkpoint, new_networks, save_checkpoint
 from nsstream.model.portrait import portrait_of_measured
 from nsstream.trace import ConversationTable
@@ -78,7 +78,9 @@ def run(job: TrainJob) -> dict[str, object]:
     seat = _take_seat(job)
     if ChunkStore(job.chunk.parent).info(job.chunk).kind is Kind.FLOWS:
         if job.private is not None:
-            raise InputError("only chunks of packets are learned privately, not yet those of flow records")
+            from nsstream.train.private_flow_job import train_flows_privately  # loads opacus
+
+            return train_flows_privately(job, _report, seat) | seat.facts()
         return train_flows(job, _report, seat) | seat.facts()
     if job.private is not None:
         return _run_privately(job, seat)

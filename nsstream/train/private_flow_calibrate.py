@@ -1,0 +1,222 @@
+"""Corrections to the logits of a private flow model, so that what is drawn has the noisy counts; as `flow_calibrate`.
+
+What the networks draw by themselves is what is expected, and the noisy counts say more the less noise there is beside
+them (`private_flow_counts.settle`). Nothing but the noisy vector and the model is read here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nsstream.encode.flow_codec import FlowCodec
+from nsstream.encode.flow_encoding import place_by_size, place_of
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, FIELD_INDEX, FRESH, LAG, LAGS, PEERS
+from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
+from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
+from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records
+from nsstream.train.private_flow_counts import (
+    OCTET_CELLS,
+    PACKET_CELLS,
+    RECORD_PLACES,
+    TIME_CELLS,
+    WAYS,
+    FlowCounts,
+    attribute_cells,
+    field_cells,
+    hidden,
+    settle,
+)
+
+ROUNDS: Final = 4
+DRAWN: Final = 8192  # conversations a round
+FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
+FURTHEST: Final = 3.0  # and how far a logit is moved at most
+QUIET: Final = 10.0  # variance of the noise by conversations of a bucket, above which they tell nothing of hosts
+AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have,
+MOST_AGAIN: Final = 64.0  # and ever at most
+_QUARTILES: Final = 1.349  # standard deviations between the quartiles of normal numbers
+READ: Final = 12  # records of a conversation that are drawn
+NEVER: Final = -60.0  # added to a logit
+_PRIOR: Final = 0.5  # added to counts that were drawn
+NEAR: Final = 24  # lags, of some hundred hosts, after which hosts without a slot come again
+
+
+@torch.no_grad()
+def calibrate_privately(
+    networks: nn.ModuleDict, codec: FlowCodec, counts: FlowCounts, rng: np.random.Generator, generator: torch.Generator
+) -> None:
+    """Correct both networks, in evaluation mode."""
+    conversations = cast(ConversationNetwork, networks["conversations"])
+    is_v6 = codec.service.table()[:, 1] == 6
+    share_v6 = float(np.clip(np.maximum(counts.blocks["service"], 0)[is_v6].sum() / counts.total, 0.0, 1.0))
+    say_services(conversations, counts)
+    say_clients(conversations, counts, share_v6)
+    attributes = _attributes(conversations, codec, counts, generator)
+    _fields(cast(RecordNetwork, networks["records"]), codec, attributes, counts, rng, generator)
+
+
+def say_services(network: ConversationNetwork, counts: FlowCounts) -> None:
+    """Let services be as frequent as the counts say: nothing that is known before one tells of it."""
+    i = ATTRIBUTE_INDEX["service"]
+    layer, shown = cast(nn.Linear, network.heads.head[i]), network.heads.shown(i)
+    known = network.start.bias[None]
+    nothing = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
+    for before in range(i):
+        known = known + network.heads.hear(before, nothing[:, before])
+    expected = network.heads.logits(i, known, nothing)[0].softmax(-1).double().numpy()
+    kept = max(float(counts.blocks["conversations"][0]), 1.0)
+    wanted = settle(counts.blocks["service"][shown.numpy()], expected, counts.std, kept) / kept
+    layer.weight.zero_()
+    layer.bias[shown] = torch.from_numpy(_logits(wanted))
+
+
+def say_clients(network: ConversationNetwork, counts: FlowCounts, share_v6: float) -> None:
+    """Let clients be as popular as the counts say, whatever else a conversation is."""
+    i = ATTRIBUTE_INDEX["client"]
+    shares = np.zeros(LAG + LAGS)
+    fresh = 0.0
+    for begin, room, share in ((0, V4_SLOTS, 1 - share_v6), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS, share_v6)):
+        if len(counts.busy):
+            mine = counts.busy[:: max(1, round(1 / share))] if 0 < share < 0.5 else counts.busy
+            popular = mine[:room] * (share / max(int(mine.sum()), 1))
+            fresh += share * max(len(mine) - room, 0) / max(int(mine.sum()), 1)
+        else:
+            popular, rest, size = popularity(counts.blocks["clients"][begin : begin + room], counts.std)
+            popular = popular / counts.total
+            fresh += rest / size / counts.total
+        shares[begin : begin + len(popular)] = popular
+    rest = max(1.0 - float(shares.sum()), 1e-6)
+    shares[FRESH] = min(max(fresh, 1e-6), rest)
+    shares[LAG : LAG + NEAR] = max(rest - shares[FRESH], 1e-9) / NEAR
+    layer = cast(nn.Linear, network.heads.head[i])
+    layer.weight.zero_()
+    layer.bias[:] = torch.from_numpy(_logits(shares))
+
+
+def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.float64], float, float]:
+    """How often each bucket's popular host comes (b,); conversations of all other hosts, and of one of these.
+
+    Buckets differ by more than chance and noise where hosts come again.
+    """
+    low, middle, high = np.quantile(buckets, (0.25, 0.5, 0.75))
+    usual = max(float(middle), 1e-9)
+    variance = float((high - low) / _QUARTILES) ** 2 - std**2
+    size = AGAIN if std**2 > QUIET * usual else float(np.clip(variance / usual, 1.0, MOST_AGAIN))
+    beyond = buckets - usual
+    popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual * size), beyond, 0.0)
+    return popular, max(float(buckets.sum() - popular.sum()), 0.0), size
+
+
+def _logits(shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.where(shares > 0, np.log(np.maximum(shares, 1e-12)), NEVER).astype(np.float32)
+
+
+def _attributes(
+    network: ConversationNetwork, codec: FlowCodec, counts: FlowCounts, generator: torch.Generator
+) -> NDArray[np.int64]:
+    """Correct the attributes, and give some that are drawn then (n, a)."""
+    rows = np.sort(np.arange(DRAWN) * codec.conversation_count // DRAWN)
+    cells = attribute_cells(codec)
+    targets: dict[str, NDArray[np.float64]] = {}
+    network.heads.correction[ATTRIBUTE_INDEX["server"]][:, PEERS : PEERS + SERVERS] = NEVER  # those are clients
+    for number in range(ROUNDS + 1):
+        drawn = draw_conversations(network, codec, Wanted(rows), generator, run=1)  # none tells of another
+        if number == ROUNDS:
+            break
+        for name, cell in cells.items():  # by the marginal
+            i = ATTRIBUTE_INDEX[name]
+            size = int(cell.max()) + 1
+            came = np.bincount(cell[drawn[:, i]], minlength=size).astype(np.float64)
+            if name not in targets:
+                targets[name] = _wanted(name, counts, came)
+            _correct(network.heads.correction[i], targets[name][None], came[None], cell)
+    return drawn
+
+
+def _wanted(name: str, counts: FlowCounts, came: NDArray[np.float64]) -> NDArray[np.float64]:
+    noisy = counts.blocks[name][: len(came)]
+    total = float(counts.blocks["conversations"][0])
+    if name == "server":
+        noisy = noisy.copy()
+        noisy[PEERS + FRESH] = noisy[PEERS + LAG] = 0.0
+        for begin, room in ((0, V4_SLOTS), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS)):
+            at = slice(PEERS + SERVERS + begin, PEERS + SERVERS + begin + room)
+            noisy[at], others, size = popularity(noisy[at], counts.std)
+            noisy[PEERS + FRESH] += others / size
+            noisy[PEERS + LAG] += others - others / size
+        noisy[:PEERS] = np.where(noisy[:PEERS] > hidden(counts.std, PEERS), noisy[:PEERS], 0.0)
+        return np.maximum(noisy, 0.0)
+    return settle(noisy, came, counts.std, max(total, 1.0))
+
+
+def _fields(
+    network: RecordNetwork,
+    codec: FlowCodec,
+    attributes: NDArray[np.int64],
+    counts: FlowCounts,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> None:
+    """Correct direction, packets, octets and duration of records."""
+    n = len(attributes)
+    length = codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng).clip(1, READ)
+    protocol = codec.service.table()[attributes[:, ATTRIBUTE_INDEX["service"]], 0]
+    start_ns = codec.start_ns + (rng.random(n) * (codec.end_ns - codec.start_ns)).astype(np.int64)
+    cells = field_cells(codec)
+    packets = counts.blocks["packets"].reshape(RECORD_PLACES, WAYS, PACKET_CELLS)
+    noisy = {
+        "is_reverse": packets.sum(axis=2),
+        "packets": packets.sum(axis=1),
+        "octets": counts.blocks["octets"].reshape(-1, OCTET_CELLS),
+        "duration": counts.blocks["duration"].reshape(-1, TIME_CELLS),
+    }
+    std = {
+        "is_reverse": counts.std * np.sqrt(PACKET_CELLS), "packets": counts.std * np.sqrt(WAYS),
+        "octets": counts.std, "duration": counts.std,
+    }  # fmt: skip
+    cells["is_reverse"] = np.arange(WAYS)
+    targets: dict[str, NDArray[np.float64]] = {}
+    for _ in range(ROUNDS):
+        drawn = draw_records(network, codec, attributes, start_ns, length, rng, generator)
+        index = (rng.random(n) * length).astype(np.int64)
+        fields = drawn.fields[drawn.offset[:-1] + index]
+        places = place_of(index, protocol), place_by_size(fields, protocol, codec)
+        for name, cell in cells.items():
+            i = FIELD_INDEX[name]
+            place = places[len(noisy[name]) != RECORD_PLACES]
+            size = noisy[name].shape[1]
+            came = np.bincount(place * size + cell[fields[:, i]], minlength=noisy[name].size).reshape(-1, size)
+            if name not in targets:
+                targets[name] = _by_place(noisy[name], came.astype(np.float64), std[name])
+            _correct(network.heads.correction[i], targets[name], came.astype(np.float64), cell)
+
+
+def _by_place(noisy: NDArray[np.float64], came: NDArray[np.float64], std: float) -> NDArray[np.float64]:
+    """What is wanted at each place (p, c): nothing new where noise hides the place."""
+    out = came.copy()
+    for place, (told, drawn) in enumerate(zip(noisy, came, strict=True)):
+        total = float(told[drawn > 0].sum())
+        if drawn.sum() > 0 and total > hidden(std * np.sqrt(max(int((drawn > 0).sum()), 1)), 1):
+            out[place] = settle(told, drawn, std, total)
+    return out
+
+
+def _correct(
+    table: torch.Tensor,
+    wanted: NDArray[np.float64],
+    came: NDArray[np.float64],
+    cell: NDArray[np.int64],
+) -> None:
+    """Move rows of a table by the log ratios of what was wanted and what came (p, c), a row a place, or all alike."""
+    came = came * (wanted.sum(axis=1, keepdims=True) / np.maximum(came.sum(axis=1, keepdims=True), 1.0))
+    prior = _PRIOR * np.maximum(wanted.sum(axis=1, keepdims=True), 1.0) / DRAWN
+    moved = np.clip(FIRMNESS * np.log((wanted + prior) / (came + prior)), -FURTHEST, FURTHEST)
+    moved[wanted.sum(axis=1) == 0] = 0.0
+    change = torch.from_numpy(moved[:, cell].astype(np.float32))
+    rows = table if len(change) == 1 else table[: len(change)]
+    rows.add_(change)
