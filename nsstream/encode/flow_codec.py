@@ -7,7 +7,7 @@ parent keeps the parent's slots, so that the parent's weights stay meaningful.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -41,6 +41,7 @@ from nsstream.encode.flow_schema import (
     SLICES,
     START_GAP_GRID,
 )
+from nsstream.encode.flow_urns import FlowUrns
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.errors import TrainError
@@ -80,6 +81,7 @@ class FlowCodec:
         packets, reverse_packets, octets, reverse_octets, duration: counts, octets by packet.
         networks: (k, 17) version and address of rare hosts, host bits zeroed; `rare_as`: AS numbers of rare hosts.
         has_headers: whether octets count headers, so that no packet has fewer than its headers need.
+        urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
     """
 
     start_ns: int
@@ -113,6 +115,17 @@ class FlowCodec:
     networks: NDArray[np.int64]
     rare_as: NDArray[np.int64]
     has_headers: bool
+    urns: FlowUrns = field(default_factory=FlowUrns.empty)
+
+    @cached_property
+    def layer_of_service(self) -> NDArray[np.int64]:
+        """0 where a service runs over TCP, 1 over UDP, 2 over anything else: (SERVICE_SLOTS,)."""
+        protocol = self.service.table()[:, 0]
+        return np.where(protocol == TCP, 0, np.where(protocol == UDP, 1, 2))
+
+    def cell_at(self, start_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The cell in which each time (k,) lies; of later ones, the last."""
+        return np.clip(np.searchsorted(self.edges, start_ns, side="right") - 1, 0, len(self.cells) - 1)
 
     @cached_property
     def cell_of(self) -> NDArray[np.int64]:
@@ -184,7 +197,7 @@ class FlowCodec:
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             **{name: getattr(self, name).tolist() for name in _ARRAYS},
-            **{name: getattr(self, name).as_json() for name in (*VOCABULARIES, *BINS, *COUNTS)},
+            **{name: getattr(self, name).as_json() for name in (*VOCABULARIES, *BINS, *COUNTS, "urns")},
             "label_names": list(self.label_names),
         }
 
@@ -207,6 +220,7 @@ class FlowCodec:
             port_blocks=np.array(data["port_blocks"], np.int64),
             networks=np.array(data["networks"], np.int64).reshape(-1, 17),
             rare_as=np.array(data["rare_as"], np.int64),
+            urns=FlowUrns.from_json(data["urns"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in BINS.items()},  # type: ignore[arg-type]
             **{name: Counts.from_json(grid, data[name]) for name, (grid, _) in COUNTS.items()},  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from nsstream.encode.flow_codec import (
 from nsstream.encode.flow_conversations import FlowConversations
 from nsstream.encode.flow_hosts import LAG_EDGES, host_tokens
 from nsstream.encode.flow_schema import (
+    ATTRIBUTE_INDEX,
     ATTRIBUTES,
     BLOCK_PORTS,
     COUNTDOWNS,
@@ -36,6 +37,7 @@ from nsstream.encode.flow_schema import (
     START_GAP_GRID,
     TIMES_LEFT,
 )
+from nsstream.encode.flow_urns import FlowUrns, Givens
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.trace.fields import TCP, UDP
 
@@ -90,6 +92,22 @@ def encode_flows(flows: FlowConversations, codec: FlowCodec) -> FlowTokens:
         offset=flows.offset,
         fields=np.stack([fields[name] for name in FIELDS], axis=1),
         running=running_tokens(index, np.repeat(count, count), codec.last_ns - (table.flow_start_ns - gap)),
+    )
+
+
+def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -> FlowUrns:
+    """What the tokens of a chunk's conversations say together how often."""
+    owner = np.repeat(np.arange(len(tokens)), np.diff(tokens.offset))
+    is_reverse = tokens.fields[:, FIELD_INDEX["is_reverse"]] == 1
+    return FlowUrns.fit(
+        {name: tokens.attributes[:, i] for name, i in ATTRIBUTE_INDEX.items()},
+        {name: tokens.fields[:, i] for name, i in FIELD_INDEX.items()},
+        moment=moment_of(np.arange(len(tokens)), codec.conversation_count),
+        cell=codec.cell_at(flows.records.flow_start_ns - record_gaps(flows)),
+        givens=Givens(codec.layer_of_service),
+        owner=owner,
+        is_from_service=(tokens.attributes[owner, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse,
+        size=size_of(tokens.fields, codec),
     )
 
 
@@ -154,10 +172,15 @@ def place_of(index: NDArray[np.int64], protocol: NDArray[np.int64]) -> NDArray[n
 
 def place_by_size(fields: NDArray[np.int64], protocol: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
     """The same of the fields in `BY_SIZE`: by how many packets the tokens (m, f) before them say."""
+    return 3 * size_of(fields, codec) + _layer(protocol)
+
+
+def size_of(fields: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
+    """The size class (m,) of records whose tokens are these (m, f): of the direction with more packets."""
     sizes = [
         size_classes(getattr(codec, name))[fields[:, FIELD_INDEX[name]]] for name in ("packets", "reverse_packets")
     ]
-    return 3 * np.maximum(*sizes) + _layer(protocol)
+    return np.maximum(*sizes)
 
 
 def size_classes(counts: Counts) -> NDArray[np.int64]:
