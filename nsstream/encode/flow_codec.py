@@ -81,6 +81,7 @@ class FlowCodec:
         packets, reverse_packets, octets, reverse_octets, duration: counts, octets by packet.
         networks: (k, 17) version and address of rare hosts, host bits zeroed; `rare_as`: AS numbers of rare hosts.
         has_headers: whether octets count headers, so that no packet has fewer than its headers need.
+        tail_ns: from the latest start of a record to `last_ns`.
         urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
     """
 
@@ -115,6 +116,7 @@ class FlowCodec:
     networks: NDArray[np.int64]
     rare_as: NDArray[np.int64]
     has_headers: bool
+    tail_ns: int = 0
     urns: FlowUrns = field(default_factory=FlowUrns.empty)
 
     @cached_property
@@ -160,6 +162,7 @@ class FlowCodec:
             start_ns=start_ns,
             end_ns=end_ns,
             last_ns=int(table.flow_end_ns.max()),
+            tail_ns=int(table.flow_end_ns.max() - table.flow_start_ns.max()),
             tick_ns=max(1, int(np.gcd.reduce(table.flow_start_ns))),
             edges=edges,
             cells=cells,
@@ -208,6 +211,7 @@ class FlowCodec:
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
             last_ns=int(data["last_ns"]),
+            tail_ns=int(data["tail_ns"]),
             tick_ns=int(data["tick_ns"]),
             conversation_count=int(data["conversation_count"]),
             record_count=int(data["record_count"]),
@@ -227,7 +231,7 @@ class FlowCodec:
         )
 
 
-_PLAIN: Final = ("start_ns", "end_ns", "last_ns", "tick_ns", "conversation_count", "record_count", "has_headers")
+_PLAIN: Final = ("start_ns", "end_ns", "last_ns", "tail_ns", "tick_ns", "conversation_count", "record_count", "has_headers")
 _ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
 
 

@@ -122,7 +122,10 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
     which = which.reshape(-1)
     family = (table.ip_version[first] == 6).astype(np.int64)
     slot, service = codec.host.tokens(distinct), codec.service.nearest(services, exact=2)
-    client, server = host_tokens(which[: len(flows)], which[len(flows) :], service, family, slot, LAG_EDGES)
+    service_first = flows.from_service[first].astype(np.int64)
+    client, server = host_tokens(
+        which[: len(flows)], which[len(flows) :], service, service_first, family, slot, LAG_EDGES
+    )
     client_port = codec.port.tokens(flows.client_port[:, None])
     start = table.flow_start_ns[first]
     return {
@@ -131,7 +134,7 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
         "service": service,
         "service_port_high": np.where(is_rare, 1 + (port >> 8), 0),
         "service_port_low": np.where(is_rare, 1 + (port & 0xFF), 0),
-        "service_first": flows.from_service[first].astype(np.int64),
+        "service_first": service_first,
         "client": client,
         "server": server,
         "client_port": np.where(client_port >= 0, client_port, PORT_SLOTS + flows.client_port // BLOCK_PORTS),

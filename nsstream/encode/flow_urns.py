@@ -26,14 +26,17 @@ KINDS: Final = 2 * CLASSES
 
 # What each urn is given, and which token is drawn from it.
 BY_MOMENT: Final = {"services": "service", "clients": "client"}
-BY_CLASS: Final = {"servers": "server", "lengths": "record_count"}
+BY_CLIENT: Final = {"peers": "server"}
+BY_CLASS: Final = {"ways": "service_first", "servers": "server", "lengths": "record_count"}
+LATER_BY_CLASS: Final = {"turns": "is_reverse"}  # of records behind the first
 BY_KIND: Final = {"flags": "flags", "packets": "packets", "reverse_packets": "reverse_packets"}
 BY_KIND_AND_SIZE: Final = {"octets": "octets", "reverse_octets": "reverse_octets", "durations": "duration"}
 BY_CELL: Final = {"volumes": "packets"}
-SAID: Final = BY_MOMENT | BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
+SAID: Final = BY_MOMENT | BY_CLIENT | BY_CLASS | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
 _GIVENS: Final = (
     dict.fromkeys(BY_MOMENT, MOMENTS)
-    | dict.fromkeys(BY_CLASS, CLASSES)
+    | dict.fromkeys(BY_CLIENT, ATTRIBUTES["client"])
+    | dict.fromkeys((*BY_CLASS, *LATER_BY_CLASS), CLASSES)
     | dict.fromkeys(BY_KIND, KINDS)
     | dict.fromkeys(BY_KIND_AND_SIZE, KINDS * SIZE_CLASSES)
     | dict.fromkeys(BY_CELL, CELLS + SLICES)
@@ -78,10 +81,14 @@ class FlowUrns:
             size: (m,) its size class.
         """
         service = attributes["service"]
+        class_ = _often_or(*givens.of_class(service))
+        is_later = np.append(False, owner[1:] == owner[:-1])
         of_kind = givens.of_kind(service[owner], is_from_service)
         given = (
             dict.fromkeys(BY_MOMENT, moment)
-            | dict.fromkeys(BY_CLASS, _often_or(*givens.of_class(service)))
+            | dict.fromkeys(BY_CLIENT, attributes["client"])
+            | dict.fromkeys(BY_CLASS, class_)
+            | dict.fromkeys(LATER_BY_CLASS, np.where(is_later, class_[owner], -1))
             | dict.fromkeys(BY_KIND, _often_or(*of_kind))
             | dict.fromkeys(BY_KIND_AND_SIZE, _often_or(*(kind * SIZE_CLASSES + size for kind in of_kind)))
             | dict.fromkeys(BY_CELL, cell)
@@ -132,5 +139,6 @@ def _often_or(own: NDArray[np.int64], general: NDArray[np.int64]) -> NDArray[np.
 
 
 def _count(given: NDArray[np.int64], said: NDArray[np.int64]) -> Pairs:
-    pairs, _, times = distinct_rows(np.stack([given, said], axis=1))
+    """Pairs of those that are given anything (not -1)."""
+    pairs, _, times = distinct_rows(np.stack([given, said], axis=1)[given >= 0])
     return np.concatenate([pairs, times[:, None]], axis=1).reshape(-1, 3)

@@ -145,7 +145,7 @@ def draw_records(
     offset = np.concatenate([[0], np.cumsum(counts)])
     fields = np.zeros((int(offset[-1]), len(FIELDS)), np.int64)
     starts = np.zeros(len(fields), np.int64)
-    order = np.argsort(-counts, kind="stable")
+    order = np.lexsort((rng.random(len(counts)), -counts))  # no hour takes first what the urns hold
     law = _RecordLaw(network, codec)
     for begin in range(0, len(order), ROWS):
         rows = order[begin : begin + ROWS]
@@ -164,7 +164,7 @@ def draw_records(
             tokens, before = _say(network, h[:, 0] + read[:, 0], law, index, protocol[:k], generator, seen)
             if index:
                 gap = codec.gap.draw(tokens[:, FIELD_INDEX["gap"]].numpy(), rng)
-                left = np.maximum(codec.last_ns - now[:k], 0)
+                left = np.maximum(codec.last_ns - codec.tail_ns - now[:k], 0)
                 even = (left * rng.random(k) * 2 / (total[:k] - index + 1)).astype(np.int64)
                 now[:k] += np.where(gap <= left, gap, np.minimum(even, left)) // codec.tick_ns * codec.tick_ns
             fields[offset[rows[:k]] + index] = tokens.numpy()

@@ -1,7 +1,7 @@
 """What a flow codec counted, as urns that tokens are drawn from: a draw without replacement keeps the counts.
 
-A token's weight is the network's, times what is left of it in the urn over what would be left if all tokens had been
-taken evenly. So nothing changes while the network says what was counted; what it says too often becomes unlikely.
+A token's weight is the network's, times the square of what is left of it in the urn over what would be left if all
+tokens had been taken evenly. So nothing changes while the network says what was counted; what it says too often becomes unlikely.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from torch import Tensor
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import moment_of, size_of
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX, SIZE_CLASSES
-from nsstream.encode.flow_urns import BY_CELL, BY_CLASS, BY_KIND, BY_KIND_AND_SIZE, BY_MOMENT, SAID, Givens, Pairs
+from nsstream.encode.flow_urns import BY_CELL, BY_CLASS, BY_CLIENT, BY_KIND, BY_KIND_AND_SIZE, BY_MOMENT, LATER_BY_CLASS, SAID, Givens, Pairs
 from nsstream.model.soften import pick
 
 _Given = dict[str, tuple[NDArray[np.int64], NDArray[np.int64] | None]]
-_SOFT: Final = (*BY_CELL, "servers")  # names whose say is limited
-_SOFTEST: Final = 0.05
 _LEFT_OVER: Final = np.float32(0.02)  # of a token: what is used up is unlikely, not impossible
-_DOUBT: Final = np.float32(0.2)  # of a token: what was never counted is less likely than the network says
+_DOUBT: Final = np.float32(0.03)  # how likely what was never counted is, of what the network says
 
 
 class Urn(NamedTuple):
@@ -34,7 +32,6 @@ class Urn(NamedTuple):
         givens: rising, what each row is given.
         wanted, left: (rows, t) how often each token that may be said was counted, and is still to come.
         total, rest: (rows,) their sums.
-        least: no weight is multiplied by less.
     """
 
     givens: NDArray[np.int64]
@@ -42,10 +39,9 @@ class Urn(NamedTuple):
     left: NDArray[np.float32]
     total: NDArray[np.float32]
     rest: NDArray[np.float32]
-    least: np.float32
 
 
-def full_urn(pairs: Pairs, shown: NDArray[np.int64], least: float) -> Urn:
+def full_urn(pairs: Pairs, shown: NDArray[np.int64]) -> Urn:
     """An urn of counted pairs; `shown` (t,), rising, are the tokens that may be said."""
     givens, row = np.unique(pairs[:, 0], return_inverse=True)
     column = np.minimum(np.searchsorted(shown, pairs[:, 1]), len(shown) - 1)
@@ -53,7 +49,7 @@ def full_urn(pairs: Pairs, shown: NDArray[np.int64], least: float) -> Urn:
     wanted = np.zeros((len(givens), len(shown)), np.float32)
     wanted[row.reshape(-1)[is_shown], column[is_shown]] = pairs[is_shown, 2]
     total = wanted.sum(axis=1)
-    return Urn(givens, wanted, wanted.copy(), total, total.copy(), np.float32(least))
+    return Urn(givens, wanted, wanted.copy(), total, total.copy())
 
 
 def rows_of(urn: Urn, own: NDArray[np.int64], general: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -77,9 +73,7 @@ class DrawingUrns:
         self._codec = codec
         self._givens = Givens(codec.layer_of_service)
         self._urns = {
-            name: full_urn(codec.urns.pairs[name], shown[said], _SOFTEST if name in _SOFT else 0.0)
-            for name, said in SAID.items()
-            if said in shown
+            name: full_urn(codec.urns.pairs[name], shown[said]) for name, said in SAID.items()
         }
 
     def draw_attribute(
@@ -91,6 +85,7 @@ class DrawingUrns:
         """
         given: _Given = dict.fromkeys(BY_MOMENT, (moment_of(row, self._codec.conversation_count), None))
         service = tokens[:, ATTRIBUTE_INDEX["service"]].numpy()
+        given |= dict.fromkeys(BY_CLIENT, (tokens[:, ATTRIBUTE_INDEX["client"]].numpy(), None))
         given |= dict.fromkeys(BY_CLASS, self._givens.of_class(service))
         return self._draw(name, weights, given, generator)
 
@@ -110,8 +105,10 @@ class DrawingUrns:
         """
         is_reverse = tokens[:, FIELD_INDEX["is_reverse"]].numpy() == 1
         way = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse
-        of_kind = self._givens.of_kind(attributes[:, ATTRIBUTE_INDEX["service"]], way)
+        service = attributes[:, ATTRIBUTE_INDEX["service"]]
+        of_kind = self._givens.of_kind(service, way)
         given: _Given = dict.fromkeys(BY_KIND, of_kind) | dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
+        given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(service))
         if name in BY_SIZE:
             size = size_of(tokens.numpy(), self._codec)
             own, general = (kind * SIZE_CLASSES + size for kind in of_kind)
@@ -120,7 +117,7 @@ class DrawingUrns:
 
     def _draw(self, name: str, weights: Tensor, given: _Given, generator: torch.Generator) -> Tensor:
         chance = torch.rand(len(weights), generator=generator, dtype=torch.float64).numpy()
-        none = full_urn(np.zeros((0, 3), np.int64), np.arange(weights.shape[1]), 0.0)
+        none = full_urn(np.zeros((0, 3), np.int64), np.arange(weights.shape[1]))
         nowhere = np.full(len(weights), -1)
         urns = [(self._urns[urn], rows_of(self._urns[urn], *given[urn])) for urn in given if SAID[urn] == name]
         first, second = [*urns, (none, nowhere), (none, nowhere)][:2]
@@ -172,8 +169,11 @@ def _weigh(weight: NDArray[np.float32], urn: Urn, row: int) -> None:
         return
     share = urn.rest[row] / urn.total[row]
     for j in range(len(weight)):
-        ratio = (urn.left[row, j] + _LEFT_OVER) / (share * urn.wanted[row, j] + _DOUBT)
-        weight[j] *= max(ratio, urn.least)
+        if urn.wanted[row, j] > 0:
+            ratio = (urn.left[row, j] + _LEFT_OVER) / (share * urn.wanted[row, j] + _LEFT_OVER)
+            weight[j] *= ratio * ratio
+        else:
+            weight[j] *= _DOUBT
 
 
 @njit(cache=True, nogil=True)
