@@ -3,8 +3,8 @@
 A network's small errors add up in what a table is summed by: bytes a minute, packets of a service, how long flows of a
 size last. What the chunk counted of such pairs is drawn without replacement (`model.flow_urns`).
 
-A conversation's class is its service, or, of a rare one, its protocol's layer; a record's kind is its conversation's
-class and which side sent it. What is given of octets and of durations is the kind and how many packets there are, by
+A conversation's class is its service, or, of a rare one, its protocol's layer; its way is whether the service's side
+begins; a record's kind is its conversation's class and which side sent it. What is given of octets and of durations is the kind and how many packets there are, by
 size class; of packets the cell of the chunk in which the record before started, too.
 """
 
@@ -27,17 +27,18 @@ KINDS: Final = 2 * CLASSES
 # What each urn is given, and which token is drawn from it.
 BY_MOMENT: Final = {"services": "service", "clients": "client"}
 BY_CLIENT: Final = {"peers": "server"}
-BY_CLASS: Final = {"ways": "service_first", "servers": "server", "lengths": "record_count"}
+BY_CLASS: Final = {"ways": "service_first", "lengths": "record_count"}
+BY_CLASS_AND_WAY: Final = {"askers": "client", "servers": "server"}
 LATER_BY_CLASS: Final = {"turns": "is_reverse"}  # of records behind the first
 BY_KIND: Final = {"flags": "flags", "packets": "packets", "reverse_packets": "reverse_packets"}
 BY_KIND_AND_SIZE: Final = {"octets": "octets", "reverse_octets": "reverse_octets", "durations": "duration"}
 BY_CELL: Final = {"volumes": "packets"}
-SAID: Final = BY_MOMENT | BY_CLIENT | BY_CLASS | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
+SAID: Final = BY_MOMENT | BY_CLIENT | BY_CLASS | BY_CLASS_AND_WAY | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
 _GIVENS: Final = (
     dict.fromkeys(BY_MOMENT, MOMENTS)
     | dict.fromkeys(BY_CLIENT, ATTRIBUTES["client"])
     | dict.fromkeys((*BY_CLASS, *LATER_BY_CLASS), CLASSES)
-    | dict.fromkeys(BY_KIND, KINDS)
+    | dict.fromkeys((*BY_CLASS_AND_WAY, *BY_KIND), KINDS)
     | dict.fromkeys(BY_KIND_AND_SIZE, KINDS * SIZE_CLASSES)
     | dict.fromkeys(BY_CELL, CELLS + SLICES)
 )
@@ -88,6 +89,7 @@ class FlowUrns:
             dict.fromkeys(BY_MOMENT, moment)
             | dict.fromkeys(BY_CLIENT, attributes["client"])
             | dict.fromkeys(BY_CLASS, class_)
+            | dict.fromkeys(BY_CLASS_AND_WAY, _often_or(*givens.of_kind(service, attributes["service_first"] == 1)))
             | dict.fromkeys(LATER_BY_CLASS, np.where(is_later, class_[owner], -1))
             | dict.fromkeys(BY_KIND, _often_or(*of_kind))
             | dict.fromkeys(BY_KIND_AND_SIZE, _often_or(*(kind * SIZE_CLASSES + size for kind in of_kind)))

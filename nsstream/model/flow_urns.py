@@ -17,7 +17,7 @@ from torch import Tensor
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import moment_of, size_of
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX, SIZE_CLASSES
-from nsstream.encode.flow_urns import BY_CELL, BY_CLASS, BY_CLIENT, BY_KIND, BY_KIND_AND_SIZE, BY_MOMENT, LATER_BY_CLASS, SAID, Givens, Pairs
+from nsstream.encode.flow_urns import BY_CELL, BY_CLASS, BY_CLASS_AND_WAY, BY_CLIENT, BY_KIND, BY_KIND_AND_SIZE, BY_MOMENT, LATER_BY_CLASS, SAID, Givens, Pairs
 from nsstream.model.soften import pick
 
 _Given = dict[str, tuple[NDArray[np.int64], NDArray[np.int64] | None]]
@@ -87,6 +87,8 @@ class DrawingUrns:
         service = tokens[:, ATTRIBUTE_INDEX["service"]].numpy()
         given |= dict.fromkeys(BY_CLIENT, (tokens[:, ATTRIBUTE_INDEX["client"]].numpy(), None))
         given |= dict.fromkeys(BY_CLASS, self._givens.of_class(service))
+        way = tokens[:, ATTRIBUTE_INDEX["service_first"]].numpy() == 1
+        given |= dict.fromkeys(BY_CLASS_AND_WAY, self._givens.of_kind(service, way))
         return self._draw(name, weights, given, generator)
 
     def draw_field(
@@ -121,7 +123,7 @@ class DrawingUrns:
         nowhere = np.full(len(weights), -1)
         urns = [(self._urns[urn], rows_of(self._urns[urn], *given[urn])) for urn in given if SAID[urn] == name]
         first, second = [*urns, (none, nowhere), (none, nowhere)][:2]
-        return torch.from_numpy(_draw_all(weights.numpy(), *first, *second, chance))
+        return torch.from_numpy(draw_from(weights.numpy(), *first, *second, chance))
 
 
 class Seen(NamedTuple):
@@ -138,7 +140,7 @@ class Seen(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _draw_all(
+def draw_from(
     weights: NDArray[np.float32],
     first: Urn,
     rows_first: NDArray[np.int64],
@@ -146,7 +148,7 @@ def _draw_all(
     rows_second: NDArray[np.int64],
     chance: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """A column for each row of weights (k, t), one after the other; the urns are emptied."""
+    """A column for each row of weights (k, t), one after the other, taken out of both urns; -1 is no row of one."""
     out = np.empty(len(weights), np.int64)
     size = weights.shape[1]
     for i in range(len(weights)):
