@@ -231,7 +231,16 @@ class FlowCodec:
         )
 
 
-_PLAIN: Final = ("start_ns", "end_ns", "last_ns", "tail_ns", "tick_ns", "conversation_count", "record_count", "has_headers")
+_PLAIN: Final = (
+    "start_ns",
+    "end_ns",
+    "last_ns",
+    "tail_ns",
+    "tick_ns",
+    "conversation_count",
+    "record_count",
+    "has_headers",
+)
 _ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
 
 

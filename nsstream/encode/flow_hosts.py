@@ -1,10 +1,10 @@
 """Hosts of conversations as tokens that name nobody rare, and back.
 
-A host that is frequent has a slot. Any other is new, or somebody of a kind, last named so many rare hosts ago (a lag, by
-bin): named in that role (who sends the first record, or who gets it) once before, twice, more often, or in the other
-role alone. How often hosts come back, after how long and in which roles is kept, and who they are is not. Where
-one of both is rare, a server whom its client asked lately is told as that: as its latest peer for the same service, the
-one before, ..., or as one for another service. So hosts talk to as many others as they did.
+A host that is frequent has a slot. Any other is new, or somebody of a kind, last named so many rare hosts ago (a lag,
+by bin): named in that role (who sends the first record, or who gets it) once before, twice, more often, or in the other
+role alone. How often hosts come back, after how long and in which roles is kept, and who they are is not. Where one of
+both is rare, a server whom its client asked lately is told as that: as its latest peer for the same service, the one
+before, ..., or as one for another service. So hosts talk to as many others as they did.
 """
 
 from __future__ import annotations

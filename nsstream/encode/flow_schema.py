@@ -31,8 +31,8 @@ PORT_SLOTS: Final = 512
 PORT_BLOCKS: Final = 256
 BLOCK_PORTS: Final = 65_536 // PORT_BLOCKS
 
-# Tokens of a client: a slot, somebody new, or somebody of a kind, last named so many rare hosts ago. A server's begin with
-# the client's latest peers.
+# Tokens of a client: a slot, somebody new, or somebody of a kind, last named so many rare hosts ago. A server's begin
+# with the client's latest peers.
 FRESH: Final = HOST_SLOTS
 LAG: Final = FRESH + 1
 HOSTS: Final = LAG + LAGS

@@ -4,8 +4,9 @@ A network's small errors add up in what a table is summed by: bytes a minute, pa
 size last. What the chunk counted of such pairs is drawn without replacement (`model.flow_urns`).
 
 A conversation's class is its service, or, of a rare one, its protocol's layer; its way is whether the service's side
-begins; a record's kind is its conversation's class and which side sent it. What is given of octets and of durations is the kind and how many packets there are, by
-size class; of packets the cell of the chunk in which the record before started, too.
+begins; a record's kind is its conversation's class and which side sent it. What is given of octets and of durations is
+the kind and how many packets there are, by size class; of packets the kind, and the cell of the chunk in which the
+record before started.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ LATER_BY_CLASS: Final = {"turns": "is_reverse"}  # of records behind the first
 BY_KIND: Final = {"flags": "flags", "packets": "packets", "reverse_packets": "reverse_packets"}
 BY_KIND_AND_SIZE: Final = {"octets": "octets", "reverse_octets": "reverse_octets", "durations": "duration"}
 BY_CELL: Final = {"volumes": "packets"}
-SAID: Final = BY_MOMENT | BY_CLIENT | BY_CLASS | BY_CLASS_AND_WAY | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
+SAID: Final = (
+    BY_MOMENT | BY_CLIENT | BY_CLASS | BY_CLASS_AND_WAY | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
+)
 _GIVENS: Final = (
     dict.fromkeys(BY_MOMENT, MOMENTS)
     | dict.fromkeys(BY_CLIENT, ATTRIBUTES["client"])
@@ -107,7 +110,9 @@ class FlowUrns:
         found = {name: np.array(data[name], np.int64).reshape(-1, 3) for name in SAID}
         for name, rows in found.items():
             sizes = ATTRIBUTES if SAID[name] in ATTRIBUTES else FIELDS
-            if not ((rows >= 0).all() and (rows[:, 0] < _GIVENS[name]).all() and (rows[:, 1] < sizes[SAID[name]]).all()):
+            if not (
+                (rows >= 0).all() and (rows[:, 0] < _GIVENS[name]).all() and (rows[:, 1] < sizes[SAID[name]]).all()
+            ):
                 raise ValueError(f"the counts of {name} name what there is not")
         return cls(found)
 

@@ -1,7 +1,8 @@
 """What a flow codec counted, as urns that tokens are drawn from: a draw without replacement keeps the counts.
 
 A token's weight is the network's, times the square of what is left of it in the urn over what would be left if all
-tokens had been taken evenly. So nothing changes while the network says what was counted; what it says too often becomes unlikely.
+tokens had been taken evenly. So nothing changes while the network says what was counted; what it says too often becomes
+unlikely, and what it never says is there at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from torch import Tensor
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import moment_of, size_of
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX, SIZE_CLASSES
-from nsstream.encode.flow_urns import BY_CELL, BY_CLASS, BY_CLASS_AND_WAY, BY_CLIENT, BY_KIND, BY_KIND_AND_SIZE, BY_MOMENT, LATER_BY_CLASS, SAID, Givens, Pairs
+from nsstream.encode.flow_urns import (
+    BY_CELL,
+    BY_CLASS,
+    BY_CLASS_AND_WAY,
+    BY_CLIENT,
+    BY_KIND,
+    BY_KIND_AND_SIZE,
+    BY_MOMENT,
+    LATER_BY_CLASS,
+    SAID,
+    Givens,
+    Pairs,
+)
 from nsstream.model.soften import pick
 
 _Given = dict[str, tuple[NDArray[np.int64], NDArray[np.int64] | None]]
@@ -72,9 +85,7 @@ class DrawingUrns:
     def __init__(self, codec: FlowCodec, shown: dict[str, NDArray[np.int64]]) -> None:
         self._codec = codec
         self._givens = Givens(codec.layer_of_service)
-        self._urns = {
-            name: full_urn(codec.urns.pairs[name], shown[said]) for name, said in SAID.items()
-        }
+        self._urns = {name: full_urn(codec.urns.pairs[name], shown[said]) for name, said in SAID.items()}
 
     def draw_attribute(
         self, name: str, tokens: Tensor, row: NDArray[np.int64], generator: torch.Generator, weights: Tensor
