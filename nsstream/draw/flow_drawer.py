@@ -57,12 +57,12 @@ class FlowDrawer:
         codec, rng = model.codec, self._rng
         wanted = wanted_rows(codec, condition or Condition())
         urns = full_urns(model.conversations, model.records, codec) if condition is None else None
-        attributes = draw_conversations(model.conversations, codec, wanted, self._generator, urns)
+        attributes = draw_conversations(model.conversations, codec, wanted, self._generator, urns=urns)
         start_ns = decode_starts(attributes, wanted.rows, codec, rng)
         counts = np.maximum(codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng), 1)
         if condition is None:
             counts = fit_lengths(counts, codec, rng)
-        drawn = draw_records(model.records, codec, attributes, start_ns, counts, rng, self._generator, urns)
+        drawn = draw_records(model.records, codec, attributes, start_ns, counts, rng, self._generator, urns=urns)
         table = decode_records(attributes, drawn.offset, drawn.fields, drawn.start_ns, codec, rng)
         return table.take(np.argsort(table.flow_start_ns, kind="stable"))
 

@@ -68,8 +68,8 @@ def test_drawn_flows_have_the_counts_of_the_chunk(flows, codec, networks):
 
     def draw(urns):
         generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(1)
-        attributes = draw_conversations(networks["conversations"], codec, Wanted(rows), generator, urns)
-        records = draw_records(networks["records"], codec, attributes, start_ns, counts, rng, generator, urns)
+        attributes = draw_conversations(networks["conversations"], codec, Wanted(rows), generator, urns=urns)
+        records = draw_records(networks["records"], codec, attributes, start_ns, counts, rng, generator, urns=urns)
         return attributes, records.fields
 
     attributes, fields = draw(full_urns(networks["conversations"], networks["records"], codec))
