@@ -37,7 +37,7 @@ from nsstream.encode.flow_schema import (
     START_GAP_GRID,
     TIMES_LEFT,
 )
-from nsstream.encode.flow_urns import FlowUrns, Givens
+from nsstream.encode.flow_urns import OCTAVES, FlowUrns, Givens
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.trace.fields import TCP, UDP
 
@@ -107,7 +107,7 @@ def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -
         givens=Givens(codec.layer_of_service),
         owner=owner,
         is_from_service=(tokens.attributes[owner, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse,
-        size=size_of(tokens.fields, codec),
+        octave=octave_of(tokens.fields, codec),
     )
 
 
@@ -175,23 +175,25 @@ def place_of(index: NDArray[np.int64], protocol: NDArray[np.int64]) -> NDArray[n
 
 def place_by_size(fields: NDArray[np.int64], protocol: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
     """The same of the fields in `BY_SIZE`: by how many packets the tokens (m, f) before them say."""
-    return 3 * size_of(fields, codec) + _layer(protocol)
+    return 3 * _largest(fields, codec, _SIZES) + _layer(protocol)
 
 
-def size_of(fields: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
-    """The size class (m,) of records whose tokens are these (m, f): of the direction with more packets."""
-    sizes = [
-        size_classes(getattr(codec, name))[fields[:, FIELD_INDEX[name]]] for name in ("packets", "reverse_packets")
-    ]
+def octave_of(fields: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
+    """The size (m,) of records whose tokens are these (m, f), of the direction with more packets, by powers of two."""
+    return _largest(fields, codec, _OCTAVES)
+
+
+def _largest(fields: NDArray[np.int64], codec: FlowCodec, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class (m,) of the larger of both counts of packets, by upper bounds in quanta."""
+    sizes = []
+    for name in ("packets", "reverse_packets"):
+        counts: Counts = getattr(codec, name)
+        values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
+        sizes.append(np.searchsorted(bounds, values)[fields[:, FIELD_INDEX[name]]])
     return np.maximum(*sizes)
 
 
-def size_classes(counts: Counts) -> NDArray[np.int64]:
-    """The class of each token of a count: values up to 1, 2, 4, 8, 16, 64, 256, 1024 quanta, and more."""
-    values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
-    return np.searchsorted(_SIZES, values).astype(np.int64)
-
-
+_OCTAVES: Final = 2 ** np.arange(OCTAVES - 1)
 _SIZES: Final = np.array([1, 2, 4, 8, 16, 64, 256, 1024])
 
 

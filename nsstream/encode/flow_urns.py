@@ -5,7 +5,7 @@ size last. What the chunk counted of such pairs is drawn without replacement (`m
 
 A conversation's class is its service, or, of a rare one, its protocol's layer; its way is whether the service's side
 begins; a record's kind is its conversation's class and which side sent it. What is given of octets and of durations is
-the kind and how many packets there are, by size class; of packets the kind, and the cell of the chunk in which the
+the kind and how many packets there are, by powers of two; of packets the kind, and the cell of the chunk in which the
 record before started.
 """
 
@@ -17,13 +17,14 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.flow_schema import ATTRIBUTES, CELLS, FIELDS, MOMENTS, SERVICE_SLOTS, SIZE_CLASSES, SLICES
+from nsstream.encode.flow_schema import ATTRIBUTES, CELLS, FIELDS, MOMENTS, SERVICE_SLOTS, SLICES
 from nsstream.encode.vocabulary import distinct_rows
 
 OFTEN: Final = 16  # conversations of a class, or records of a kind or of a kind and size, that has counts of its own
 LAYERS: Final = 3
 CLASSES: Final = SERVICE_SLOTS + LAYERS
 KINDS: Final = 2 * CLASSES
+OCTAVES: Final = 24  # of packets
 
 # What each urn is given, and which token is drawn from it.
 BY_MOMENT: Final = {"services": "service", "clients": "client"}
@@ -42,7 +43,7 @@ _GIVENS: Final = (
     | dict.fromkeys(BY_CLIENT, ATTRIBUTES["client"])
     | dict.fromkeys((*BY_CLASS, *LATER_BY_CLASS), CLASSES)
     | dict.fromkeys((*BY_CLASS_AND_WAY, *BY_KIND), KINDS)
-    | dict.fromkeys(BY_KIND_AND_SIZE, KINDS * SIZE_CLASSES)
+    | dict.fromkeys(BY_KIND_AND_SIZE, KINDS * OCTAVES)
     | dict.fromkeys(BY_CELL, CELLS + SLICES)
 )
 
@@ -70,7 +71,7 @@ class FlowUrns:
         givens: Givens,
         owner: NDArray[np.int64],
         is_from_service: NDArray[np.bool_],
-        size: NDArray[np.int64],
+        octave: NDArray[np.int64],
     ) -> Self:
         """Count a chunk.
 
@@ -82,7 +83,7 @@ class FlowUrns:
             givens: of the chunk's services.
             owner: (m,) each record's conversation.
             is_from_service: (m,) whether the service's side sent it.
-            size: (m,) its size class.
+            octave: (m,) how many packets it has, by powers of two.
         """
         service = attributes["service"]
         class_ = _often_or(*givens.of_class(service))
@@ -95,7 +96,7 @@ class FlowUrns:
             | dict.fromkeys(BY_CLASS_AND_WAY, _often_or(*givens.of_kind(service, attributes["service_first"] == 1)))
             | dict.fromkeys(LATER_BY_CLASS, np.where(is_later, class_[owner], -1))
             | dict.fromkeys(BY_KIND, _often_or(*of_kind))
-            | dict.fromkeys(BY_KIND_AND_SIZE, _often_or(*(kind * SIZE_CLASSES + size for kind in of_kind)))
+            | dict.fromkeys(BY_KIND_AND_SIZE, _often_or(*(kind * OCTAVES + octave for kind in of_kind)))
             | dict.fromkeys(BY_CELL, cell)
         )
         return cls({name: _count(given[name], (attributes | fields)[said]) for name, said in SAID.items()})

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsstream.encode.flow_codec import FlowCodec
-from nsstream.encode.flow_encoding import moment_of, size_of
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX, SIZE_CLASSES
+from nsstream.encode.flow_encoding import moment_of, octave_of
+from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, BY_SIZE, FIELD_INDEX
 from nsstream.encode.flow_urns import (
     BY_CELL,
     BY_CLASS,
@@ -27,6 +27,7 @@ from nsstream.encode.flow_urns import (
     BY_KIND_AND_SIZE,
     BY_MOMENT,
     LATER_BY_CLASS,
+    OCTAVES,
     SAID,
     Givens,
     Pairs,
@@ -35,7 +36,7 @@ from nsstream.model.soften import pick
 
 _Given = dict[str, tuple[NDArray[np.int64], NDArray[np.int64] | None]]
 _LEFT_OVER: Final = np.float32(0.02)  # of a token: what is used up is unlikely, not impossible
-_DOUBT: Final = np.float32(0.03)  # how likely what was never counted is, of what the network says
+_DOUBT: Final = np.float32(0.002)  # how likely what was never counted is, of what the network says
 
 
 class Urn(NamedTuple):
@@ -123,8 +124,8 @@ class DrawingUrns:
         given: _Given = dict.fromkeys(BY_KIND, of_kind) | dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
         given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(service))
         if name in BY_SIZE:
-            size = size_of(tokens.numpy(), self._codec)
-            own, general = (kind * SIZE_CLASSES + size for kind in of_kind)
+            octave = octave_of(tokens.numpy(), self._codec)
+            own, general = (kind * OCTAVES + octave for kind in of_kind)
             given |= dict.fromkeys(BY_KIND_AND_SIZE, (own, general))
         return self._draw(name, weights, given, generator)
 
