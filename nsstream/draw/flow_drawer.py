@@ -14,7 +14,7 @@ from nsstream.encode.flow_decoding import decode_records, decode_starts
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, LABELS
 from nsstream.errors import InputError
 from nsstream.model.flow_checkpoint import load_flow_checkpoint
-from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records
+from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records, full_urns
 from nsstream.trace.flows import FlowTable
 
 
@@ -56,12 +56,13 @@ class FlowDrawer:
         model = load_flow_checkpoint(checkpoint)
         codec, rng = model.codec, self._rng
         wanted = wanted_rows(codec, condition or Condition())
-        attributes = draw_conversations(model.conversations, codec, wanted, self._generator)
+        urns = full_urns(model.conversations, model.records, codec) if condition is None else None
+        attributes = draw_conversations(model.conversations, codec, wanted, self._generator, urns=urns)
         start_ns = decode_starts(attributes, wanted.rows, codec, rng)
         counts = np.maximum(codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng), 1)
         if condition is None:
             counts = fit_lengths(counts, codec, rng)
-        drawn = draw_records(model.records, codec, attributes, start_ns, counts, rng, self._generator)
+        drawn = draw_records(model.records, codec, attributes, start_ns, counts, rng, self._generator, urns=urns)
         table = decode_records(attributes, drawn.offset, drawn.fields, drawn.start_ns, codec, rng)
         return table.take(np.argsort(table.flow_start_ns, kind="stable"))
 

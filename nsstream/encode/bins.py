@@ -88,6 +88,14 @@ class Bins:
         """A value (n,) from inside the bin of each token (n,)."""
         return _values_at(self.quantiles, tokens, rng.random(len(tokens)))
 
+    def draw_evenly(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """As `draw`, but the values of one bin are spread evenly over its ranks: their sum is hardly left to chance."""
+        order = np.lexsort((rng.random(len(tokens)), tokens))
+        of_bin = np.bincount(tokens, minlength=len(self.grid))
+        rank = np.empty(len(tokens), np.int64)
+        rank[order] = np.arange(len(tokens)) - np.repeat(np.cumsum(of_bin) - of_bin, of_bin)
+        return _values_at(self.quantiles, tokens, (rank + rng.random(len(tokens))) / np.maximum(of_bin[tokens], 1))
+
     def sample(self, count: int) -> NDArray[np.int64]:
         """`count` values with the fitted distribution, in rising order, evenly spread over its ranks."""
         ranks = (np.arange(count) + 0.5) / count * self.counts.sum()

@@ -7,7 +7,7 @@ parent keeps the parent's slots, so that the parent's weights stay meaningful.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -41,6 +41,7 @@ from nsstream.encode.flow_schema import (
     SLICES,
     START_GAP_GRID,
 )
+from nsstream.encode.flow_urns import FlowUrns
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.errors import TrainError
@@ -80,6 +81,8 @@ class FlowCodec:
         packets, reverse_packets, octets, reverse_octets, duration: counts, octets by packet.
         networks: (k, 17) version and address of rare hosts, host bits zeroed; `rare_as`: AS numbers of rare hosts.
         has_headers: whether octets count headers, so that no packet has fewer than its headers need.
+        tail_ns: from the latest start of a record to `last_ns`.
+        urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
     """
 
     start_ns: int
@@ -113,6 +116,18 @@ class FlowCodec:
     networks: NDArray[np.int64]
     rare_as: NDArray[np.int64]
     has_headers: bool
+    tail_ns: int = 0
+    urns: FlowUrns = field(default_factory=FlowUrns.empty)
+
+    @cached_property
+    def layer_of_service(self) -> NDArray[np.int64]:
+        """0 where a service runs over TCP, 1 over UDP, 2 over anything else: (SERVICE_SLOTS,)."""
+        protocol = self.service.table()[:, 0]
+        return np.where(protocol == TCP, 0, np.where(protocol == UDP, 1, 2))
+
+    def cell_at(self, start_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The cell in which each time (k,) lies; of later ones, the last."""
+        return np.clip(np.searchsorted(self.edges, start_ns, side="right") - 1, 0, len(self.cells) - 1)
 
     @cached_property
     def cell_of(self) -> NDArray[np.int64]:
@@ -147,6 +162,7 @@ class FlowCodec:
             start_ns=start_ns,
             end_ns=end_ns,
             last_ns=int(table.flow_end_ns.max()),
+            tail_ns=int(table.flow_end_ns.max() - table.flow_start_ns.max()),
             tick_ns=max(1, int(np.gcd.reduce(table.flow_start_ns))),
             edges=edges,
             cells=cells,
@@ -184,7 +200,7 @@ class FlowCodec:
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             **{name: getattr(self, name).tolist() for name in _ARRAYS},
-            **{name: getattr(self, name).as_json() for name in (*VOCABULARIES, *BINS, *COUNTS)},
+            **{name: getattr(self, name).as_json() for name in (*VOCABULARIES, *BINS, *COUNTS, "urns")},
             "label_names": list(self.label_names),
         }
 
@@ -195,6 +211,7 @@ class FlowCodec:
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
             last_ns=int(data["last_ns"]),
+            tail_ns=int(data["tail_ns"]),
             tick_ns=int(data["tick_ns"]),
             conversation_count=int(data["conversation_count"]),
             record_count=int(data["record_count"]),
@@ -207,13 +224,23 @@ class FlowCodec:
             port_blocks=np.array(data["port_blocks"], np.int64),
             networks=np.array(data["networks"], np.int64).reshape(-1, 17),
             rare_as=np.array(data["rare_as"], np.int64),
+            urns=FlowUrns.from_json(data["urns"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in BINS.items()},  # type: ignore[arg-type]
             **{name: Counts.from_json(grid, data[name]) for name, (grid, _) in COUNTS.items()},  # type: ignore[arg-type]
         )
 
 
-_PLAIN: Final = ("start_ns", "end_ns", "last_ns", "tick_ns", "conversation_count", "record_count", "has_headers")
+_PLAIN: Final = (
+    "start_ns",
+    "end_ns",
+    "last_ns",
+    "tail_ns",
+    "tick_ns",
+    "conversation_count",
+    "record_count",
+    "has_headers",
+)
 _ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
 
 

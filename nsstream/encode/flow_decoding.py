@@ -133,7 +133,13 @@ def _endpoints(
     made = np.maximum(client_port - PORT_SLOTS, 0) * BLOCK_PORTS + rng.integers(0, BLOCK_PORTS, n)
     family = (service[:, 1] == 6).astype(np.int64)
     client, server, families = hosts_of_tokens(
-        token("client"), token("server"), token("service"), family, LAG_EDGES, rng.random((n, 2))
+        token("client"),
+        token("server"),
+        token("service"),
+        token("service_first"),
+        family,
+        LAG_EDGES,
+        rng.random((n, 2)),
     )
     address, systems = _hosts(codec, families, rng)
     client_port = np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0)

@@ -19,6 +19,7 @@ from nsstream.encode.flow_codec import (
 from nsstream.encode.flow_conversations import FlowConversations
 from nsstream.encode.flow_hosts import LAG_EDGES, host_tokens
 from nsstream.encode.flow_schema import (
+    ATTRIBUTE_INDEX,
     ATTRIBUTES,
     BLOCK_PORTS,
     COUNTDOWNS,
@@ -36,6 +37,7 @@ from nsstream.encode.flow_schema import (
     START_GAP_GRID,
     TIMES_LEFT,
 )
+from nsstream.encode.flow_urns import OCTAVES, FlowUrns, Givens
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.trace.fields import TCP, UDP
 
@@ -93,6 +95,22 @@ def encode_flows(flows: FlowConversations, codec: FlowCodec) -> FlowTokens:
     )
 
 
+def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -> FlowUrns:
+    """What the tokens of a chunk's conversations say together how often."""
+    owner = np.repeat(np.arange(len(tokens)), np.diff(tokens.offset))
+    is_reverse = tokens.fields[:, FIELD_INDEX["is_reverse"]] == 1
+    return FlowUrns.fit(
+        {name: tokens.attributes[:, i] for name, i in ATTRIBUTE_INDEX.items()},
+        {name: tokens.fields[:, i] for name, i in FIELD_INDEX.items()},
+        moment=moment_of(np.arange(len(tokens)), codec.conversation_count),
+        cell=codec.cell_at(flows.records.flow_start_ns - record_gaps(flows)),
+        givens=Givens(codec.layer_of_service),
+        owner=owner,
+        is_from_service=(tokens.attributes[owner, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse,
+        octave=octave_of(tokens.fields, codec),
+    )
+
+
 def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
     table, first = flows.records, flows.first
     services = service_values(flows)
@@ -104,7 +122,10 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
     which = which.reshape(-1)
     family = (table.ip_version[first] == 6).astype(np.int64)
     slot, service = codec.host.tokens(distinct), codec.service.nearest(services, exact=2)
-    client, server = host_tokens(which[: len(flows)], which[len(flows) :], service, family, slot, LAG_EDGES)
+    service_first = flows.from_service[first].astype(np.int64)
+    client, server = host_tokens(
+        which[: len(flows)], which[len(flows) :], service, service_first, family, slot, LAG_EDGES
+    )
     client_port = codec.port.tokens(flows.client_port[:, None])
     start = table.flow_start_ns[first]
     return {
@@ -113,7 +134,7 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
         "service": service,
         "service_port_high": np.where(is_rare, 1 + (port >> 8), 0),
         "service_port_low": np.where(is_rare, 1 + (port & 0xFF), 0),
-        "service_first": flows.from_service[first].astype(np.int64),
+        "service_first": service_first,
         "client": client,
         "server": server,
         "client_port": np.where(client_port >= 0, client_port, PORT_SLOTS + flows.client_port // BLOCK_PORTS),
@@ -154,18 +175,25 @@ def place_of(index: NDArray[np.int64], protocol: NDArray[np.int64]) -> NDArray[n
 
 def place_by_size(fields: NDArray[np.int64], protocol: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
     """The same of the fields in `BY_SIZE`: by how many packets the tokens (m, f) before them say."""
-    sizes = [
-        size_classes(getattr(codec, name))[fields[:, FIELD_INDEX[name]]] for name in ("packets", "reverse_packets")
-    ]
-    return 3 * np.maximum(*sizes) + _layer(protocol)
+    return 3 * _largest(fields, codec, _SIZES) + _layer(protocol)
 
 
-def size_classes(counts: Counts) -> NDArray[np.int64]:
-    """The class of each token of a count: values up to 1, 2, 4, 8, 16, 64, 256, 1024 quanta, and more."""
-    values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
-    return np.searchsorted(_SIZES, values).astype(np.int64)
+def octave_of(fields: NDArray[np.int64], codec: FlowCodec) -> NDArray[np.int64]:
+    """The size (m,) of records whose tokens are these (m, f), of the direction with more packets, by powers of two."""
+    return _largest(fields, codec, _OCTAVES)
 
 
+def _largest(fields: NDArray[np.int64], codec: FlowCodec, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class (m,) of the larger of both counts of packets, by upper bounds in quanta."""
+    sizes = []
+    for name in ("packets", "reverse_packets"):
+        counts: Counts = getattr(codec, name)
+        values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
+        sizes.append(np.searchsorted(bounds, values)[fields[:, FIELD_INDEX[name]]])
+    return np.maximum(*sizes)
+
+
+_OCTAVES: Final = 2 ** np.arange(OCTAVES - 1)
 _SIZES: Final = np.array([1, 2, 4, 8, 16, 64, 256, 1024])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nsstream.encode.bins import Bins
 from nsstream.encode.flow_codec import FlowCodec
+from nsstream.encode.flow_hosts import LAG_EDGES, REACHES
 from nsstream.encode.flow_schema import LAG, LAGS, PEERS
 from nsstream.encode.flow_values import Counts
 
@@ -24,7 +25,9 @@ Features = dict[str, NDArray[np.float32]]
 def attribute_features(codec: FlowCodec) -> Features:
     """Features (size, FEATURES) of the tokens of each attribute that is a quantity."""
     lags = np.zeros((LAG + LAGS, FEATURES), np.float32)
-    lags[LAG:] = _bumps(np.arange(1, LAGS + 1), 0.0, 2.0)
+    kind, reach = np.divmod(np.arange(LAGS), REACHES)
+    lags[LAG:] = _bumps(LAG_EDGES[reach], 0.0, 4.6)
+    lags[LAG + np.arange(LAGS), BUMPS + 1 + kind] = 1
     return {
         "start_gap": _of_bins(codec.start_gap, 3.0, 14.0),
         "record_count": _of_bins(codec.records, 0.0, 2.2),

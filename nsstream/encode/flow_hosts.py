@@ -1,9 +1,10 @@
 """Hosts of conversations as tokens that name nobody rare, and back.
 
-A host that is frequent has a slot. Any other is new, or whoever stood in that role so many rare hosts ago (a lag, by
-bin): how often hosts come back, and after how long, is kept, and who they are is not. Where one of both is rare, a
-server whom its client asked lately is told as that: as its latest peer for the same service, the one before, ..., or as
-one for another service. So hosts talk to as many others as they did.
+A host that is frequent has a slot. Any other is new, or somebody of a kind, last named so many rare hosts ago (a lag,
+by bin): named in that role (who sends the first record, or who gets it) once before, twice, more often, or in the other
+role alone. How often hosts come back, after how long and in which roles is kept, and who they are is not. Where one of
+both is rare, a server whom its client asked lately is told as that: as its latest peer for the same service, the one
+before, ..., or as one for another service. So hosts talk to as many others as they did.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ from numpy.typing import NDArray
 
 from nsstream.encode.flow_schema import FRESH, HOST_SLOTS, LAG, LAGS, PEERS
 
-_EXACT: Final = 8
-_PER_DOUBLING: Final = 3.3
+KNOWN: Final = 4  # kinds of rare hosts that were named before
+REACHES: Final = LAGS // KNOWN  # bins of lags
+_OTHER_ROLE: Final = KNOWN - 1
 
-# First lag of each bin, and behind the last the first lag that has none.
-LAG_EDGES: Final[NDArray[np.int64]] = np.unique(
-    np.concatenate([np.arange(1, _EXACT + 1), np.ceil(_EXACT * 2 ** (np.arange(1, LAGS) / _PER_DOUBLING))])
-)[: LAGS + 1].astype(np.int64)
-
+# First lag of each bin; the last one has no end.
+LAG_EDGES: Final[NDArray[np.int64]] = np.append(2 ** np.arange(REACHES), 1 << 62)
 
 _KEPT: Final = 16  # peers that are remembered of a client, each with a service
 
@@ -33,6 +32,7 @@ def host_tokens(
     client: NDArray[np.int64],
     server: NDArray[np.int64],
     service: NDArray[np.int64],
+    service_first: NDArray[np.int64],
     family: NDArray[np.int64],
     slot: NDArray[np.int64],
     edges: NDArray[np.int64],
@@ -43,21 +43,24 @@ def host_tokens(
         client: (n,) a number a host, below `len(slot)`.
         server: (n,) the same.
         service: (n,) what for.
+        service_first: (n,) 1 where the server sends the first record, else 0.
         family: (n,) 0 or 1: lags are counted within one IP version.
         slot: slot of each host, -1 where it has none.
         edges: `LAG_EDGES`.
     """
     n, hosts = len(client), len(slot)
     out_client, out_server = np.empty(n, np.int64), np.empty(n, np.int64)
-    last = np.full((2, hosts), -1, np.int64)
-    met = np.zeros((2, 2), np.int64)
+    last = np.full(hosts, -1, np.int64)
+    named = np.zeros((2, hosts), np.int64)
+    met = np.zeros(2, np.int64)
     peers = np.full((hosts, _KEPT, 2), -1, np.int32)
     for i in range(n):
         c, s, f = client[i], server[i], family[i]
+        role = service_first[i]
         if slot[c] >= 0:
             out_client[i] = slot[c]
-        elif last[0, c] >= 0:
-            out_client[i] = LAG + min(np.searchsorted(edges, met[0, f] - last[0, c], side="right") - 1, LAGS - 1)
+        elif last[c] >= 0:
+            out_client[i] = _lag_token(met[f] - last[c], named[role, c], edges)
         else:
             out_client[i] = FRESH
         token = _peer_token(peers[c], s, service[i])
@@ -65,18 +68,16 @@ def host_tokens(
             out_server[i] = token
         elif slot[s] >= 0:
             out_server[i] = PEERS + slot[s]
-        elif last[1, s] >= 0:
-            lag = met[1, f] - last[1, s]
-            out_server[i] = PEERS + LAG + min(np.searchsorted(edges, lag, side="right") - 1, LAGS - 1)
+        elif last[s] >= 0:
+            out_server[i] = PEERS + _lag_token(met[f] - last[s], named[1 - role, s], edges)
         else:
             out_server[i] = PEERS + FRESH
         _remember(peers[c], s, service[i])
-        if slot[c] < 0:
-            last[0, c] = met[0, f]
-            met[0, f] += 1
-        if slot[s] < 0:
-            last[1, s] = met[1, f]
-            met[1, f] += 1
+        for way, host in ((role, c), (1 - role, s)):
+            if slot[host] < 0:
+                last[host] = met[f]
+                named[way, host] += 1
+                met[f] += 1
     return out_client, out_server
 
 
@@ -85,6 +86,7 @@ def hosts_of_tokens(
     client: NDArray[np.int64],
     server: NDArray[np.int64],
     service: NDArray[np.int64],
+    service_first: NDArray[np.int64],
     family: NDArray[np.int64],
     edges: NDArray[np.int64],
     chance: NDArray[np.float64],
@@ -92,7 +94,8 @@ def hosts_of_tokens(
     """A number a host for the client and the server of each conversation (n,), and the family of each made-up host.
 
     Numbers below `HOST_SLOTS` are slots; the k-th made-up host is `HOST_SLOTS` + k. What a token asks for and is not
-    there is, of a peer, the latest one, and else a new host. `chance` (n, 2) is uniform.
+    there is, of a peer, the latest one, of somebody known, one of that kind with another lag, and else a new host.
+    `chance` (n, 2) is uniform.
     """
     n = len(client)
     hosts = HOST_SLOTS + 2 * n
@@ -100,16 +103,18 @@ def hosts_of_tokens(
     made = np.empty(2 * n, np.int64)
     count = 0
     peers = np.full((hosts, _KEPT, 2), -1, np.int32)
-    seen = np.empty((2, 2, n), np.int64)
-    met = np.zeros((2, 2), np.int64)
+    seen = np.empty((2, 2 * n), np.int64)
+    last = np.full(hosts, -1, np.int64)
+    named = np.zeros((2, hosts), np.int64)
+    met = np.zeros(2, np.int64)
     for i in range(n):
-        f = family[i]
+        f, role = family[i], service_first[i]
         c = s = -1
         token = client[i]
         if token < HOST_SLOTS:
             c = token
         elif token >= LAG:
-            c = _back(seen[0, f], met[0, f], token - LAG, edges, chance[i, 0])
+            c = _back(seen[f, : met[f]], last, named[role], token - LAG, edges, chance[i, 0], -1)
         if c < 0:
             c = HOST_SLOTS + count
             made[count] = f
@@ -120,20 +125,32 @@ def hosts_of_tokens(
         elif token < PEERS + HOST_SLOTS:
             s = token - PEERS
         elif token >= PEERS + LAG:
-            s = _back(seen[1, f], met[1, f], token - PEERS - LAG, edges, chance[i, 1])
+            s = _back(seen[f, : met[f]], last, named[1 - role], token - PEERS - LAG, edges, chance[i, 1], c)
         if s < 0:
             s = HOST_SLOTS + count
             made[count] = f
             count += 1
         _remember(peers[c], s, service[i])
-        if c >= HOST_SLOTS:
-            seen[0, f, met[0, f]] = c
-            met[0, f] += 1
-        if s >= HOST_SLOTS:
-            seen[1, f, met[1, f]] = s
-            met[1, f] += 1
+        for way, host in ((role, c), (1 - role, s)):
+            if host >= HOST_SLOTS:
+                seen[f, met[f]] = host
+                last[host] = met[f]
+                named[way, host] += 1
+                met[f] += 1
         out_client[i], out_server[i] = c, s
     return out_client, out_server, made[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def _lag_token(lag: int, named: int, edges: NDArray[np.int64]) -> int:
+    """The token of a host that was last named so many rare hosts ago, and so often in this role."""
+    return LAG + _kind(named) * REACHES + int(np.searchsorted(edges, lag, side="right")) - 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _kind(named: int) -> int:
+    """Once, twice, more often; or, never in this role, the last kind."""
+    return min(named, _OTHER_ROLE) - 1 if named else _OTHER_ROLE
 
 
 @numba.njit(cache=True, nogil=True)
@@ -184,8 +201,26 @@ def _remember(peers: NDArray[np.int32], server: int, service: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _back(seen: NDArray[np.int64], met: int, lag_bin: int, edges: NDArray[np.int64], chance: float) -> int:
-    """The host that was met a lag ago, -1 where nobody was."""
-    first, end = edges[lag_bin], edges[lag_bin + 1]
-    lag = first + np.int64(chance * (end - first))
-    return seen[met - lag] if lag <= met else (seen[met - first] if first <= met else -1)
+def _back(
+    seen: NDArray[np.int64],
+    last: NDArray[np.int64],
+    named: NDArray[np.int64],
+    token: int,
+    edges: NDArray[np.int64],
+    chance: float,
+    other: int,
+) -> int:
+    """A host of a token's kind, last named a lag ago or, where there is none, at any time; -1 where there is none.
+
+    `seen` (k,) are the rare hosts in the order in which they were named, `last` and `named` where and how often each
+    was; `other` is nobody to be found.
+    """
+    kind, reach = token // REACHES, token % REACHES
+    met = len(seen)
+    for first, end in ((max(met - edges[reach + 1] + 1, 0), met - edges[reach] + 1), (0, met)):
+        for step in range(end - first):
+            at = first + (int(chance * (end - first)) + step) % (end - first)
+            host = seen[at]
+            if last[host] == at and _kind(named[host]) == kind and host != other:
+                return int(host)
+    return -1

@@ -11,7 +11,7 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-FLOW_SCHEMA_ID: Final = "flows-1"
+FLOW_SCHEMA_ID: Final = "flows-2"
 
 START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=8, largest=100_000 * 10**9)  # nanoseconds
 RECORD_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=16, largest=1_000_000 * 10**9)
@@ -31,8 +31,8 @@ PORT_SLOTS: Final = 512
 PORT_BLOCKS: Final = 256
 BLOCK_PORTS: Final = 65_536 // PORT_BLOCKS
 
-# Tokens of a client: a slot, somebody new, or whoever came so many rare clients ago. A server's begin with the client's
-# latest peers.
+# Tokens of a client: a slot, somebody new, or somebody of a kind, last named so many rare hosts ago. A server's begin
+# with the client's latest peers.
 FRESH: Final = HOST_SLOTS
 LAG: Final = FRESH + 1
 HOSTS: Final = LAG + LAGS

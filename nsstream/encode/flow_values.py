@@ -75,7 +75,7 @@ class Counts:
         """A value of each token (m,), never above the largest that was measured."""
         first, second = len(self.rates), len(self.rates) + len(self.atoms)
         atom = self.atoms.table()[np.clip(tokens - first, 0, len(self.atoms) - 1), 0] * self.quantum
-        binned = self.bins.draw(np.maximum(tokens - second, 0), rng)
+        binned = self.bins.draw_evenly(np.maximum(tokens - second, 0), rng)
         if per is None:
             rest = binned * self.quantum
         else:

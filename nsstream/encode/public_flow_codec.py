@@ -35,6 +35,7 @@ from nsstream.encode.flow_schema import (
     RECORDS_GRID,
     START_FEATURES,
 )
+from nsstream.encode.flow_urns import FlowUrns
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.encode.port_families import FAMILIES
 from nsstream.encode.public_services import PUBLIC_SERVICES
@@ -116,6 +117,8 @@ def public_flow_codec(
         duration=_counts(seed.duration, length_ns),
         networks=_made_up_networks(mapped),
         rare_as=np.zeros(0, np.int64),
+        tail_ns=0,
+        urns=FlowUrns.empty(),
     )
 
 
@@ -198,7 +201,8 @@ def _server_tokens(
     which = which.reshape(-1)
     nobody = np.full(len(distinct), -1, np.int64)
     family = (hosts[: len(flows), 0] == 6).astype(np.int64)
-    _, peers = host_tokens(which[: len(flows)], which[len(flows) :], service, family, nobody, LAG_EDGES)
+    clients, servers, any_way = which[: len(flows)], which[len(flows) :], np.zeros_like(service)
+    _, peers = host_tokens(clients, servers, service, any_way, family, nobody, LAG_EDGES)
     return np.where(peers < PEERS, peers, named)
 
 

@@ -137,19 +137,36 @@ class Heads(nn.Module):
             known = known + heard
         return total
 
-    def say(
-        self, i: int, known: Tensor, tokens: Tensor, place: Tensor, generator: torch.Generator, may: Tensor | None
-    ) -> Tensor:
-        """Draw token i (k,); `place` (k,) chooses the correction, `may` (k, shown) or (shown,) what the law allows."""
-        shown = self._shown[i]
-        if len(shown) == 1:
-            return shown.expand(len(known))
-        logits = self.logits(i, known, tokens) + self.correction[i][:, shown][place]
+    def weights(self, i: int, known: Tensor, tokens: Tensor, place: Tensor, may: Tensor | None) -> Tensor:
+        """How likely each shown token i is: (k, shown).
+
+        `place` (k,) chooses the correction, `may` (k, shown) or (shown,) what the law allows.
+        """
+        logits = self.logits(i, known, tokens) + self.correction[i][:, self._shown[i]][place]
         if may is not None:
             may = torch.where(may.any(-1, keepdim=True), may, True)
             logits = logits.masked_fill(~may, -1e9)
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-        return shown[(logits.softmax(-1) / noise.clamp(min=1e-20)).argmax(-1)]
+        return logits.softmax(-1)
+
+    def say(
+        self,
+        i: int,
+        known: Tensor,
+        tokens: Tensor,
+        place: Tensor,
+        generator: torch.Generator,
+        may: Tensor | None,
+        choose: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Draw token i (k,), as `weights` says, or as `choose` does: a column of each row of them."""
+        shown = self._shown[i]
+        if len(shown) == 1:
+            return shown.expand(len(known))
+        weights = self.weights(i, known, tokens, place, may)
+        if choose is not None:
+            return shown[choose(weights)]
+        noise = torch.empty_like(weights).exponential_(generator=generator)
+        return shown[(weights / noise.clamp(min=1e-20)).argmax(-1)]
 
 
 class ConversationNetwork(nn.Module):

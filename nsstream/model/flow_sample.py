@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from nsstream.encode.flow_encoding import (
 )
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS, RARE_PORT
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
+from nsstream.model.flow_urns import DrawingUrns, Seen
 from nsstream.trace.fields import TCP
 
 RUN: Final = 128  # conversations drawn one after the other
@@ -47,11 +49,25 @@ class Wanted:
     services: NDArray[np.bool_] | None = None
 
 
+def full_urns(conversations: ConversationNetwork, records: RecordNetwork, codec: FlowCodec) -> DrawingUrns:
+    """The urns of a drawing of the whole chunk."""
+    shown = {name: conversations.heads.shown(i).numpy() for name, i in ATTRIBUTE_INDEX.items()}
+    return DrawingUrns(codec, shown | {name: records.heads.shown(i).numpy() for name, i in FIELD_INDEX.items()})
+
+
 @torch.no_grad()
 def draw_conversations(
-    network: ConversationNetwork, codec: FlowCodec, wanted: Wanted, generator: torch.Generator, run: int = RUN
+    network: ConversationNetwork,
+    codec: FlowCodec,
+    wanted: Wanted,
+    generator: torch.Generator,
+    urns: DrawingUrns | None = None,
+    run: int = RUN,
 ) -> NDArray[np.int64]:
-    """Attributes (n, a) of the wanted conversations, in order of start, about so many one after the other."""
+    """Attributes (n, a) of the wanted conversations, in order of start, about so many one after the other.
+
+    Of all of a chunk's, from urns where those are given.
+    """
     heads, n = network.heads, len(wanted.rows)
     runs = int(np.clip(n // run, 1, MOST_RUNS))
     length = -(-n // runs)
@@ -66,8 +82,11 @@ def draw_conversations(
         known, state = network.history(summary, state)
         known = known[:, 0] + network.start(features[:, step])
         tokens, summary = out[:, step], torch.zeros(runs, network.width)
-        for i in range(len(ATTRIBUTES)):
-            tokens[:, i] = heads.say(i, known, tokens, moment[:, step], generator, law.may(i, tokens))
+        for i, name in enumerate(ATTRIBUTES):
+            choose = None
+            if urns is not None:
+                choose = partial(urns.draw_attribute, name, tokens, rows[:, step], generator)
+            tokens[:, i] = heads.say(i, known, tokens, moment[:, step], generator, law.may(i, tokens), choose)
             said = heads.hear(i, tokens[:, i])
             known, summary = known + said, summary + said
         summary = summary[:, None]
@@ -129,12 +148,16 @@ def draw_records(
     counts: NDArray[np.int64],
     rng: np.random.Generator,
     generator: torch.Generator,
+    urns: DrawingUrns | None = None,
 ) -> DrawnRecords:
-    """Draw the records of conversations with these attributes (n, a), starts (n,) and numbers of records (n,)."""
+    """Draw the records of conversations with these attributes (n, a), starts (n,) and numbers of records (n,).
+
+    Where urns are given, these are all conversations of a chunk.
+    """
     offset = np.concatenate([[0], np.cumsum(counts)])
     fields = np.zeros((int(offset[-1]), len(FIELDS)), np.int64)
     starts = np.zeros(len(fields), np.int64)
-    order = np.argsort(-counts, kind="stable")
+    order = np.lexsort((rng.random(len(counts)), -counts))  # no hour takes first what the urns hold
     law = _RecordLaw(network, codec)
     for begin in range(0, len(order), ROWS):
         rows = order[begin : begin + ROWS]
@@ -149,10 +172,11 @@ def draw_records(
             running = running_tokens(position, total[:k], codec.last_ns - now[:k])
             read = network.inputs(described[:k], before[:k, None], torch.from_numpy(running)[:, None])
             h, state = network.recur(read, state[:, :k].contiguous())
-            tokens, before = _say(network, h[:, 0] + read[:, 0], law, index, protocol[:k], generator)
+            seen = None if urns is None else Seen(attributes[rows[:k]], now[:k], urns, generator)
+            tokens, before = _say(network, h[:, 0] + read[:, 0], law, index, protocol[:k], generator, seen)
             if index:
                 gap = codec.gap.draw(tokens[:, FIELD_INDEX["gap"]].numpy(), rng)
-                left = np.maximum(codec.last_ns - now[:k], 0)
+                left = np.maximum(codec.last_ns - codec.tail_ns - now[:k], 0)
                 even = (left * rng.random(k) * 2 / (total[:k] - index + 1)).astype(np.int64)
                 now[:k] += np.where(gap <= left, gap, np.minimum(even, left)) // codec.tick_ns * codec.tick_ns
             fields[offset[rows[:k]] + index] = tokens.numpy()
@@ -167,6 +191,7 @@ def _say(
     index: int,
     protocol: NDArray[np.int64],
     generator: torch.Generator,
+    seen: Seen | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One record a conversation: tokens (n, f) and their embedding (n, d)."""
     heads = network.heads
@@ -177,7 +202,8 @@ def _say(
         if name == BY_SIZE[0]:
             place = torch.from_numpy(place_by_size(tokens.numpy(), protocol, law.codec))
         if index or name not in ("is_reverse", "gap"):
-            tokens[:, i] = heads.say(i, known, tokens, place, generator, law.may(name, tokens, protocol))
+            choose = None if seen is None else partial(seen.choose, name, tokens)
+            tokens[:, i] = heads.say(i, known, tokens, place, generator, law.may(name, tokens, protocol), choose)
         said = heads.hear(i, tokens[:, i])
         known, total = known + said, total + said
     return tokens, total

@@ -61,3 +61,16 @@ def test_a_rank_is_that_of_its_value():
     inside = np.linspace(100, 1700, QUANTILES)
     for at in np.linspace(0, 1, 41):
         assert rank_of(inside, value_at(inside, at)) == pytest.approx(at, abs=0.5 / 1600)
+
+
+def test_values_that_are_drawn_evenly_sum_to_what_was_measured():
+    grid = Grid(exact=8, first=9, per_decade=8, largest=10_000)
+    values = np.random.default_rng(1).integers(1, 4000, 3000)
+    bins = Bins.fit(grid, values)
+    tokens = grid.tokens(values)
+    found = bins.draw_evenly(tokens, np.random.default_rng(2))
+    np.testing.assert_array_equal(grid.tokens(found), tokens)
+    assert found.sum() == pytest.approx(values.sum(), rel=0.002)
+    one = np.full(16, tokens[0])
+    shares = np.sort(bins.draw_evenly(one, np.random.default_rng(3)))
+    assert (np.diff(np.searchsorted(bins.quantiles[tokens[0]], shares)) <= 2).all()

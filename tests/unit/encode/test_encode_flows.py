@@ -1,5 +1,6 @@
 """Flow records to tokens and back: what is told exactly comes back exactly, what is made up is lawful."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,21 +12,18 @@ from nsstream.encode.as_map import FIRST, LAST, map_systems
 from nsstream.encode.flow_codec import FlowCodec, least_octets
 from nsstream.encode.flow_conversations import group_flows
 from nsstream.encode.flow_decoding import decode_records, decode_starts, lawful_octets
-from nsstream.encode.flow_encoding import allowed_attributes, allowed_fields, encode_flows
+from nsstream.encode.flow_encoding import allowed_attributes, allowed_fields, count_urns, encode_flows
 from nsstream.encode.flow_features import FEATURES, attribute_features, field_features
-from nsstream.encode.flow_hosts import LAG_EDGES, host_tokens, hosts_of_tokens
 from nsstream.encode.flow_schema import (
     ATTRIBUTE_INDEX,
     ATTRIBUTES,
     FIELD_INDEX,
     FIELDS,
-    FRESH,
-    LAG,
-    LAGS,
+    MOMENTS,
     PACKETS_GRID,
-    PEERS,
     RATIO_GRID,
 )
+from nsstream.encode.flow_urns import LATER_BY_CLASS, SAID, FlowUrns
 from nsstream.encode.flow_values import Counts
 from nsstream.errors import TrainError
 from nsstream.trace import FlowTable
@@ -134,6 +132,33 @@ def test_a_codec_comes_back_from_json(codec, flows):
     np.testing.assert_array_equal(encode_flows(flows, again).fields, encode_flows(flows, codec).fields)
 
 
+def test_urns_count_every_conversation_and_record_and_come_back_from_json(codec, flows, tokens):
+    urns = count_urns(tokens, flows, codec)
+    later = len(flows.records) - len(flows)
+    for name, said in SAID.items():
+        wanted = later if name in LATER_BY_CLASS else len(flows if said in ATTRIBUTES else flows.records)
+        assert urns.pairs[name][:, 2].sum() == wanted, name
+    services = urns.pairs["services"]
+    first = tokens.attributes[: len(flows) // MOMENTS, ATTRIBUTE_INDEX["service"]]
+    counted = {int(said): int(times) for given, said, times in services if given == 0}
+    assert sum(counted[token] for token in set(first.tolist())) >= len(first)
+    kept = dataclasses.replace(codec, urns=urns)
+    again = FlowCodec.from_json(json.loads(json.dumps(kept.as_json())))
+    for name in SAID:
+        np.testing.assert_array_equal(again.urns.pairs[name], urns.pairs[name])
+
+
+def test_counts_of_what_there_is_not_are_refused(codec):
+    data = codec.urns.as_json()
+    for name, said in SAID.items():
+        sizes = ATTRIBUTES if said in ATTRIBUTES else FIELDS
+        for row in ([0, sizes[said], 1], [1 << 40, 0, 1], [-1, 0, 1]):
+            with pytest.raises(ValueError, match=f"counts of {name}"):
+                FlowUrns.from_json(data | {name: [row]})
+    with pytest.raises(KeyError):
+        FlowUrns.from_json({})
+
+
 def test_a_child_codec_keeps_its_parents_slots(codec):
     child = FlowCodec.fit(group_flows(made_flows(seed=2, count=400)), START_NS, END_NS, codec)
     for name in ("service", "flags"):
@@ -159,32 +184,6 @@ def test_a_codec_holds_no_rare_host(codec, flows):
     slots = {tuple(value[1:]) for value in codec.host.slots if value is not None}
     assert not slots & {tuple(host.tolist()) for host in rare}
     assert all(str(host.tolist())[1:-1] not in text for host in rare)
-
-
-def test_hosts_come_back_as_often_as_they_did():
-    rng = np.random.default_rng(3)
-    n = 4000
-    client, server = rng.zipf(1.6, n) % 300, 300 + rng.zipf(1.4, n) % 500
-    slot = np.full(800, -1)
-    slot[[0, 1, 2, 301]] = [0, 1, 2, 3]
-    family = np.zeros(n, np.int64)
-    service = rng.integers(0, 3, n)
-    tokens = host_tokens(client, server, service, family, slot, LAG_EDGES)
-    found = hosts_of_tokens(*tokens, service, family, LAG_EDGES, rng.random((n, 2)))
-    np.testing.assert_array_equal(found[0][client <= 2], client[client <= 2])
-    for measured, drawn in zip((client, server), found[:2], strict=True):
-        assert len(np.unique(drawn)) == pytest.approx(len(np.unique(measured)), rel=0.2)
-    pairs = [len(set(zip(a.tolist(), b.tolist(), strict=True))) for a, b in ((client, server), found[:2])]
-    assert pairs[1] == pytest.approx(pairs[0], rel=0.15)
-
-
-def test_what_is_asked_for_and_not_there_is_a_new_host():
-    client = np.array([LAG + 5, FRESH, LAG])
-    server = np.array([3, PEERS + LAG + 9, PEERS + FRESH])
-    found = hosts_of_tokens(client, server, np.zeros(3, np.int64), np.zeros(3, np.int64), LAG_EDGES, np.zeros((3, 2)))
-    assert found[0][2] == found[0][1]
-    assert len(set(found[1].tolist())) == 3
-    assert len(LAG_EDGES) == LAGS + 1
 
 
 def test_counts_keep_frequent_values_and_rates_exactly():
