@@ -15,6 +15,7 @@ from torch import nn
 
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import place_by_size, place_of
+from nsstream.encode.flow_hosts import KNOWN, REACHES
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, FIELD_INDEX, FRESH, LAG, LAGS, PEERS
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
@@ -43,7 +44,7 @@ _QUARTILES: Final = 1.349  # standard deviations between the quartiles of normal
 READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
-NEAR: Final = 24  # lags, of some hundred hosts, after which hosts without a slot come again
+NEAR: Final = 8  # octaves of lags, of some hundred hosts, after which hosts without a slot come again
 
 
 @torch.no_grad()
@@ -92,10 +93,18 @@ def say_clients(network: ConversationNetwork, counts: FlowCounts, share_v6: floa
         shares[begin : begin + len(popular)] = popular
     rest = max(1.0 - float(shares.sum()), 1e-6)
     shares[FRESH] = min(max(fresh, 1e-6), rest)
-    shares[LAG : LAG + NEAR] = max(rest - shares[FRESH], 1e-9) / NEAR
+    shares[LAG:] = _again(float(shares[FRESH]), max(rest - float(shares[FRESH]), 1e-9))
     layer = cast(nn.Linear, network.heads.head[i])
     layer.weight.zero_()
     layer.bias[:] = torch.from_numpy(_logits(shares))
+
+
+def _again(fresh: float, again: float) -> NDArray[np.float64]:
+    """Shares (LAGS,) of hosts that come again, as likely after each time: of those named once, twice, more often."""
+    more = again / (fresh + again)
+    by_kind = np.zeros((KNOWN, REACHES))
+    by_kind[:3, :NEAR] = np.array([[fresh * more], [fresh * more**2], [again * more**2]]) / NEAR
+    return by_kind.ravel()
 
 
 def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.float64], float, float]:
