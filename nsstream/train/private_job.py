@@ -170,7 +170,8 @@ def _expect(networks: nn.ModuleDict, seed: Codec, codec: Codec) -> None:
     had, has = seed.start_gap.counts + 1.0, codec.start_gap.counts + 1.0
     ratio = np.log(has / has.sum()) - np.log(had / had.sum())
     corrections[ATTRIBUTE_INDEX["start_gap"]] += torch.from_numpy(ratio.astype(np.float32)).clamp(-3.0, 3.0)
-    for name, pairs in (("initiator_host", codec.urns.hosts), ("responder_host", codec.urns.servers)):
+    asked = np.concatenate([codec.urns.servers, codec.urns.peers])
+    for name, pairs in (("initiator_host", codec.urns.hosts), ("responder_host", asked)):
         corrections[ATTRIBUTE_INDEX[name]] += torch.from_numpy(only_these(counts_of(pairs, ATTRIBUTES[name])))
 
 
