@@ -8,8 +8,9 @@ models. Each model in turn is attacked, the others being the outsider's own (sha
 use for calibration: Watson et al. 2022, Carlini et al. 2022 with few shadows):
 
 - *loss*: how likely the model finds a conversation;
-- *ratio*: how much more likely than the models do in the mean that are known not to have it, as many for each; of open
-  models the same of conversations that every model's vocabulary has words for: what is left when a vocabulary gives
+- *ratio*: how much more likely than the models of the other pairs do in the mean that do not have it, one of each pair
+  (its own pair's other model would have just what it has not: it would be asked of members alone); of open models the
+  same of conversations that every model's vocabulary has words for: what is left when a vocabulary gives
   nothing away;
 - *seed*, *heads*, of private models: how much more likely than the public model that they went on from, and how far
   their heads went the conversation's way (`bars.learned`);
@@ -183,11 +184,9 @@ def areas(nats: NDArray[np.float64], is_in: NDArray[np.bool_]) -> tuple[list[Auc
     """Of each model, how well its members are told by its loss, and by its loss beside the shadows': from (K, n)."""
     beyond = []
     for target in range(len(nats)):
-        shadows = [i for i in range(len(nats)) if i != target]
-        outside = np.array([np.where(is_in[i], np.nan, nats[i]) for i in shadows])
-        shown = np.sort(np.where(np.isnan(outside), np.inf, np.arange(len(shadows))[:, None]), axis=0)
-        few = shown[: len(nats) // 2 - 1].astype(np.int64)  # as many shadows for members as for others
-        beyond.append(np.take_along_axis(outside, few, axis=0).mean(axis=0) - nats[target])
+        others = np.arange(len(nats)) // 2 != target // 2  # of each other pair just one model lacks it, member or not
+        outside = np.where(is_in[others], 0.0, nats[others])
+        beyond.append(outside.sum(axis=0) / (len(nats) // 2 - 1) - nats[target])
     return _areas_of(list(-nats), is_in), _areas_of(beyond, is_in)
 
 

@@ -125,7 +125,8 @@ def about_hosts(found: Reidentified | None, *, is_known: bool) -> Finding:
         )
         return Finding("hosts", Verdict.OPEN, words, {})
     if found is None:
-        return Finding("hosts", Verdict.OPEN, "Fewer than two real hosts stand in the twin: nothing to confuse.", {})
+        words = "Fewer than two real hosts stand in the twin at their mapped address: there is nobody to confuse."
+        return Finding("hosts", Verdict.OPEN, words, {})
     figures: dict[str, object] = {
         "by_volume": found.by_volume.as_dict(),
         "by_peers": found.by_peers.as_dict(),

@@ -44,5 +44,12 @@ def test_chance_moves_the_mean_of_areas_as_far_as_is_said() -> None:
     assert 0.85 < np.std(means) / chance_of(100, MODELS) < 1.15
 
 
+def test_models_that_are_worse_all_over_do_not_look_like_memory() -> None:
+    nats, is_in = made(0.0)
+    nats += np.array([0, 9, -9, 3, 6, -6])[:, None]
+    ratio = areas(nats, is_in)[1]
+    assert all(abs(area.value - 0.5) < 0.05 for area in ratio)
+
+
 def random_scores(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(0, 1, (MODELS, count)), halves_of(count, MODELS, rng)
