@@ -249,5 +249,5 @@ class RecordNetwork(nn.Module):
         described = self.describe(attributes)
         read = self.inputs(described, said, running)
         h, _ = self.recur(self.drop(read))
-        h = self.drop(h) + read
-        return h[counts]
+        states: Tensor = (self.drop(h) + read)[counts]
+        return states

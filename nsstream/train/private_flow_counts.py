@@ -205,8 +205,7 @@ def field_cells(codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
 
 
 def _by_octets(values: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.int64]:
-    cells = 8 * np.log10(np.maximum(values, 1))
-    return np.asarray(np.clip(cells, 0, OCTET_CELLS // 2 - 1), np.int64)
+    return np.asarray(np.clip(8 * np.log10(np.maximum(values, 1)), 0, OCTET_CELLS // 2 - 1), np.int64)
 
 
 def _values(counts: Counts) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ def networks_of(parent: FlowModel, codec: FlowCodec) -> nn.ModuleDict:
         weight.zero_()
     usual = conversations.start.weight[:, 2:].mean(dim=1)
     conversations.start.weight.zero_()
-    conversations.start.bias += usual
+    conversations.start.bias.add_(usual)
     gap = ATTRIBUTE_INDEX["start_gap"]
     _average(conversations.heads.said[gap], had[0]["start_gap"])
     conversations.heads.feel[gap].zero_()
@@ -69,8 +69,8 @@ def _fold(heads: Heads) -> None:
         features = heads.features(i)
         layer, lean = cast(nn.Linear, head), cast(nn.Linear, heads.lean[i])
         if features is not None:
-            layer.weight += features @ lean.weight
-            layer.bias += features @ lean.bias
+            layer.weight.add_(features @ lean.weight)
+            layer.bias.add_(features @ lean.bias)
         lean.weight.zero_()
         lean.bias.zero_()
 
