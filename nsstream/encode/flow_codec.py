@@ -183,7 +183,7 @@ class FlowCodec:
             start_gap=Bins.fit(START_GAP_GRID, np.diff(starts, prepend=starts[:1])),
             gap=Bins.fit(RECORD_GAP_GRID, record_gaps(flows)[flows.index > 0]),
             records=Bins.fit(RECORDS_GRID, flows.record_count),
-            **{
+            **{  # type: ignore[arg-type]
                 name: Counts.fit(grid, capacities, counts[name], packets.get(name), getattr(parent, name, None))
                 for name, (grid, capacities) in COUNTS.items()
             },

@@ -146,7 +146,8 @@ class Heads(nn.Module):
         if may is not None:
             may = torch.where(may.any(-1, keepdim=True), may, True)
             logits = logits.masked_fill(~may, -1e9)
-        return logits.softmax(-1)
+        likely: Tensor = logits.softmax(-1)
+        return likely
 
     def say(
         self,

@@ -76,13 +76,16 @@ def draw_hosts(
         seed: the public one.
     """
     rng, made = np.random.default_rng(0), made_up_hosts(seed)
-    about, wanted = (_MIDDLE * 2.0 ** np.repeat(np.arange(OCTAVES), of_octave)[::-1] for of_octave in (busy, asks))
+    about, wishes = (
+        np.asarray(_MIDDLE * 2.0 ** np.repeat(np.arange(OCTAVES), of_octave)[::-1], np.float64)
+        for of_octave in (busy, asks)
+    )
     started = np.zeros(len(about), np.int64)
     split = _split(about, units[1], of_versions)
     for rows, there in zip(split, of_versions, strict=True):
         if len(rows):
             started[rows] = 1 + whole(about[rows] - 1, there - len(rows))
-    wanted = np.minimum(np.rint(wanted).astype(np.int64), started)
+    wanted = np.minimum(np.rint(wishes).astype(np.int64), started)
     ratio = _asked_a_pair(seed)
     initiators, asked, peers = np.zeros(HOST_SLOTS + 2, np.int64), np.zeros(HOST_SLOTS + 2, np.int64), []
     for version, rows, rare in zip(VERSIONS, split, (RARE_IPV4, RARE_IPV6), strict=True):
@@ -110,7 +113,7 @@ def draw_hosts(
     return Hosts(initiators, asked, _added_up(peers))
 
 
-def only_these(hosts: NDArray[np.int64]) -> NDArray[np.float32]:
+def only_these(hosts: NDArray[np.float64]) -> NDArray[np.float32]:
     """What to add to the logits of host tokens, so that none but those that are counted (t,) is likely: (t,)."""
     return np.where(hosts > 0, 0.0, -20.0).astype(np.float32)
 
