@@ -113,8 +113,9 @@ class JobRunner:
     ) -> Path:
         """Train a job's checkpoint by a worker that is told its promise; raises ChildFailedError, CancelledError."""
         return self.train_material(
-            material, self.folder_of(job), training, place, heard, private=private, failures=job.attempts
-        )
+            material, self.folder_of(job), training, place, heard,
+            private=private, failures=job.attempts, waited_s=job.waited_s,
+        )  # fmt: skip
 
     def train_material(
         self,
@@ -126,17 +127,19 @@ class JobRunner:
         *,
         private: Mapping[str, Any] | None = None,
         failures: int = 0,
+        waited_s: float = 0.0,
     ) -> Path:
         """Train a checkpoint in a folder of models; raises as `train`.
 
-        After so many `failures` that this try is the last, it is made on the CPU, whatever its place has.
+        A fine-tune that `waited_s` for its turn has so much less time for its fit (`FitTime`). After so many `failures`
+        that this try is the last, it is made on the CPU, whatever its place has.
         """
         is_last_try = failures > 0 and failures + 1 >= training.attempts
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
         if budget_s is not None:
-            budget_s = self.fit_time.of(budget_s)
+            budget_s = self.fit_time.of(budget_s, 0.0 if is_seed else waited_s)
         told = TrainJob(
             chunk=material.chunk,
             before=material.before,

@@ -122,7 +122,9 @@ class TrainingSection(Section):
         default=240.0, description="Wall-clock time of the seed's training, from its start.", json_schema_extra=LIVE
     )
     budget_s: Positive = Field(
-        default=40.0, description="Wall-clock time of a fine-tune, from its start.", json_schema_extra=LIVE
+        default=40.0,
+        description="Wall-clock time of a fine-tune, from its start; less, but half at least, for a chunk that waited.",
+        json_schema_extra=LIVE,
     )
     seed_steps: int | None = Field(
         default=None,

@@ -62,6 +62,7 @@ class Job:
     attempts: int  # failures before
     chunk_ids: tuple[str, ...]
     candidate: str | None  # the checkpoint that was trained already, of a process that died before it was judged
+    waited_s: float = 0.0  # from its chunks' being there until it was claimed
 
 
 class TrainingQueue:
@@ -136,7 +137,7 @@ class TrainingQueue:
             chunks = db.execute("SELECT id FROM chunk WHERE job = ? ORDER BY start_ns, length(id), id", (row["id"],))
             return Job(
                 row["id"], row["digest"], row["start_ns"], row["end_ns"], row["conversations"], row["attempts"],
-                tuple(chunk["id"] for chunk in chunks), row["candidate"],
+                tuple(chunk["id"] for chunk in chunks), row["candidate"], max(now_ns - row["created_ns"], 0) * 1e-9,
             )  # fmt: skip
 
     def run(self, job: Job) -> None:

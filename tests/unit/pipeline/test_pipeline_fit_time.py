@@ -30,6 +30,12 @@ def test_a_fit_that_ended_early_tells_nothing():
     assert time.of(40.0) == 40.0 - START_S
 
 
+def test_what_waited_is_learned_for_less_time():
+    time = FitTime()
+    assert time.of(40.0, 10.0) == 30.0 - START_S
+    assert time.of(40.0, 1000.0) == 20.0
+
+
 @pytest.mark.parametrize(("budget_s", "fit_s"), [(40.0, 20.0), (3.0, 1.5), (0.5, 1.0)])
 def test_half_of_a_budget_is_the_fits_whatever_the_rest_takes(budget_s: float, fit_s: float):
     time = FitTime()

@@ -74,6 +74,13 @@ def test_the_newest_is_claimed_first_and_each_only_once(nest: Nest):
     assert nest.queue.claim() is None
 
 
+def test_who_claims_is_told_how_long_it_waited(nest: Nest):
+    nest.see(chunk(1))
+    nest.clock.advance(20 * S)
+    nest.see(chunk(2))
+    assert [nest.claim().waited_s for _ in range(2)] == pytest.approx([0.0, 20.0])
+
+
 def test_the_oldest_is_claimed_first_where_that_is_asked_for(nest: Nest):
     nest.see(chunk(1), chunk(2))
     assert nest.queue.claim(oldest=True).chunk_ids == ("chunk-000001",)
