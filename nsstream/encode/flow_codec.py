@@ -127,7 +127,8 @@ class FlowCodec:
 
     def cell_at(self, start_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The cell in which each time (k,) lies; of later ones, the last."""
-        return np.clip(np.searchsorted(self.edges, start_ns, side="right") - 1, 0, len(self.cells) - 1)
+        at = np.searchsorted(self.edges, start_ns, side="right") - 1
+        return np.asarray(np.clip(at, 0, len(self.cells) - 1), np.int64)
 
     @cached_property
     def cell_of(self) -> NDArray[np.int64]:

@@ -190,7 +190,7 @@ def _largest(fields: NDArray[np.int64], codec: FlowCodec, bounds: NDArray[np.int
         counts: Counts = getattr(codec, name)
         values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
         sizes.append(np.searchsorted(bounds, values)[fields[:, FIELD_INDEX[name]]])
-    return np.maximum(*sizes)
+    return np.asarray(np.maximum(*sizes), np.int64)
 
 
 _OCTAVES: Final = 2 ** np.arange(OCTAVES - 1)

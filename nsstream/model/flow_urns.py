@@ -121,7 +121,8 @@ class DrawingUrns:
         way = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse
         service = attributes[:, ATTRIBUTE_INDEX["service"]]
         of_kind = self._givens.of_kind(service, way)
-        given: _Given = dict.fromkeys(BY_KIND, of_kind) | dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
+        given: _Given = dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
+        given |= dict.fromkeys(BY_KIND, of_kind)
         given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(service))
         if name in BY_SIZE:
             octave = octave_of(tokens.numpy(), self._codec)
