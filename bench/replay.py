@@ -1,6 +1,6 @@
 """Measure replay: how it sends, tcpreplay in the same run; and all other bars, by the benchmarks that they have.
 
-    python bench/replay.py [timing] [throughput] [stop] [--seconds S] [--rounds N] [--trace PCAP] [--json OUT]
+    python bench/replay.py [timing] [throughput] [stop] [--seconds S] [--passes N] [--rounds N] [--trace PCAP]
     python bench/replay.py assemble draw lawful exports control      # each as it stands, with its peers
     python bench/replay.py fuzz soak                                 # a million messages; half an hour
     python bench/replay.py all
@@ -13,7 +13,7 @@ timing: a trace of 60 s (the lab capture's minutes laid over each other, or --tr
 socket with the kernel's stamps. Our offsets count from the instants that were asked for, tcpreplay's from its first
 receipt or so that their median is 0, whichever suits it better. tcpreplay runs with the trace's times, and with --pps
 at the trace's mean rate, whose instants are evenly spaced. Then both with SCHED_FIFO, which on a machine that others
-use makes the difference.
+use makes the difference. Those that are compared take turns for --passes rounds, of which the medians count.
 
 throughput: a million packets from one file, in rounds that alternate the order. Both counted at the other end.
 
@@ -40,7 +40,7 @@ MEASURES: dict[str, tuple[str, str, Callable[[Path, argparse.Namespace], Measure
     "timing": (
         "A trace at its own pace over a veth pair",
         "tcpreplay",
-        lambda directory, given: measure_timing(directory, given.seconds, given.trace),
+        lambda directory, given: measure_timing(directory, given.seconds, given.trace, given.passes),
     ),
     "throughput": (
         "As fast as it goes over a veth pair, a million packets from the same file",
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the trace that is made")
     parser.add_argument("--trace", type=Path, help="an Ethernet pcap, not compressed, instead of the made trace")
+    parser.add_argument("--passes", type=int, default=3, help="of the trace, by ours and by --pps in turn")
     parser.add_argument("--rounds", type=int, default=5, help="of the throughput and of the stops")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
