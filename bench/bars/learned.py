@@ -37,7 +37,7 @@ from nsstream.train.private_urns import counts_of
 
 Floats = NDArray[np.float64]
 _AT_ONCE = 32  # units
-_COUNTED = (MOMENTS, ATTRIBUTES["service"], ATTRIBUTES["responder_host"], len(LENGTH_GRID))
+_COUNTED = (MOMENTS, ATTRIBUTES["service"], len(LENGTH_GRID))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,6 @@ def _parts(tokens: ChunkTokens, owner: NDArray[np.int64], count: int, codec: Cod
     said = (
         moment_of(slice_of(tokens.start_ns, codec.first_ns, codec.last_ns)),
         tokens.attributes[:, ATTRIBUTE_INDEX["service"]],
-        tokens.attributes[:, ATTRIBUTE_INDEX["responder_host"]],
         LENGTH_GRID.tokens(np.diff(tokens.packet_offset)),
     )
     out = np.zeros((count, sum(_COUNTED)), np.float32)
@@ -188,8 +187,7 @@ def _counts(codec: Codec, seed: Codec) -> NDArray[np.float32]:
     def all_of(one: Codec) -> list[Floats]:
         moments = np.bincount(moment_of(np.arange(SLICES)), one.profile, minlength=MOMENTS)
         services = counts_of(one.urns.services, ATTRIBUTES["service"])
-        servers = counts_of(one.urns.servers, ATTRIBUTES["responder_host"])
-        return [moments, services, servers, one.length.counts.astype(float)]
+        return [moments, services, one.length.counts.astype(float)]
 
     even = np.ones(MOMENTS)
     usual = [even, *all_of(seed)[1:]]

