@@ -152,7 +152,10 @@ def test_a_pipe_of_tcpdumps_is_read_to_its_end_after_a_signal(programs, inside, 
     captured = re.search(r"(\d+) packets captured", said)  # not what it had still to read when it was told to end
     assert captured
     assert 0 < int(captured[1]) <= DATAGRAMS
-    assert ports_in(state) == list(range(int(captured[1]))), out
+    ports = ports_in(state)
+    assert ports == list(range(len(ports))), out
+    # A packet that the signal finds tcpdump writing is counted by it, and not written again (EINTR).
+    assert int(captured[1]) - 1 <= len(ports) <= int(captured[1]), out
 
 
 @needs_root

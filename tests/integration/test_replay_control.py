@@ -45,20 +45,18 @@ def pcap_sink(path):
     return {"kind": "pcap", "path": path}
 
 
-def written_since(client, status):
-    return client.status().packets_written - status.packets_written
-
-
 def test_a_paused_run_writes_nothing_until_it_is_resumed(client, endless, tmp_path):
     client.start([endless], pcap_sink(tmp_path / "t.pcap"), rate=1.0)
     status_when(client, lambda status: status.packets_written > 10)
     assert client.pause().state == "paused"
     assert client.pause().state == "paused"
-    paused = client.status()
-    while written_since(client, paused):  # what was due already was being written
-        paused = client.status()
-    for _ in range(50):
-        assert written_since(client, paused) == 0
+    paused, unchanged = client.status(), 0
+    until_s = time.monotonic() + PATIENCE_S
+    while unchanged < 50:  # what was due already was being written
+        assert time.monotonic() < until_s, "it goes on writing"
+        now = client.status()
+        unchanged = unchanged + 1 if now.packets_written == paused.packets_written else 0
+        paused = now
     assert client.resume().state == "running"
     status_when(client, lambda status: status.packets_written > paused.packets_written + 10)
     assert client.pause().state == "paused"
