@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nsstream.clock import ManualClock
+from nsstream.encode.flow_schema import FLOW_SCHEMA_ID
 from nsstream.errors import TrainError
 from nsstream.pipeline.ledger import Ledger
 from nsstream.pipeline.privacy_config import PrivacySection
@@ -213,13 +214,19 @@ def test_a_parent_that_was_learned_openly_is_refused(nest: Nest) -> None:
     assert jobs.reserve(job(0), parent, TrainingSection()) is not None
 
 
-def test_jobs_of_flow_records_are_refused_before_they_reserve_anything(nest: Nest) -> None:
-    queue = TrainingQueue(nest.ledger, nest.clock)
+@pytest.mark.parametrize(("schema", "refused"), [("packets-1", True), (FLOW_SCHEMA_ID, False)])
+def test_jobs_of_flow_records_go_on_from_models_of_flow_records_alone(nest: Nest, schema: str, refused: bool) -> None:
+    queue, parent = TrainingQueue(nest.ledger, nest.clock), nest.folder / "parent"
     queue.see(SeenChunk("flows", "digest", 0, HOUR, "flows", 1000, 100), fewest=50, most_waiting=9)
-    claimed = queue.claim()
+    parent.mkdir()
+    (parent / "manifest.json").write_text(json.dumps({"schema": schema}))
+    claimed, public = queue.claim(), TrainingSection(seed_model=parent)
     assert claimed is not None
-    with pytest.raises(SpendingRefusedError, match="not of flow records") as caught:
-        private(nest, planner=planner).reserve(claimed, None, TrainingSection())
+    if not refused:
+        assert private(nest, planner=planner).reserve(claimed, parent, public) is not None
+        return
+    with pytest.raises(SpendingRefusedError, match="model of packets, and the chunk is of flow records") as caught:
+        private(nest, planner=planner).reserve(claimed, parent, public)
     assert caught.value.reason == UNSUPPORTED
     assert nest.spending.status()["jobs"] == 0
 
