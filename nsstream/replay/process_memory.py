@@ -4,7 +4,9 @@ The heap: glibc gives each thread an arena of its own, and hands a large block b
 before. Blocks of frames of all sizes are made by one thread and freed by another, so that the arenas fragment, and
 memory creeps up for hours though no more of it is used. Here there is one arena; blocks are cut from it, since fresh
 pages for each would cost more than the frames in them; and every second all pages that are free go back. Arrow, which
-writes tables, would have a heap of its own besides, and is told to use this one.
+writes tables, would have a heap of its own besides, and is told to use this one. numpy asks for huge pages under arrays
+of 4 MB and more; where those were, the kernel goes on for a quarter of an hour to put 2 MB under what else is there
+now. So there are none in this process, and its children.
 
 The collector: a full collection looks at every object that could be part of a cycle, with the interpreter's lock held.
 The libraries have about half a million, which takes 0.1 to 0.3 s, and no command is answered meanwhile. What was
@@ -28,17 +30,22 @@ MOST_SPARE: Final = 64 << 20  # free octets at the heap's end, beyond which they
 TRIM_EVERY_NS: Final = 1_000_000_000
 LONGEST_LOADING_NS: Final = 60_000_000_000
 _NEVER: Final = (1 << 31) - 1
+_PR_SET_THP_DISABLE: Final = 41  # of <linux/prctl.h>
 
 
 def keep_one_heap() -> bool:
-    """Let all threads share one heap that keeps its blocks; call it before there are any. False: this is no glibc."""
+    """Let all threads share one heap of small pages that keeps its blocks; call it before there are any.
+
+    False: this is no glibc, or no Linux.
+    """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # read when pyarrow is first imported
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return False
     settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, LARGEST_KEPT), (_TRIM_THRESHOLD, MOST_SPARE))
     taken = [mallopt(name, value) for name, value in settings]
-    return all(taken)
+    prctl = _glibc("prctl")
+    return all(taken) and prctl is not None and prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
 
 def _glibc(name: str) -> Callable[..., int] | None:

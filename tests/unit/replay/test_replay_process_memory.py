@@ -79,6 +79,16 @@ print(json.dumps(pyarrow.default_memory_pool().backend_name))
 """
 
 
+PAGES = """
+import json, subprocess
+from nsstream.replay.process_memory import keep_one_heap
+assert keep_one_heap()
+of_child = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout
+told = [open("/proc/self/status").read(), of_child]
+print(json.dumps([line for status in told for line in status.splitlines() if line.startswith("THP_enabled")]))
+"""
+
+
 def test_arrow_has_no_heap_of_its_own():
     assert told_by(ARROW) == "system"
 
@@ -86,6 +96,11 @@ def test_arrow_has_no_heap_of_its_own():
 @needs_glibc
 def test_threads_share_the_heaps_that_are_there():
     assert told_by(ARENAS, "one") < told_by(ARENAS, "many")
+
+
+@needs_glibc
+def test_there_are_no_huge_pages_in_this_process_and_its_children():
+    assert told_by(PAGES) == ["THP_enabled:\t0"] * 2
 
 
 @needs_glibc
