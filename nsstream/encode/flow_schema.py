@@ -11,7 +11,7 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-FLOW_SCHEMA_ID: Final = "flows-2"
+FLOW_SCHEMA_ID: Final = "flows-3"
 
 START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=8, largest=100_000 * 10**9)  # nanoseconds
 RECORD_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=16, largest=1_000_000 * 10**9)

@@ -3,8 +3,9 @@
 A network's small errors add up in what a table is summed by: bytes a minute, packets of a service, how long flows of a
 size last. What the chunk counted of such pairs is drawn without replacement (`model.flow_urns`).
 
-A conversation's class is its service, or, of a rare one, its protocol's layer; its way is whether the service's side
-begins; a record's kind is its conversation's class and which side sent it. What is given of octets and of durations is
+A conversation's class is its label and its service, or, where these are rare together, its protocol's layer in place of
+the service; its way is whether the service's side begins; a record's kind is its conversation's class and which side
+sent it. What is given of octets and of durations is
 the kind and how many packets there are, by powers of two; of packets the kind, and the cell of the chunk in which the
 record before started.
 """
@@ -17,17 +18,19 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.flow_schema import ATTRIBUTES, CELLS, FIELDS, MOMENTS, SERVICE_SLOTS, SLICES
+from nsstream.encode.flow_schema import ATTRIBUTES, CELLS, FIELDS, LABELS, MOMENTS, SERVICE_SLOTS, SLICES
 from nsstream.encode.vocabulary import distinct_rows
 
 OFTEN: Final = 16  # conversations of a class, or records of a kind or of a kind and size, that has counts of its own
 LAYERS: Final = 3
-CLASSES: Final = SERVICE_SLOTS + LAYERS
+OF_LABEL: Final = SERVICE_SLOTS + LAYERS  # classes
+CLASSES: Final = LABELS * OF_LABEL
 KINDS: Final = 2 * CLASSES
 OCTAVES: Final = 24  # of packets
 
 # What each urn is given, and which token is drawn from it.
-BY_MOMENT: Final = {"services": "service", "clients": "client"}
+BY_MOMENT: Final = {"labels": "label", "services": "service", "clients": "client"}
+BY_LABEL: Final = {"labelled": "service"}
 BY_CLIENT: Final = {"peers": "server"}
 BY_CLASS: Final = {"ways": "service_first", "lengths": "record_count"}
 BY_CLASS_AND_WAY: Final = {"askers": "client", "servers": "server"}
@@ -36,10 +39,19 @@ BY_KIND: Final = {"flags": "flags", "packets": "packets", "reverse_packets": "re
 BY_KIND_AND_SIZE: Final = {"octets": "octets", "reverse_octets": "reverse_octets", "durations": "duration"}
 BY_CELL: Final = {"volumes": "packets"}
 SAID: Final = (
-    BY_MOMENT | BY_CLIENT | BY_CLASS | BY_CLASS_AND_WAY | LATER_BY_CLASS | BY_KIND | BY_KIND_AND_SIZE | BY_CELL
+    BY_MOMENT
+    | BY_LABEL
+    | BY_CLIENT
+    | BY_CLASS
+    | BY_CLASS_AND_WAY
+    | LATER_BY_CLASS
+    | BY_KIND
+    | BY_KIND_AND_SIZE
+    | BY_CELL
 )
 _GIVENS: Final = (
     dict.fromkeys(BY_MOMENT, MOMENTS)
+    | dict.fromkeys(BY_LABEL, LABELS)
     | dict.fromkeys(BY_CLIENT, ATTRIBUTES["client"])
     | dict.fromkeys((*BY_CLASS, *LATER_BY_CLASS), CLASSES)
     | dict.fromkeys((*BY_CLASS_AND_WAY, *BY_KIND), KINDS)
@@ -85,15 +97,17 @@ class FlowUrns:
             is_from_service: (m,) whether the service's side sent it.
             octave: (m,) how many packets it has, by powers of two.
         """
-        service = attributes["service"]
-        class_ = _often_or(*givens.of_class(service))
+        label, service = attributes["label"], attributes["service"]
+        class_ = _often_or(*givens.of_class(label, service))
         is_later = np.append(False, owner[1:] == owner[:-1])
-        of_kind = givens.of_kind(service[owner], is_from_service)
+        of_kind = givens.of_kind(label[owner], service[owner], is_from_service)
+        of_way = givens.of_kind(label, service, attributes["service_first"] == 1)
         given = (
             dict.fromkeys(BY_MOMENT, moment)
+            | dict.fromkeys(BY_LABEL, label)
             | dict.fromkeys(BY_CLIENT, attributes["client"])
             | dict.fromkeys(BY_CLASS, class_)
-            | dict.fromkeys(BY_CLASS_AND_WAY, _often_or(*givens.of_kind(service, attributes["service_first"] == 1)))
+            | dict.fromkeys(BY_CLASS_AND_WAY, _often_or(*of_way))
             | dict.fromkeys(LATER_BY_CLASS, np.where(is_later, class_[owner], -1))
             | dict.fromkeys(BY_KIND, _often_or(*of_kind))
             | dict.fromkeys(BY_KIND_AND_SIZE, _often_or(*(kind * OCTAVES + octave for kind in of_kind)))
@@ -120,7 +134,7 @@ class FlowUrns:
 
 @dataclass(frozen=True)
 class Givens:
-    """What urns are given of services: that of each one, and that of all rarer ones of its layer.
+    """What urns are given of conversations: of a label's service, and of all of the label's rarer ones of its layer.
 
     Attributes:
         layer: (SERVICE_SLOTS,) of each service: 0 TCP, 1 UDP, 2 any other.
@@ -128,15 +142,17 @@ class Givens:
 
     layer: NDArray[np.int64]
 
-    def of_class(self, service: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The class of each service token (k,), and that of its layer."""
-        return service, SERVICE_SLOTS + self.layer[service]
+    def of_class(
+        self, label: NDArray[np.int64], service: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The class of each label's service (tokens, (k,)), and that of its layer."""
+        return OF_LABEL * label + service, OF_LABEL * label + SERVICE_SLOTS + self.layer[service]
 
     def of_kind(
-        self, service: NDArray[np.int64], is_from_service: NDArray[np.bool_]
+        self, label: NDArray[np.int64], service: NDArray[np.int64], is_from_service: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The kind of records (k,) of these services, and that of its layer."""
-        own, general = self.of_class(service)
+        """The kind of records (k,) of these, and that of the layer."""
+        own, general = self.of_class(label, service)
         return 2 * own + is_from_service, 2 * general + is_from_service
 
 

@@ -25,6 +25,7 @@ from nsstream.encode.flow_urns import (
     BY_CLIENT,
     BY_KIND,
     BY_KIND_AND_SIZE,
+    BY_LABEL,
     BY_MOMENT,
     LATER_BY_CLASS,
     OCTAVES,
@@ -96,11 +97,12 @@ class DrawingUrns:
         `tokens` (k, a) are the attributes before it.
         """
         given: _Given = dict.fromkeys(BY_MOMENT, (moment_of(row, self._codec.conversation_count), None))
-        service = tokens[:, ATTRIBUTE_INDEX["service"]].numpy()
+        label, service = (tokens[:, ATTRIBUTE_INDEX[said]].numpy() for said in ("label", "service"))
+        given |= dict.fromkeys(BY_LABEL, (label, None))
         given |= dict.fromkeys(BY_CLIENT, (tokens[:, ATTRIBUTE_INDEX["client"]].numpy(), None))
-        given |= dict.fromkeys(BY_CLASS, self._givens.of_class(service))
+        given |= dict.fromkeys(BY_CLASS, self._givens.of_class(label, service))
         way = tokens[:, ATTRIBUTE_INDEX["service_first"]].numpy() == 1
-        given |= dict.fromkeys(BY_CLASS_AND_WAY, self._givens.of_kind(service, way))
+        given |= dict.fromkeys(BY_CLASS_AND_WAY, self._givens.of_kind(label, service, way))
         return self._draw(name, weights, given, generator)
 
     def draw_field(
@@ -119,11 +121,11 @@ class DrawingUrns:
         """
         is_reverse = tokens[:, FIELD_INDEX["is_reverse"]].numpy() == 1
         way = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse
-        service = attributes[:, ATTRIBUTE_INDEX["service"]]
-        of_kind = self._givens.of_kind(service, way)
+        label, service = (attributes[:, ATTRIBUTE_INDEX[said]] for said in ("label", "service"))
+        of_kind = self._givens.of_kind(label, service, way)
         given: _Given = dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
         given |= dict.fromkeys(BY_KIND, of_kind)
-        given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(service))
+        given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(label, service))
         if name in BY_SIZE:
             octave = octave_of(tokens.numpy(), self._codec)
             own, general = (kind * OCTAVES + octave for kind in of_kind)

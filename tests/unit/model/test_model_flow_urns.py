@@ -87,6 +87,17 @@ def test_drawn_flows_have_the_counts_of_the_chunk(flows, codec, networks):
         by_moment = [np.stack([moment, a[:, ATTRIBUTE_INDEX[name]]], axis=1) for a in (tokens.attributes, attributes)]
         free = np.stack([moment, free_attributes[:, ATTRIBUTE_INDEX[name]]], axis=1)
         assert missed(*by_moment) < 0.5 * missed(by_moment[0], free), name
+    label = ATTRIBUTE_INDEX["label"]
+    for name in ("service", "client", "service_first"):
+        by_label = [a[:, [label, ATTRIBUTE_INDEX[name]]] for a in (tokens.attributes, attributes, free_attributes)]
+        assert missed(*by_label[:2]) < 0.5 * missed(by_label[0], by_label[2]), name
+    owner = np.repeat(np.arange(len(tokens)), counts)
+    for name in ("flags", "packets"):
+        by_label = [
+            np.stack([a[owner, label], f[:, FIELD_INDEX[name]]], axis=1)
+            for a, f in ((tokens.attributes, tokens.fields), (attributes, fields), (free_attributes, free_fields))
+        ]
+        assert missed(*by_label[:2]) < 0.5 * missed(by_label[0], by_label[2]), name
     for name in ("packets", "flags"):
         column = FIELD_INDEX[name]
         told = [f[:, [column]] for f in (tokens.fields, fields, free_fields)]
