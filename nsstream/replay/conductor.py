@@ -204,15 +204,18 @@ class Conductor:
             models = stream.models if isinstance(stream, ModelsSpec) else []
             if isinstance(stream, ModelSpec):
                 models = [stream.model]
-            draws_flows = any(checkpoint.is_of_flows for checkpoint in read_checkpoints(models))
+            checkpoints = read_checkpoints(models)
         except InputError as err:
             return Refusal.of(command.id, "model", str(err))
+        draws_flows = any(checkpoint.is_of_flows for checkpoint in checkpoints)
         self._feed.run = self.session.run + 1
         try:
             framing = Framing.of(stream, command.mtu, command.payload, command.oversize, command.testbed)
             if draws_flows:
                 check_flows_agree(command.scenario, framing)
             player = self._make_player(command, framing)
+            if checkpoints and command.scenario.start_ns is None:
+                player.check_time(checkpoints[0].start_ns)
         except InputError as err:
             return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:

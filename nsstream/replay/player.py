@@ -32,7 +32,7 @@ from nsstream.replay.flow_rows import FlowRows
 from nsstream.replay.pacer import Pacer
 from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
-from nsstream.replay.sink import PacesItself, Sink, TakesFlows, Ticks
+from nsstream.replay.sink import ChecksTime, PacesItself, Sink, TakesFlows, Ticks
 from nsstream.replay.stream import Block, FrameStream
 
 DRAWN_AHEAD_CHUNKS: Final = 2
@@ -150,6 +150,11 @@ class Player:
         self._playing = threading.Thread(target=self._play, name="play", daemon=True)
         self.progress = Progress()
         self.outcome: Outcome | None = None
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if the sink cannot write a frame of this time of the twin."""
+        if isinstance(self._sink, ChecksTime):
+            self._sink.check_time(time_ns)
 
     def start(self) -> None:
         """Start both threads."""
