@@ -17,6 +17,7 @@ from nsstream.clock import Clock
 from nsstream.errors import InputError, NsstreamError, OutputError
 from nsstream.replay.checkpoints import read_checkpoint, read_checkpoints
 from nsstream.replay.codec import BadMessageError, decode_command
+from nsstream.replay.drawing import CannotError
 from nsstream.replay.endpoint import Plane
 from nsstream.replay.feed import LEASE_S, FullError, PacketFeed
 from nsstream.replay.framing import Framing
@@ -44,7 +45,7 @@ from nsstream.replay.messages import (
     Subscription,
     fit_sentence,
 )
-from nsstream.replay.player import CannotError, Player, Progress
+from nsstream.replay.player import Player, Progress
 from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.registry import make_sink
 from nsstream.replay.replies import fit_counts, welcome
