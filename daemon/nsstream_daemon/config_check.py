@@ -6,9 +6,12 @@ about does not change while the daemon runs.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import stat
 from pathlib import Path
+from typing import Final
 
 from nsstream.clock import SystemClock
 from nsstream.errors import InputError, NsstreamError
@@ -19,6 +22,11 @@ from nsstream.pipeline.privacy_ledger import SpendingRefusedError
 from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.secret_files import DIRECTORY, SCHEME, find_secret
+
+_HINTS: Final = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "this user may not read it; the unit's is nsstream, who sees nothing below /home and /root",
+}
 
 
 def load_checked(path: Path, *, is_service: bool) -> ServiceConfig:
@@ -79,8 +87,19 @@ def _check_address_key(config: ServiceConfig, is_service: bool) -> None:
 
 def _check_seed(config: ServiceConfig, is_service: bool) -> None:
     seed_model = config.training.seed_model
-    if seed_model is not None and not (seed_model / "manifest.json").is_file():
-        raise InputError(f"training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint")
+    if seed_model is not None and (reason := _why_unread(seed_model / "manifest.json")):
+        raise InputError(f"training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint: {reason}")
     for capture in config.training.seed_captures:
-        if not capture.is_file():
-            raise InputError(f"training.seed_captures has {str(capture)!r}: there is no such file")
+        if reason := _why_unread(capture):
+            raise InputError(f"training.seed_captures has {str(capture)!r}: {reason}")
+
+
+def _why_unread(path: Path) -> str | None:
+    """Why a file cannot be read by who we are; None where it can."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as err:
+        return _HINTS.get(err.errno or 0, str(err.strerror).lower())
+    if not stat.S_ISREG(mode):
+        return "is no regular file"
+    return None if os.access(path, os.R_OK) else _HINTS[errno.EACCES]

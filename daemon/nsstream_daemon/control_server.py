@@ -195,6 +195,13 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = 30.0) -> Any:
                 if not got:
                     break
                 octets += got
+    except PermissionError as err:
+        raise InputError(f"{path}: this user may not command the daemon; be root, or in the socket's group") from err
+    except FileNotFoundError as err:
+        raise InputError(
+            f"no daemon answers at {path}: there is no such socket; is it running? "
+            "Where its control.socket is elsewhere, give --socket or NSSTREAM_CONTROL_SOCKET"
+        ) from err
     except OSError as err:
         raise InputError(f"no daemon answers at {path}: {err.strerror or err}; is it running?") from err
     try:

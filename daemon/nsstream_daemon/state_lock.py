@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ class StateLock:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file: IO[str] = (state / FILE).open("a+", encoding="ascii")
         except OSError as err:
-            raise OutputError(f"cannot use the state directory {state}: {err.strerror}") from err
+            hint = "; the unit may write in /var/lib/nsstream, and where its ReadWritePaths= says"
+            hint = hint if err.errno == errno.EROFS else ""
+            raise OutputError(f"cannot use the state directory {state}: {err.strerror}{hint}") from err
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
