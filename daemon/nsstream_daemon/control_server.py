@@ -68,7 +68,9 @@ class ControlServer:
                 os.umask(before)
             listener.listen(MOST_CONNECTIONS)
         except OSError as err:
-            raise OutputError(f"cannot listen at {self._path}: {err.strerror}") from err
+            raise OutputError(
+                f"cannot listen at {self._path}: {err.strerror}; control.socket is in a folder that we may write in"
+            ) from err
         listener.setblocking(False)
         self._listener = listener
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -27,6 +27,11 @@ def test_a_socket_that_a_daemon_listens_at_is_not_taken_from_it(tmp_path: Path):
     assert not path.exists()
 
 
+def test_a_socket_that_cannot_be_made_is_told_by_its_key(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"No such file or directory; control\.socket is in a folder"):
+        server(tmp_path / "none" / "control.sock", "first").start()
+
+
 def test_who_finds_no_daemon_is_told_where_to_look(tmp_path: Path):
     with pytest.raises(InputError, match=r"no such socket; is it running\? .* give --socket or NSSTREAM_"):
         ask(tmp_path / "control.sock", {"command": "status"})
