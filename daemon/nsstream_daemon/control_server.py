@@ -60,13 +60,7 @@ class ControlServer:
             if _is_listened_at(self._path):
                 raise OutputError(f"another daemon listens at {self._path}; give another control.socket")
             self._path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            before = os.umask(0o777 & ~MODE)
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(before)
-            listener.listen(MOST_CONNECTIONS)
+            listener = _listen(self._path)
         except OSError as err:
             raise OutputError(
                 f"cannot listen at {self._path}: {err.strerror}; control.socket is in a folder that we may write in"
@@ -169,6 +163,21 @@ class ControlServer:
         with suppress(KeyError, ValueError):
             selector.unregister(connection)
         connection.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that listens at a path; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~MODE)
+    try:
+        listener.bind(str(path))
+        listener.listen(MOST_CONNECTIONS)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener
 
 
 def _is_listened_at(path: Path) -> bool:
