@@ -10,9 +10,12 @@ import errno
 import importlib.util
 import os
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from nsstream.capture.interface import InterfaceQuery
+from nsstream.capture.live import ANY
 from nsstream.clock import SystemClock
 from nsstream.errors import InputError, NsstreamError
 from nsstream.pipeline.address_keys import own_key
@@ -23,6 +26,7 @@ from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.secret_files import DIRECTORY, SCHEME, find_secret
 
+_OF_INTERFACES: Final = ("live", "tcpdump", "dumpcap")
 _HINTS: Final = {
     errno.ENOENT: "there is no such file",
     errno.EACCES: "this user may not read it; the unit's is nsstream, who sees nothing below /home and /root",
@@ -43,6 +47,19 @@ def load_checked(path: Path, *, is_service: bool) -> ServiceConfig:
             raise InputError(f"{path}: {err}") from err
     check_privacy(path, config)
     return config
+
+
+def notes_on(config: ServiceConfig) -> list[str]:
+    """What is not there now, and may come: the daemon waits for it, and an operator may have meant another one."""
+    kind, _, name = config.source.input.partition(":")
+    if kind not in _OF_INTERFACES or name == ANY:
+        return []
+    with closing(InterfaceQuery()) as query:
+        if query.by_name(name) is not None:
+            return []
+    return [
+        f"source.input: there is no interface {name} now, and the daemon waits for it; `ip link` lists what there is"
+    ]
 
 
 def check_privacy(path: Path, config: ServiceConfig, planner: Planner = plan) -> None:

@@ -12,10 +12,12 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The TOML file;
 
 def validate(config: ConfigFile) -> None:
     """Check a configuration file: its keys, their values, and that what it names is on this machine."""
-    from nsstream_daemon.config_check import load_checked
+    from nsstream_daemon.config_check import load_checked, notes_on
 
     loaded = load_checked(config, is_service=False)
     print(f"{config}: is valid; state {loaded.state}, source {loaded.source.input}")
+    for note in notes_on(loaded):
+        print(f"{config}: {note}")
 
 
 def daemon(config: ConfigFile) -> None:

@@ -178,6 +178,18 @@ def test_a_private_mode_that_could_learn_nothing_is_refused(
         validate(path)
 
 
+@pytest.mark.parametrize(("source", "is_told"), [("live:nowhere0", True), ("live:lo", False), ("live:any", False)])
+def test_validate_tells_of_an_interface_that_is_not_there_and_takes_the_file(
+    tmp_path: Path, capsys, source: str, is_told: bool
+):
+    path = tmp_path / "x.toml"
+    path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{source}"\n')
+    validate(path)
+    told = capsys.readouterr().out
+    assert ": is valid; " in told
+    assert ("there is no interface nowhere0 now" in told) is is_told
+
+
 def test_validate_tries_a_key_of_ones_own_and_leaves_credentials_to_the_service(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     capture, path = tmp_path / "x.pcap", tmp_path / "x.toml"
