@@ -42,4 +42,4 @@ class FitTime:
             longest_first = sorted(self._beside_s, reverse=True)
         if not longest_first:
             return START_S
-        return max(START_S, longest_first[1 if len(longest_first) == REMEMBERED else 0])
+        return max(START_S, longest_first[min(1, len(longest_first) - 1)])

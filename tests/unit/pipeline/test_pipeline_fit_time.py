@@ -29,8 +29,17 @@ def test_what_trainings_take_beside_their_fits_is_set_aside_of_the_next_ones():
     time = FitTime()
     time.note(36.0, 46.0)
     assert time.of(40.0) == 40.0 - 10.0
-    time.note(30.0, 39.0)
-    assert time.of(40.0) == 40.0 - 10.0
+    for _ in range(5):
+        time.note(30.0, 39.0)
+    assert time.of(40.0) == 40.0 - 9.0
+
+
+def test_a_first_training_that_compiles_shortens_the_next_one_alone():
+    time = FitTime()
+    time.note(36.0, 96.0)
+    assert time.of(40.0) == 20.0
+    time.note(20.0, 27.0)
+    assert time.of(40.0) == 40.0 - 7.0
 
 
 def test_one_training_of_five_that_was_held_up_shortens_none():
