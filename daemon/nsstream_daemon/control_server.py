@@ -60,15 +60,11 @@ class ControlServer:
             if _is_listened_at(self._path):
                 raise OutputError(f"another daemon listens at {self._path}; give another control.socket")
             self._path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            before = os.umask(0o777 & ~MODE)
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(before)
-            listener.listen(MOST_CONNECTIONS)
+            listener = _listen(self._path)
         except OSError as err:
-            raise OutputError(f"cannot listen at {self._path}: {err.strerror}") from err
+            raise OutputError(
+                f"cannot listen at {self._path}: {err.strerror}; control.socket is in a folder that we may write in"
+            ) from err
         listener.setblocking(False)
         self._listener = listener
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -169,6 +165,21 @@ class ControlServer:
         connection.close()
 
 
+def _listen(path: Path) -> socket.socket:
+    """A socket that listens at a path; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~MODE)
+    try:
+        listener.bind(str(path))
+        listener.listen(MOST_CONNECTIONS)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener
+
+
 def _is_listened_at(path: Path) -> bool:
     """Whether a process that lives has the socket, one that is too busy to be reached among them."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -195,6 +206,13 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = 30.0) -> Any:
                 if not got:
                     break
                 octets += got
+    except PermissionError as err:
+        raise InputError(f"{path}: this user may not command the daemon; be root, or in the socket's group") from err
+    except FileNotFoundError as err:
+        raise InputError(
+            f"no daemon answers at {path}: there is no such socket; is it running? "
+            "Where its control.socket is elsewhere, give --socket or NSSTREAM_CONTROL_SOCKET"
+        ) from err
     except OSError as err:
         raise InputError(f"no daemon answers at {path}: {err.strerror or err}; is it running?") from err
     try:

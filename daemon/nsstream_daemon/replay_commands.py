@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from nsstream.replay import ReplayClient, Status
 
+UNIT_ENDPOINT: Final = "ipc:///run/nsstream-replay/control"  # of systemd/nsstream-replay.service
 _FATES: Final = ("recorded_", "testbed_", "packets_", "flows_")
 _GOOD_FATES: Final = frozenset({"recorded_frames", "frames_written", "frames_metered", "flows_sent", "flows_written"})
 
@@ -97,7 +98,7 @@ def replay(
 @send_app.command("start")
 def start(
     models: Annotated[list[Path] | None, typer.Argument(help="Models in the order of their chunks.")] = None,
-    endpoint: Endpoint = ...,  # type: ignore[assignment]
+    endpoint: Endpoint = UNIT_ENDPOINT,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Capture file: .pcap or .pcapng, and .gz, .xz, .zst.")
     ] = None,
@@ -173,7 +174,7 @@ def start(
 @send_app.command("rate")
 def rate(
     rate: Annotated[str, typer.Argument(help="max, 1.0 for real time, 2x, 20kpps, 100Mbps.")],
-    endpoint: Endpoint,
+    endpoint: Endpoint = UNIT_ENDPOINT,
     key: Key = None,
     server_key: ServerKey = None,
 ) -> None:
@@ -185,14 +186,14 @@ def rate(
 
 
 @send_app.command("pause")
-def pause(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def pause(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """Hold the run."""
     with connected(endpoint, key, server_key) as client:
         print(client.pause().state)
 
 
 @send_app.command("resume")
-def resume(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def resume(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """Let the run go on."""
     with connected(endpoint, key, server_key) as client:
         print(client.resume().state)
@@ -201,7 +202,7 @@ def resume(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) ->
 @send_app.command("seek")
 def seek(
     to: Annotated[str, typer.Argument(help="Seconds from the first frame (90s), or a time: 2026-01-31T12:00:00Z.")],
-    endpoint: Endpoint,
+    endpoint: Endpoint = UNIT_ENDPOINT,
     key: Key = None,
     server_key: ServerKey = None,
 ) -> None:
@@ -222,7 +223,7 @@ def seek(
 @send_app.command("loop")
 def loop(
     times: Annotated[str, typer.Argument(help="How often the stream is played in all: a number, or forever.")],
-    endpoint: Endpoint,
+    endpoint: Endpoint = UNIT_ENDPOINT,
     key: Key = None,
     server_key: ServerKey = None,
 ) -> None:
@@ -233,7 +234,7 @@ def loop(
 
 @send_app.command("status")
 def status(
-    endpoint: Endpoint,
+    endpoint: Endpoint = UNIT_ENDPOINT,
     follow: Annotated[bool, typer.Option("--follow", help="Print each as it is published, one a line.")] = False,
     key: Key = None,
     server_key: ServerKey = None,
@@ -248,7 +249,7 @@ def status(
 
 
 @send_app.command("models")
-def models(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def models(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """List the models that the server offers."""
     with connected(endpoint, key, server_key) as client:
         first, total = 0, 1
@@ -262,14 +263,14 @@ def models(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) ->
 
 
 @send_app.command("stop")
-def stop(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def stop(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """End the run; what it wrote is undone."""
     with connected(endpoint, key, server_key) as client:
         print(client.stop().state)
 
 
 @send_app.command("shutdown")
-def shutdown(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def shutdown(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """End the server, and its run with it."""
     with connected(endpoint, key, server_key) as client:
         print(client.shutdown().state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from nsstream.pipeline.intake import LOCK_FILE as INGEST_FILE
 from nsstream.pipeline.intake import ingest_lock
 
 FILE: Final = "daemon.lock"
+_HINTS: Final = {
+    errno.EROFS: "; the unit may write in /var/lib/nsstream, and where its ReadWritePaths= says",
+    errno.EACCES: "; if another user ran nsstream in it before: `nsstream doctor --repair`, as root, sets owners right",
+}
 
 
 class StateLock:
@@ -28,7 +33,8 @@ class StateLock:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file: IO[str] = (state / FILE).open("a+", encoding="ascii")
         except OSError as err:
-            raise OutputError(f"cannot use the state directory {state}: {err.strerror}") from err
+            hint = _HINTS.get(err.errno or 0, "")
+            raise OutputError(f"cannot use the state directory {state}: {err.strerror}{hint}") from err
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:

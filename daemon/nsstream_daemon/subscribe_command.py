@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from nsstream_daemon.replay_commands import Endpoint, Key, ServerKey, connected
+from nsstream_daemon.replay_commands import UNIT_ENDPOINT, Endpoint, Key, ServerKey, connected
 
 if TYPE_CHECKING:
     from nsstream.replay import PacketBatch, ReplayClient
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Write = Callable[["PacketBatch"], None]
 
 
-def hello(endpoint: Endpoint, key: Key = None, server_key: ServerKey = None) -> None:
+def hello(endpoint: Endpoint = UNIT_ENDPOINT, key: Key = None, server_key: ServerKey = None) -> None:
     """Ask a server who it is, and agree on a version of the protocol."""
     with connected(endpoint, key, server_key) as client:
         welcome = client.hello()
@@ -30,7 +30,7 @@ def subscribe(
         Path,
         typer.Option("--output", "-o", help="Capture: .pcap or .pcapng, and .gz, .xz, .zst; - for stdout."),
     ],
-    endpoint: Endpoint = ...,  # type: ignore[assignment]
+    endpoint: Endpoint = UNIT_ENDPOINT,
     name: Annotated[str, typer.Option(help="Who we are, in the server's status.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
     key: Key = None,

@@ -40,6 +40,7 @@ from nsstream.pipeline.service_config import ServiceConfig
 from nsstream.pipeline.training import WORKER
 from nsstream.secret_files import find_secret
 from nsstream_daemon.capture_part import CapturePart
+from nsstream_daemon.config_check import check_privacy
 from nsstream_daemon.control_server import ControlServer
 from nsstream_daemon.metrics_server import daemon_pages
 from nsstream_daemon.page_server import PageServer
@@ -150,8 +151,12 @@ class Supervisor:
             self._notifier.reloading()
             try:
                 config = load_config(self._path)
+                check_privacy(self._path, config, self._planner)
                 if refused := refused_changes(self._config, config):
-                    raise InputError(f"{', '.join(refused)}: cannot change while the daemon runs; restart it")
+                    raise InputError(
+                        f"{', '.join(refused)}: cannot change while the daemon runs; "
+                        "restart it, once `nsstream validate` finds no fault"
+                    )
                 changes = changes_of(self._config, config)
                 self._config = config
                 set_log_level(config)

@@ -25,10 +25,9 @@ from nsstream.chunk.whole_file import whole_file
 from nsstream.errors import InputError, OutputError
 from nsstream.trace import PacketBatch
 from nsstream.trace.text import address_texts
-from nsstream.wire import pcap_header, write_records
+from nsstream.wire.pcap import PCAP_END_NS, pcap_header, write_records
 
 BLOCK_ROWS: Final = 1 << 16
-_LAST_PCAP_NS: Final = (1 << 32) * 1_000_000_000 - 1
 
 
 class ExportFormat(StrEnum):
@@ -99,7 +98,7 @@ class _PcapWriter:
         file.write(pcap_header())
 
     def write(self, rows: PacketBatch) -> None:
-        if len(rows) and int(rows.observation_time_ns.max()) > _LAST_PCAP_NS:
+        if len(rows) and int(rows.observation_time_ns.max()) >= PCAP_END_NS:
             raise InputError("a pcap has no times after 2106; export the chunk as csv or parquet")
         offset, octets, on_wire = header_frames(rows)
         self._file.write(write_records(rows.observation_time_ns, offset, octets, on_wire))

@@ -8,10 +8,11 @@ where the job says (`out`), whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Protocol
 
+from nsstream.clock import Clock, SystemClock
 from nsstream.pipeline.child import Leash, run_job
 from nsstream.pipeline.service_config import WorkerSection
 
@@ -48,7 +49,10 @@ class Engine(Protocol):
         ...
 
     def run(self, errand: Errand, place: WorkerSection, heard: Heard, *, cancelled: Event) -> dict[str, Any]:
-        """Do an errand and give its last line; raises ChildFailedError, and CancelledError once `cancelled` is set."""
+        """Do an errand and give its last line, and with it `took_s`: how long until it was gone, where it ran.
+
+        Raises ChildFailedError, and CancelledError once `cancelled` is set.
+        """
         ...
 
 
@@ -58,6 +62,7 @@ class LocalEngine:
 
     places: tuple[WorkerSection, ...] = (WorkerSection(),)
     name: str = "local"
+    clock: Clock = field(default_factory=SystemClock)
 
     def threads(self, place: WorkerSection) -> int:
         """A thread a processor of the place."""
@@ -66,7 +71,9 @@ class LocalEngine:
     def run(self, errand: Errand, place: WorkerSection, heard: Heard, *, cancelled: Event) -> dict[str, Any]:
         """Run a child at the place."""
         leash = Leash(place.cores, errand.nice, {"CUDA_VISIBLE_DEVICES": place.gpu or ""}, errand.most_octets)
-        return run_job(
+        began_ns = self.clock.monotonic_ns()
+        done = run_job(
             errand.command, errand.told, heard,
             cancelled=cancelled, limit_s=errand.limit_s, silence_s=errand.silence_s, leash=leash,
         )  # fmt: skip
+        return done | {"took_s": (self.clock.monotonic_ns() - began_ns) * 1e-9}

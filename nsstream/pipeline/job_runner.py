@@ -110,11 +110,16 @@ class JobRunner:
         heard: Heard,
         *,
         private: Mapping[str, Any] | None = None,
+        prepared_s: float = 0.0,
     ) -> Path:
-        """Train a job's checkpoint by a worker that is told its promise; raises ChildFailedError, CancelledError."""
+        """Train a job's checkpoint by a worker that is told its promise; it took `prepared_s` to get that far.
+
+        Raises ChildFailedError, CancelledError.
+        """
+        waited_s = 0.0 if material.parent is None else job.waited_s
         return self.train_material(
             material, self.folder_of(job), training, place, heard,
-            private=private, failures=job.attempts, waited_s=job.waited_s,
+            private=private, failures=job.attempts, used_s=prepared_s + waited_s,
         )  # fmt: skip
 
     def train_material(
@@ -127,19 +132,19 @@ class JobRunner:
         *,
         private: Mapping[str, Any] | None = None,
         failures: int = 0,
-        waited_s: float = 0.0,
+        used_s: float = 0.0,
     ) -> Path:
         """Train a checkpoint in a folder of models; raises as `train`.
 
-        A fine-tune that `waited_s` for its turn has so much less time for its fit (`FitTime`). After so many `failures`
-        that this try is the last, it is made on the CPU, whatever its place has.
+        What of its budget is `used_s` already is not its fit's (`FitTime`). After so many `failures` that this try is
+        the last, it is made on the CPU, whatever its place has.
         """
         is_last_try = failures > 0 and failures + 1 >= training.attempts
         is_seed = material.parent is None
         steps = training.seed_steps if is_seed else training.steps
         budget_s = None if steps is not None else (training.seed_budget_s if is_seed else training.budget_s)
         if budget_s is not None:
-            budget_s = self.fit_time.of(budget_s, 0.0 if is_seed else waited_s)
+            budget_s = self.fit_time.of(budget_s, used_s)
         told = TrainJob(
             chunk=material.chunk,
             before=material.before,
@@ -158,8 +163,8 @@ class JobRunner:
             limit_s = 1.5 * budget_s + training.silence_s
         said = told.as_dict() if private is None else told.as_dict() | {"private": dict(private)}
         done = self._run(self.worker, said, heard, training, place, limit_s)
-        if budget_s is not None and isinstance(took_s := done.get("elapsed_s"), int | float):
-            self.fit_time.note(budget_s, took_s)
+        if budget_s is not None:
+            self.fit_time.note(budget_s, done["took_s"])
         return Path(str(done["checkpoint"]))
 
     def figures(

@@ -72,7 +72,7 @@ class JobSteps:
                     self._insist(partial(self._private.ledger.begin, reserved.reservation))
                 candidate = runner.train(
                     job, material, training, lane.place, lane.hear,
-                    private=None if reserved is None else reserved.plan.told,
+                    private=None if reserved is None else reserved.plan.told, prepared_s=lane.seconds,
                 )  # fmt: skip
                 trained = candidate.name
                 self._insist(lambda: self._queue.trained(job, trained))

@@ -101,7 +101,7 @@ class Ledger:
             raise  # a defect of ours
         except sqlite3.DatabaseError as err:
             if getattr(err, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
-                raise StateError(f"{self.path} is no ledger, or damaged: {err}") from err
+                raise StateError(f"{self.path} is no ledger, or damaged: {err}; see `nsstream doctor`") from err
             raise OutputError(f"the ledger {self.path} cannot be used now: {err}") from err
 
 

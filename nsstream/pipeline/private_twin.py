@@ -93,6 +93,7 @@ def make_private_twin(config: PrivateTwinConfig, listen: Listener, clock: Clock)
     report, elapsed_s = one_at_a_time(listen), stopwatch_s(clock)
     places = TwinPlaces(config.trace, config.output, config.state, config.replaces)
     places.check()
+    places.check_time(config.interval_ns[0])
     if not config.parent.is_dir():
         raise StateError(f"there is no model {config.parent}")
     with places.staged(config.address_map.key) as staged:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,15 +73,15 @@ def _lines(request: Mapping[str, Any], told: Mapping[str, Any], gpus: list[str])
     leash = Leash((), request["nice"], {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}, request["most_octets"])
     lines: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
     cancelled = Event()
+    began_s = time.monotonic()
 
     def run() -> None:
         try:
-            lines.put(
-                run_job(
-                    command, told, lines.put,
-                    cancelled=cancelled, limit_s=request["limit_s"], silence_s=request["silence_s"], leash=leash,
-                )
+            done = run_job(
+                command, told, lines.put,
+                cancelled=cancelled, limit_s=request["limit_s"], silence_s=request["silence_s"], leash=leash,
             )  # fmt: skip
+            lines.put(done | {"took_s": time.monotonic() - began_s})
         except BaseException as err:  # the boundary of the thread
             lines.put(err)
 

@@ -7,16 +7,32 @@ Durations are seconds, or a text such as ``90s``, ``5m``, ``7d``; sizes are octe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from nsstream.encode.address_map import AddressMap
+from nsstream.errors import InputError
 from nsstream.pipeline.config_fields import LIVE, MOST_LENGTH_S, Core, Duration, Positive, Section, Size, whole
 from nsstream.pipeline.privacy_config import PrivacySection
 from nsstream.train.job import GPU_MEMORY_OCTETS
 
 MOST_SOCKET_OCTETS: Final = 107  # of a path: sun_path of unix(7), less its last zero
+
+
+def _is_range_of(name: str) -> Callable[[str], str]:
+    """What refuses a range that the address map has no use for."""
+
+    def check(text: str) -> str:
+        try:
+            AddressMap(bytes(16), **{name: text})
+        except InputError as err:
+            raise ValueError(str(err)) from err
+        return text
+
+    return check
 
 
 class SourceSection(Section):
@@ -198,8 +214,12 @@ class TrainingSection(Section):
         description="Age at which the ledger drops chunks, jobs and models of which no file is left; counts stay.",
         json_schema_extra=LIVE,
     )
-    ipv4_range: str = Field(default="10.0.0.0/8", description="Where IPv4 addresses are mapped to.")
-    ipv6_range: str = Field(default="fd00::/8", description="Where IPv6 addresses are mapped to.")
+    ipv4_range: Annotated[str, AfterValidator(_is_range_of("ipv4_range"))] = Field(
+        default="10.0.0.0/8", description="Where IPv4 addresses are mapped to: unicast, /16 or shorter."
+    )
+    ipv6_range: Annotated[str, AfterValidator(_is_range_of("ipv6_range"))] = Field(
+        default="fd00::/8", description="Where IPv6 addresses are mapped to: unicast, /48 or shorter."
+    )
     workers: Annotated[tuple[WorkerSection, ...], Field(min_length=1, max_length=64)] = Field(
         default=(WorkerSection(),), description="Places where trainings run side by side; see `[[training.workers]]`."
     )

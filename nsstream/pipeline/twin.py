@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from nsstream.chunk import ChunkStore
+from nsstream.chunk.interval import SECOND_NS
 from nsstream.clock import Clock
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, ReplayError
 from nsstream.pipeline.ingest import Lesson, Survey, import_trace, make_lessons, survey_trace
-from nsstream.pipeline.plan import choose_length_s
+from nsstream.pipeline.plan import BIN_S, choose_length_s
 from nsstream.pipeline.playing import SERVER, play
 from nsstream.pipeline.progress import Listener, Progress, Stage, one_at_a_time, stopwatch_s
 from nsstream.pipeline.training import DEFAULT_MODEL, MODELS, WORKER, TrainingConfig, device_named, train_lessons
@@ -113,6 +114,7 @@ def make_twin(config: TwinConfig, listen: Listener, clock: Clock) -> Twin:
     places.check()
     report(Progress(Stage.IMPORT, elapsed_s()))
     survey = survey_trace(config.trace)
+    places.check_time(max(survey.packets_by_bin) * BIN_S * SECOND_NS)
     length_s = config.chunk_length_s or choose_length_s(survey.packets_by_bin)
     mtu = config.mtu or max(USUAL_MTU, survey.longest)
     with places.staged(config.address_map.key) as staged:

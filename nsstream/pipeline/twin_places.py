@@ -16,6 +16,8 @@ from nsstream.chunk import whole_file
 from nsstream.pipeline.address_keys import key_beside
 from nsstream.pipeline.drawn import check_drawn, publish_drawn
 from nsstream.pipeline.outputs import beside, check_output, check_state, staging
+from nsstream.replay.pcap_sink import split_suffixes
+from nsstream.wire.pcap import check_pcap_time
 
 CONFIG_SUFFIX: Final = ".config.json"
 
@@ -57,6 +59,11 @@ class TwinPlaces:
         check_drawn(self.output, inputs=[self.trace], replaces=self.replaces)
         check_output(self.config, inputs=[self.trace], replaces=self.replaces)
         check_state(self.state, replaces=self.replaces)
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a capture file of the twin's name has no such time."""
+        if split_suffixes(self.output)[0] == ".pcap":
+            check_pcap_time(time_ns)
 
     @contextmanager
     def staged(self, address_key: bytes) -> Iterator[StagedTwin]:

@@ -17,6 +17,7 @@ from nsstream.clock import Clock
 from nsstream.errors import InputError, NsstreamError, OutputError
 from nsstream.replay.checkpoints import read_checkpoint, read_checkpoints
 from nsstream.replay.codec import BadMessageError, decode_command
+from nsstream.replay.drawing import CannotError
 from nsstream.replay.endpoint import Plane
 from nsstream.replay.feed import LEASE_S, FullError, PacketFeed
 from nsstream.replay.framing import Framing
@@ -44,7 +45,7 @@ from nsstream.replay.messages import (
     Subscription,
     fit_sentence,
 )
-from nsstream.replay.player import CannotError, Player, Progress
+from nsstream.replay.player import Player, Progress
 from nsstream.replay.process_memory import ProcessMemory
 from nsstream.replay.registry import make_sink
 from nsstream.replay.replies import fit_counts, welcome
@@ -204,15 +205,18 @@ class Conductor:
             models = stream.models if isinstance(stream, ModelsSpec) else []
             if isinstance(stream, ModelSpec):
                 models = [stream.model]
-            draws_flows = any(checkpoint.is_of_flows for checkpoint in read_checkpoints(models))
+            checkpoints = read_checkpoints(models)
         except InputError as err:
             return Refusal.of(command.id, "model", str(err))
+        draws_flows = any(checkpoint.is_of_flows for checkpoint in checkpoints)
         self._feed.run = self.session.run + 1
         try:
             framing = Framing.of(stream, command.mtu, command.payload, command.oversize, command.testbed)
             if draws_flows:
                 check_flows_agree(command.scenario, framing)
             player = self._make_player(command, framing)
+            if checkpoints and command.scenario.start_ns is None:
+                player.check_time(checkpoints[0].start_ns)
         except InputError as err:
             return Refusal.of(command.id, "invalid", str(err))
         except OutputError as err:

@@ -18,6 +18,7 @@ from nsstream.errors import OutputError
 from nsstream.replay.messages import AbsolutePath
 from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import POLL_INTERVAL_S, SinkContext, SinkSpec, output_error
+from nsstream.wire.pcap import check_pcap_time
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
@@ -55,6 +56,10 @@ class FifoSink:
             raise OutputError(f"{self._path}: is not a FIFO (make one with mkfifo)")
         if not os.access(self._path, os.W_OK):
             raise OutputError(f"{self._path}: no permission to write to the FIFO")
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a pcap has no such time."""
+        check_pcap_time(time_ns)
 
     def open(self) -> None:
         """Wait for a reader, and write the file header."""

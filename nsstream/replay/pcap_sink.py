@@ -25,7 +25,7 @@ from nsstream.replay.messages import AbsolutePath
 from nsstream.replay.output_file import OutputFile, check_directory, check_parts_directory
 from nsstream.replay.promise_file import PromiseFile, promise_place
 from nsstream.replay.sink import SinkContext, SinkSpec
-from nsstream.wire.pcap import RECORD_HEADER_BYTES, pcap_header, write_records
+from nsstream.wire.pcap import RECORD_HEADER_BYTES, check_pcap_time, pcap_header, write_records
 from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PcapSink:
         self._parts_in = None if spec.parts_in is None else Path(spec.parts_in)
         kind, self._compression = split_suffixes(self._path)
         self._suffixes = kind + self._compression
-        is_pcap = kind == ".pcap"
+        self._is_pcap = is_pcap = kind == ".pcap"
         self._make_header = pcap_header if is_pcap else pcapng_header
         self._records = write_records if is_pcap else write_packet_blocks
         self._around_bytes = RECORD_HEADER_BYTES if is_pcap else _PCAPNG_BLOCK_BYTES
@@ -120,6 +120,11 @@ class PcapSink:
             check_parts_directory(self._parts_in or self._path.parent, self._path.parent)
         else:
             OutputFile(self._path, overwrite=self._overwrite, parts_in=self._parts_in).check()
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a file of this format has no such time."""
+        if self._is_pcap:
+            check_pcap_time(time_ns)
 
     def open(self) -> None:
         """Make the temporary file, unless the first frame names it."""

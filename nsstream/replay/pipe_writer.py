@@ -53,11 +53,11 @@ class PipeWriter:
         `wire_length` (m,) is how long frames were of which only the beginning is there; None: they are whole.
         """
         written = 0
-        records = memoryview(write_records(frames.observation_time_ns, frames.offset, frames.octets, wire_length))
         ends = frames.offset[1:] + RECORD_HEADER_BYTES * np.arange(1, len(frames) + 1)
         self.counters["frames"] += len(frames)
         self.counters["frames_failed"] += len(frames)
         try:
+            records = memoryview(write_records(frames.observation_time_ns, frames.offset, frames.octets, wire_length))
             for written in self._put_in_steps(records, ends):  # noqa: B007 - the last one counts
                 pass
         finally:

@@ -1,42 +1,38 @@
 """Player: one run, from a stream of frames into a sink, in two threads of its own.
 
-The drawing thread makes the stream and reads blocks ahead into a bounded queue; the playing thread opens the sink,
-takes blocks, waits until frames are due, and writes them. Neither touches a socket; whoever started the player asks
-for its `progress` and `outcome`, which are replaced as a whole and may be read from any thread.
+The thread of its `Drawing` makes the stream and reads blocks ahead; the playing thread opens the sink, takes blocks,
+waits until frames are due, and writes them. Neither touches a socket; whoever started the player asks for its
+`progress` and `outcome`, which are replaced as a whole and may be read from any thread.
 
 Promises: the sink is closed if every frame was written and nobody said stop, and aborted otherwise; `on_end` is called
-exactly once, when both threads are done with the stream and the sink. A stop takes effect at once for the sink, and for
-the drawing once the chunk in hand is drawn, since a draw cannot be cut short. Pauses and rates take effect at once,
-too; a seek at once for what is drawn already, which is skipped and counted, and for the stream as soon as it can be
-asked.
+exactly once, when both threads are done with the stream and the sink. A stop takes effect at once for the sink, pauses,
+rates and seeks at once, too; what they do to the stream is `Drawing`'s matter.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.assemble.frames import Frames
 from nsstream.clock import Clock
-from nsstream.errors import InputError, NsstreamError, OutputError
+from nsstream.errors import NsstreamError, OutputError
+from nsstream.replay.drawing import Drawing, StoppedError
 from nsstream.replay.flow_rows import FlowRows
 from nsstream.replay.pacer import Pacer
 from nsstream.replay.rate import Rate
 from nsstream.replay.session import Outcome
-from nsstream.replay.sink import PacesItself, Sink, TakesFlows, Ticks
+from nsstream.replay.sink import ChecksTime, PacesItself, Sink, TakesFlows, Ticks
 from nsstream.replay.stream import Block, FrameStream
 
-DRAWN_AHEAD_CHUNKS: Final = 2
-TICK_S: Final = 0.02  # how soon a thread that waits for the other sees a stop
 SINK_TICK_S: Final = 0.25  # how often a sink that ticks is told the time while no frame is due
 AHEAD_NS: Final = 20_000_000  # how early frames go to a sink that paces itself
 SKIPPED: Final = "replay_skipped_by_seek"
@@ -57,47 +53,6 @@ class Progress:
     elapsed_ns: int | None = None  # of the clock; None while the run goes on
     tally: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
-
-
-class CannotError(Exception):
-    """The stream cannot do what was asked of it, or not yet; the message is a refusal's sentence."""
-
-
-@runtime_checkable
-class Seekable(Protocol):
-    """What a stream is, too, that can go to a time of its twin."""
-
-    def check_seek(self, twin_time_ns: int) -> None:
-        """Raise InputError if the stream has no such time; of any thread."""
-        ...
-
-    def seek(self, twin_time_ns: int) -> None:
-        """Let the next block begin at this time, or behind it; raises NsstreamError."""
-        ...
-
-
-@runtime_checkable
-class Loopable(Protocol):
-    """What a stream is, too, whose number of passes can be changed."""
-
-    def check_loop(self) -> None:
-        """Raise InputError if the stream has no passes; of any thread."""
-        ...
-
-    def set_loop(self, loop: int | None) -> None:
-        """Play so many passes in all, None for no end; one that has more behind it ends with the pass it is in."""
-        ...
-
-
-class _Stamp(NamedTuple):
-    """How many seeks and changes of the loop were asked for."""
-
-    seek: int
-    loop: int
-
-
-class _StoppedError(Exception):
-    """The run was told to stop."""
 
 
 class Player:
@@ -124,7 +79,7 @@ class Player:
     ) -> None:
         self._stop = stopped or threading.Event()
         self._changed = threading.Event()  # wakes the pacer's wait
-        self._open_stream = open_stream
+        self._drawing = Drawing(open_stream, self._stop)
         self._sink = make_sink(self._stop.is_set)
         self._ticks = self._sink if isinstance(self._sink, Ticks) else None
         self._counting = threading.Lock()  # held while the next two change
@@ -135,21 +90,17 @@ class Player:
         self._clock = clock
         self._on_end = on_end
         self._started_ns = 0
-        self._stream: FrameStream | None = None
-        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # of the stream, by the drawing thread
-        self._stamp = _Stamp(0, 0)  # what is asked for now; what is drawn has that of its time
-        self._stamping = threading.Lock()  # held while `_stamp` and `_asked` do not agree
         self._written_seek = 0  # the seek whose frames are being written
         self._busy_ns = 0  # when the sink was given something
-        self._blocks: queue.Queue[tuple[_Stamp, Block | BaseException | None]] = queue.Queue(DRAWN_AHEAD_CHUNKS)
-        self._drawn_packet_count = 0
         self._written_count = 0
-        self._skipped_by_drawing = 0  # each thread has a count of its own, so that none is lost
-        self._skipped_by_playing = 0
-        self._drawing = threading.Thread(target=self._draw, name="draw", daemon=True)
         self._playing = threading.Thread(target=self._play, name="play", daemon=True)
         self.progress = Progress()
         self.outcome: Outcome | None = None
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if the sink cannot write a frame of this time of the twin."""
+        if isinstance(self._sink, ChecksTime):
+            self._sink.check_time(time_ns)
 
     def start(self) -> None:
         """Start both threads."""
@@ -179,38 +130,12 @@ class Player:
 
     def seek(self, twin_time_ns: int) -> None:
         """Go on at another time; raises CannotError."""
-        stream = self._get_stream()
-        if not isinstance(stream, Seekable):
-            raise CannotError("this stream has no times to seek: it is drawn as it goes")
-        try:
-            stream.check_seek(twin_time_ns)
-        except InputError as err:
-            raise CannotError(str(err)) from err
-
-        def seek() -> None:
-            stream.seek(twin_time_ns)
-
-        with self._stamping:
-            self._stamp = self._stamp._replace(seek=self._stamp.seek + 1)
-            self._asked.put(seek)
+        self._drawing.seek(twin_time_ns)
         self._changed.set()
 
     def set_loop(self, loop: int | None) -> None:
         """Change the number of passes; raises CannotError."""
-        stream = self._get_stream()
-        if not isinstance(stream, Loopable):
-            raise CannotError("this stream has no passes to count")
-        try:
-            stream.check_loop()
-        except InputError as err:
-            raise CannotError(str(err)) from err
-
-        def set_loop() -> None:
-            stream.set_loop(loop)
-
-        with self._stamping:
-            self._stamp = self._stamp._replace(loop=self._stamp.loop + 1)
-            self._asked.put(set_loop)
+        self._drawing.set_loop(loop)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; whether it came in time."""
@@ -247,30 +172,24 @@ class Player:
     @property
     def stream_counters(self) -> Mapping[str, int]:
         """How the stream keeps up; nothing before it is open, or where it does not say."""
-        counters = getattr(self._stream, "counters", None)
-        return {} if counters is None else counters()
+        return self._drawing.stream_counters
 
     @property
     def skipped(self) -> int:
         """Frames, or flow records, that were drawn and then skipped by a seek."""
-        return self._skipped_by_drawing + self._skipped_by_playing
+        return self._drawing.skipped
 
     @property
     def packets_drawn_ahead(self) -> int:
         """Frames, or flow records, that are made but not written."""
-        read = max(self._drawn_packet_count - self._written_count - self.skipped, 0)
+        read = max(self._drawing.drawn_count - self._written_count - self.skipped, 0)
         return read + self.stream_counters.get("drawn_ahead_packets", 0)
-
-    def _get_stream(self) -> FrameStream:
-        if self._stream is None:
-            raise CannotError("the stream is still being opened; try again in a moment")
-        return self._stream
 
     def _wait(self, seconds: float) -> bool:
         """Wait for so long, or until something has changed; whether the frames in hand are not to be written."""
         self._changed.wait(seconds if self._ticks is None else min(seconds, SINK_TICK_S))
         self._changed.clear()
-        is_over = self._stop.is_set() or self._stamp.seek != self._written_seek
+        is_over = self._stop.is_set() or self._drawing.seek_count != self._written_seek
         if self._ticks is not None and not is_over:
             self._tick(self._ticks)
         return is_over
@@ -284,57 +203,13 @@ class Player:
             sink.tick(twin_now_ns)
         self._busy_ns = now_ns
 
-    def _draw(self) -> None:
-        """Fill the queue; what goes wrong is handed on to the playing thread."""
-        try:
-            stream = self._stream = self._open_stream()
-            has_ended = False
-            while not self._stop.is_set():
-                with self._stamping:
-                    stamp = self._stamp
-                    ask = None if self._asked.empty() else self._asked.get()
-                if ask is not None:
-                    ask()
-                    has_ended = False
-                elif has_ended:
-                    self._stop.wait(TICK_S)
-                else:
-                    block = stream.read()
-                    self._drawn_packet_count += 0 if block is None else len(block.rows)
-                    self._put(stamp, block)
-                    has_ended = block is None
-        except BaseException as err:
-            self._put(self._stamp, err)
-            self._stop.wait()  # a stream may stop the run as it is closed, which would then not have failed
-        finally:
-            self._stop.wait()  # closing says stop, and a failure must not pass for one
-            close = getattr(self._stream, "close", None)
-            if close is not None:
-                close()
-
-    def _put(self, stamp: _Stamp, item: Block | BaseException | None) -> None:
-        while not self._stop.is_set() and self._is_wanted(stamp, item):
-            try:
-                self._blocks.put((stamp, item), timeout=TICK_S)
-            except queue.Full:
-                continue
-            return
-        if item is not None and not isinstance(item, BaseException):
-            self._skipped_by_drawing += len(item.rows)
-
-    def _is_wanted(self, stamp: _Stamp, item: Block | BaseException | None) -> bool:
-        """Whether what was drawn when this was asked for is what is asked for now."""
-        if item is None:
-            return stamp == self._stamp
-        return isinstance(item, BaseException) or stamp.seek == self._stamp.seek
-
     def _play(self) -> None:
         outcome: Outcome
         error = None
         try:
             self._write_all()
             outcome = "done"
-        except _StoppedError:
+        except StoppedError:
             outcome = "stopped"
         except NsstreamError as err:
             outcome, error = "failed", str(err)
@@ -355,13 +230,13 @@ class Player:
     def _write_all(self) -> None:
         with self._at_work():
             self._sink.open()
-        while (taken := self._take()) is not None:
-            stamp, block = taken
+        while (taken := self._drawing.take()) is not None:
+            seek, block = taken
             tally = {**block.tally, SKIPPED: self.skipped} if self.skipped else block.tally
             self.progress = replace(self.progress, model_id=block.model_id, chunk=block.chunk, tally=tally)
-            self._write_block(block, stamp.seek)
+            self._write_block(block, seek)
         if self._stop.is_set():
-            raise _StoppedError
+            raise StoppedError
         with self._at_work():
             self._sink.close()
 
@@ -376,22 +251,6 @@ class Player:
             with self._counting:
                 self._is_sink_at_work = False
 
-    def _take(self) -> tuple[_Stamp, Block] | None:
-        while not self._stop.is_set():
-            try:
-                stamp, item = self._blocks.get(timeout=TICK_S)
-            except queue.Empty:
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            if not self._is_wanted(stamp, item):
-                self._skipped_by_playing += 0 if item is None else len(item.rows)
-            elif item is None:
-                return None
-            else:
-                return stamp, item
-        raise _StoppedError
-
     def _write_block(self, block: Block, seek: int) -> None:
         rows, sink = block.rows, self._sink
         ahead_ns = AHEAD_NS if isinstance(sink, PacesItself) else 0
@@ -402,9 +261,9 @@ class Player:
         while at < len(rows):
             due_ns = self._pacer.due(rows.observation_time_ns[at:], rows.offset[at:], ahead_ns)
             if self._stop.is_set():
-                raise _StoppedError
-            if seek != self._stamp.seek:
-                self._skipped_by_playing += len(rows) - at
+                raise StoppedError
+            if seek != self._drawing.seek_count:
+                self._drawing.skip(len(rows) - at)
                 return
             burst = rows.slice(at, at + len(due_ns))
             with self._at_work():

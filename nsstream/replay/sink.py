@@ -10,8 +10,9 @@ Rules for a sink:
 - `counters` adds up before and after every call, by one law: where there are names ``x`` and ``x_...``, the count of
   ``x`` is the sum of those. Other threads read it between calls (`Player.counters`). ``frames`` is what `write` was
   given, and has parts that say what became of them: ``frames_written``, ``frames_failed``, ``frames_undone``.
-- A sink that can say before it is opened that its output is not possible has `check`, which `registry.make_sink` calls.
-  One that paces itself has `write_due`; one that takes flows as well has `write_flows`; one whose output depends on
+- A sink that can say before it is opened that its output is not possible has `check`, which `registry.make_sink` calls;
+  one that cannot write frames of any time has `check_time`, which is asked where it is known when a run begins. One
+  that paces itself has `write_due`; one that takes flows as well has `write_flows`; one whose output depends on
   time that passes without a frame has `tick`.
 
 A sink of one's own is a class of ``(spec, context)`` with the class attribute `spec_type`, registered as an entry point
@@ -127,6 +128,15 @@ class ChecksOutput(Protocol):
 
     def check(self) -> None:
         """Raise OutputError if the output could not be made now; leaves nothing behind."""
+        ...
+
+
+@runtime_checkable
+class ChecksTime(Protocol):
+    """What a sink is, too, that cannot write frames of any time."""
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a frame of this time of the twin cannot be written."""
         ...
 
 

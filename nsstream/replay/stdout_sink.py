@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from nsstream.errors import OutputError
 from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import SinkContext, SinkSpec, output_error
+from nsstream.wire.pcap import check_pcap_time
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
@@ -52,6 +53,10 @@ class StdoutSink:
             raise output_error(NAME, err) from err
         if os.isatty(_STDOUT):
             raise OutputError(f"{NAME}: is a terminal, and a capture is not for eyes; send it to a file or a pipe")
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a pcap has no such time."""
+        check_pcap_time(time_ns)
 
     def open(self) -> None:
         """Write the file header."""

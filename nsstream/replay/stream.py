@@ -51,7 +51,7 @@ Block = FrameBlock | FlowBlock
 class FrameStream(Protocol):
     """Where a player gets its frames from; read by one thread.
 
-    A stream may have more: `check_seek` and `seek`, `check_loop` and `set_loop` (see `player`), and `counters`, which
+    A stream may have more: `check_seek` and `seek`, `check_loop` and `set_loop` (see `drawing`), and `counters`, which
     tells by name how it keeps up. Those of `open_stream` have all of them, for any thread.
     """
 

@@ -34,7 +34,7 @@ from nsstream.replay.rate_cap import take_leading, wait_ns
 from nsstream.replay.safety import InterfaceName
 from nsstream.replay.sink import SinkContext, SinkSpec, output_error
 from nsstream.replay.tcpreplay_child import POLL_S, ChildDiedError, StoppedError, TcpreplayChild
-from nsstream.wire.pcap import RECORD_HEADER_BYTES, pcap_header, write_records
+from nsstream.wire.pcap import RECORD_HEADER_BYTES, check_pcap_time, pcap_header, write_records
 
 if TYPE_CHECKING:
     from nsstream.assemble.frames import Frames
@@ -92,6 +92,10 @@ class TcpreplaySink:
     def check(self) -> None:
         """Raise OutputError if nothing may, or could, be sent."""
         self._check()
+
+    def check_time(self, time_ns: int) -> None:
+        """Raise OutputError if a pcap, which tcpreplay reads, has no such time."""
+        check_pcap_time(time_ns)
 
     def _check(self) -> Interface:
         name, cap = self._spec.interface, self._context.rules.cap

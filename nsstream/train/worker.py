@@ -2,8 +2,8 @@
 
 stdin: one JSON object (`job.TrainJob`). stdout: a JSON object a line, `event` first: any number of ``progress``, a
 ``warning`` (message) where a GPU that was given is not used, then one ``done`` (checkpoint, conversations, packets; of
-flows: records; device; elapsed_s since the process began) or ``error`` (message; `kind` where a GPU's memory was too
-small or used up). Exit status 0 after ``done``, 1 after ``error``.
+flows: records; device) or ``error`` (message; `kind` where a GPU's memory was too small or used up). Exit status 0
+after ``done``, 1 after ``error``.
 What is not an `NsstreamError` is a bug: its traceback goes to stderr, and a one-line ``error`` to stdout.
 """
 
@@ -46,7 +46,7 @@ def main() -> int:
     """Do the job on stdin."""
     try:
         job = TrainJob.parse(sys.stdin.read())
-        _say(event="done", **run(job), elapsed_s=_elapsed_s())
+        _say(event="done", **run(job))
     except GpuMemoryError as err:
         _say(event="error", message=str(err), kind=GPU_MEMORY)
         return 1
@@ -169,15 +169,6 @@ def _learn(
     return save_checkpoint(job.out, networks, fit.trees, codec, facts)
 
 
-def _elapsed_s() -> float | None:
-    """Since this process began, its imports with it; None where no kernel tells. Source: proc(5), stat."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
 def _report(progress: Progress) -> None:
     _say(event="progress", **dataclasses.asdict(progress))
 
@@ -190,4 +181,6 @@ def _say(**fields: object) -> None:
 if __name__ == "__main__":
     if Path("/proc/self/oom_score_adj").exists() and os.access("/proc/self/oom_score_adj", os.W_OK):
         Path("/proc/self/oom_score_adj").write_text("500")  # of all of us, the kernel should end a trainer first
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # what was learned is on the disk, and to take down all that is loaded takes seconds

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.errors import WireError
+from nsstream.errors import OutputError, WireError
 from nsstream.wire.octets import u32_in_order
 from nsstream.wire.records import RecordIndex
 
@@ -27,6 +27,7 @@ _MAGICS: Final = (MAGIC_MICROSECONDS, MAGIC_NANOSECONDS)
 HEADER_BYTES: Final = 24
 RECORD_HEADER_BYTES: Final = 16
 MAX_SNAPLEN: Final = 262_144  # libpcap's MAXIMUM_SNAPLEN for all but a few bus captures
+PCAP_END_NS: Final = (1 << 32) * 1_000_000_000  # from then on a record has no seconds: 7 February 2106
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class PcapHeader:
 def pcap_header(linktype: int = 1, snaplen: int = MAX_SNAPLEN) -> bytes:
     """The file header of a nanosecond little-endian pcap; link type 1 is Ethernet."""
     return struct.pack("<IHHiIII", MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, linktype)
+
+
+def check_pcap_time(time_ns: int) -> None:
+    """Raise OutputError if a record cannot say this time, which is not negative."""
+    if time_ns >= PCAP_END_NS:
+        raise OutputError(
+            "a pcap has no times after 7 February 2106: its seconds have 32 bits; write a .pcapng, or let the traffic "
+            "begin earlier"
+        )
 
 
 def scan_records(
@@ -138,12 +148,12 @@ def write_records(
     """Frame packets as records to follow `pcap_header`.
 
     Args:
-        times_ns: (m,) int64 since the Unix epoch, 0 <= t < 2**32 seconds (the field is 32 bits wide).
+        times_ns: (m,) int64 since the Unix epoch, not negative, and before `PCAP_END_NS`.
         offset: (m + 1,) int64; packet i is ``octets[offset[i]:offset[i + 1]]``, at most `MAX_SNAPLEN` long.
         octets: uint8, all packets one after another.
         original_length: (m,) int64, octets on the wire, at least those of the packet; None: the packets are whole.
 
-    Raises ValueError if the arguments break these bounds.
+    Raises OutputError where a time is later, and ValueError if the arguments break the other bounds.
     """
     m = len(times_ns)
     if len(offset) != m + 1:
@@ -156,8 +166,9 @@ def write_records(
     originals = lengths if original_length is None else np.ascontiguousarray(original_length, np.int64)
     if originals.shape != lengths.shape or (originals < lengths).any() or originals.max() >= 1 << 32:
         raise ValueError("original_length must be that of each packet, or more, and fit 32 bits")
-    if times_ns.min() < 0 or times_ns.max() >= (1 << 32) * 1_000_000_000:
-        raise ValueError("times_ns must be between 1970 and 2106: a pcap record has 32 bits for the seconds")
+    if times_ns.min() < 0:
+        raise ValueError("times_ns must not be before 1970: the seconds of a pcap record are unsigned")
+    check_pcap_time(int(times_ns.max()))
     out = np.empty(RECORD_HEADER_BYTES * m + int(offset[-1] - offset[0]), np.uint8)
     _fill_records(
         np.ascontiguousarray(times_ns, np.int64),

@@ -167,6 +167,20 @@ def test_a_start_that_cannot_work_is_refused_at_once(client, models, tmp_path, c
     assert client.status().state == "idle"
 
 
+def test_models_of_a_time_that_a_pcap_does_not_have_are_refused_and_go_into_a_pcapng(client, tmp_path):
+    late = make_model(tmp_path, "late", (1 << 32) // 60 + 1)
+    with pytest.raises(RefusedError, match=r"no times after 7 February 2106.*write a \.pcapng") as refused:
+        client.start([late], pcap_sink(tmp_path / "twin.pcap"), seed=5)
+    assert refused.value.code == "sink"
+    client.start([late], pcap_sink(tmp_path / "twin.pcapng"), seed=5)
+    assert client.wait().packets_written == 5
+    last = make_model(tmp_path, "last", (1 << 32) // 60)  # of the minute in which it ends
+    client.start([last], pcap_sink(tmp_path / "twin.pcap"), seed=20_000)
+    with pytest.raises(ReplayError, match="no times after 7 February 2106"):
+        client.wait()
+    assert not (tmp_path / "twin.pcap").exists()
+
+
 def test_an_output_that_exists_is_refused_and_kept(client, models, tmp_path):
     path = tmp_path / "twin.pcap"
     path.write_bytes(b"precious")

@@ -378,7 +378,10 @@ def test_a_reload_changes_what_is_live_and_refuses_the_rest_by_name(nest: Nest):
     nest.write_config()
     refused = nest.ctl("reload")
     assert refused.returncode == 1
-    assert refused.stderr == "nsstream: chunks.length_s: cannot change while the daemon runs; restart it\n"
+    assert refused.stderr == (
+        "nsstream: chunks.length_s: cannot change while the daemon runs; "
+        "restart it, once `nsstream validate` finds no fault\n"
+    )
     nest.settings["chunks"]["length_s"] = 0
     nest.write_config()
     assert "chunks.length_s = 0: input should be greater than or equal to 1" in nest.ctl("reload").stderr

@@ -58,6 +58,28 @@ def test_what_cannot_be_trained_privately_is_refused_by_name_and_never_read(nest
     assert nest.stop() == 0
 
 
+def test_a_reload_refuses_a_private_mode_that_could_learn_nothing_and_the_daemon_goes_on(tmp_path: Path):
+    nest = Nest(tmp_path)
+    try:
+        nest.start()
+        nest.settings["privacy"] = PRIVATE
+        nest.settings["training"]["attempts"] = 9
+        nest.write_config()
+        refused = nest.ctl("reload")
+        assert refused.returncode == 1
+        assert f"{nest.config}: privacy.mode = 'private': private training goes on from a public" in refused.stderr
+        assert nest.daemon is not None
+        nest.daemon.send_signal(signal.SIGHUP)
+        wait_until(lambda: nest.log.read_text().count("reload_refused") == 2)
+        assert nest.ask("status")["training"]["privacy"]["mode"] == "remapped"
+        del nest.settings["privacy"]
+        nest.write_config()
+        assert nest.ctl("reload").stdout == "training.attempts = 9\n"  # of what was refused nothing holds
+        assert nest.stop() == 0
+    finally:
+        nest.close()
+
+
 def test_kills_between_training_and_recording_never_count_too_little(nest: Nest):
     nest.settings["privacy"]["attempts"] = 9
     nest.write_config()

@@ -192,7 +192,7 @@ def test_a_reload_holds_when_systemctl_returns_and_a_refused_one_changes_nothing
     refused = box.run("systemctl", "reload", "nsstreamd", ok=False)
     assert refused.returncode != 0
     (entry,) = box.journal("NSSTREAM_EVENT=reload_refused")
-    assert entry["NSSTREAM_ERROR"] == "source.input: cannot change while the daemon runs; restart it"
+    assert entry["NSSTREAM_ERROR"].startswith("source.input: cannot change while the daemon runs; restart it")
     assert box.show("nsstreamd.service", "ActiveState")["ActiveState"] == "active"
     box.write(CONFIG, configuration())
 

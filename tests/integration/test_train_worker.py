@@ -80,7 +80,6 @@ def test_the_last_line_is_done_and_names_a_checkpoint_that_loads(done, out, chun
     assert last["event"] == "done"
     assert last["packets"] == len(packets)
     assert last["conversations"] == len(group_conversations(packets)[0])
-    assert last["elapsed_s"] > max(line["elapsed_s"] for line in done[:-1])  # imports and all, not the fit alone
     assert {line["event"] for line in done[:-1]} <= {"progress"}
     model = load_checkpoint(_path(done))
     assert model.manifest["seed"] == 1

@@ -5,8 +5,10 @@ import stat
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_captures import write_capture
+from scapy.utils import RawPcapReader
 
 from nsstream.capture import read_trace
 from nsstream.chunk import ChunkStore
@@ -15,6 +17,7 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.errors import InputError, OutputError, ReplayError, TrainError
 from nsstream.pipeline import Progress, Stage
 from nsstream.pipeline.twin import Twin, TwinConfig, make_twin
+from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
 
 HERE = Path(__file__).parent
 ECHO_WORKER = (sys.executable, str(HERE / "echo_worker.py"))
@@ -109,6 +112,23 @@ def test_a_run_that_fails_leaves_nothing_behind(trace: Path, tmp_path: Path, set
     with pytest.raises(error):
         run(config_for(trace, tmp_path, **settings))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_of_a_time_that_a_pcap_does_not_have_is_refused_before_anything_is_learned(trace: Path, tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    with RawPcapReader(str(trace)) as reader:
+        frames = [octets for octets, _ in reader]
+    offset = np.cumsum([0, *map(len, frames)])
+    times_ns = ((1 << 32) + 100) * 10**9 + np.arange(len(frames), dtype=np.int64) * 10**8
+    octets = np.frombuffer(b"".join(frames), np.uint8)
+    late = tmp_path / "late.pcapng"
+    late.write_bytes(pcapng_header() + write_packet_blocks(times_ns, offset, octets))
+    failing = (sys.executable, "-c", "raise SystemExit('no luck')")
+    with pytest.raises(OutputError, match=r"no times after 7 February 2106"):
+        run(config_for(late, tmp_path / "work", worker=failing))
+    assert list((tmp_path / "work").iterdir()) == []
+    twin, _ = run(config_for(late, tmp_path / "work", output=tmp_path / "work" / "twin.pcapng"))
+    assert len(read_trace(twin.output)[0]) == twin.packet_count == twin.real_packet_count
 
 
 def test_a_run_that_is_interrupted_leaves_nothing_behind(trace: Path, tmp_path: Path):

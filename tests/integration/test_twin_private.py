@@ -190,6 +190,9 @@ def test_a_private_run_that_fails_leaves_nothing_behind_and_is_not_tried_again(t
         run(trace, tmp_path / "none", tmp_path / "work", seed)
     with pytest.raises(InputError, match="of that time"):
         run(trace, seed, tmp_path / "work", seed, interval_ns=(0, 10**9))
+    late_ns = (1 << 32) * 10**9
+    with pytest.raises(OutputError, match="no times after 7 February 2106"):
+        run(trace, seed, tmp_path / "work", seed, interval_ns=(late_ns, late_ns + 10**9))
     assert list((tmp_path / "work").iterdir()) == []
     (tmp_path / "work" / "twin.pcap").write_bytes(b"precious")
     with pytest.raises(OutputError, match="exists already"):

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from nsstream_daemon.ctl_commands import DEFAULT_SOCKET
+from nsstream_daemon.replay_commands import UNIT_ENDPOINT
 
 from nsstream.pipeline.config_file import load_config
 
@@ -111,4 +113,7 @@ def test_the_units_and_the_example_name_the_same_places():
     assert example.state == Path("/var/lib/nsstream")
     stop_s = int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1])
     assert stop_s > example.control.stop_timeout_s
-    assert str(example.state / "models") in (SYSTEMD / "nsstream-replay.service").read_text(encoding="utf-8")
+    replay = (SYSTEMD / "nsstream-replay.service").read_text(encoding="utf-8")
+    assert str(example.state / "models") in replay
+    assert f"--endpoint {UNIT_ENDPOINT} " in replay  # where `nsstream send` looks unless it is told
+    assert str(DEFAULT_SOCKET) == str(example.socket)  # and `nsstream ctl`

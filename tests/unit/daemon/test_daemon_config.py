@@ -55,6 +55,8 @@ def test_durations_and_sizes_are_numbers_or_texts(tmp_path: Path):
         ("[training]\nworkers = []", "training.workers = []: "),
         ("[[training.workers]]\ncores = [-1]", "training.workers[0].cores[0] = -1: input should be greater than or"),
         ("[[training.workers]]\ncpu = 1", "training.workers[0].cpu: there is no such key; there are cores, gpu"),
+        ("[training]\nipv4_range = '10.0.0.0/24'", "training.ipv4_range = '10.0.0.0/24': "),
+        ("[training]\nipv6_range = '10.0.0.0/8'", "training.ipv6_range = '10.0.0.0/8': "),
         ("[gate]\nworst_ratio = inf", "gate.worst_ratio = inf: input should be a finite number"),
         ("[gate]\nworst_ratio = 2026-01-01", "gate.worst_ratio = '2026-01-01': input should be a valid number"),
         ("[ray]\naddress = 'here'", "ray.address = 'here': string should match pattern"),
@@ -140,6 +142,12 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     )
     lacking = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "training.seed_captures has '/nowhere': there is no such file" in lacking.stderr
+    for odd, told in (("/" + "x" * 300, "file name too long"), (str(tmp_path), "is no regular file")):
+        path.write_text(
+            f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_captures = ["{odd}"]\n'
+        )
+        with pytest.raises(InputError, match=f"training.seed_captures has '{odd}': {told}"):
+            validate(path)
     path.write_text(path.read_text() + 'seed_model = "/seed"\n')
     with pytest.raises(InputError, match=r"training\.seed_model is the seed, or training\.seed_captures give it"):
         load_config(path)
@@ -168,6 +176,18 @@ def test_a_private_mode_that_could_learn_nothing_is_refused(
     refusal = nullcontext() if told is None else pytest.raises(InputError, match=re.escape(told))
     with refusal:
         validate(path)
+
+
+@pytest.mark.parametrize(("source", "is_told"), [("live:nowhere0", True), ("live:lo", False), ("live:any", False)])
+def test_validate_tells_of_an_interface_that_is_not_there_and_takes_the_file(
+    tmp_path: Path, capsys, source: str, is_told: bool
+):
+    path = tmp_path / "x.toml"
+    path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{source}"\n')
+    validate(path)
+    told = capsys.readouterr().out
+    assert ": is valid; " in told
+    assert ("there is no interface nowhere0 now" in told) is is_told
 
 
 def test_validate_tries_a_key_of_ones_own_and_leaves_credentials_to_the_service(tmp_path: Path, capsys, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from nsstream_daemon.control_server import ControlServer, ask
 
-from nsstream.errors import OutputError
+from nsstream.errors import InputError, OutputError
 
 
 def server(path: Path, name: str) -> ControlServer:
@@ -25,6 +25,16 @@ def test_a_socket_that_a_daemon_listens_at_is_not_taken_from_it(tmp_path: Path):
     finally:
         first.stop()
     assert not path.exists()
+
+
+def test_a_socket_that_cannot_be_made_is_told_by_its_key(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"No such file or directory; control\.socket is in a folder"):
+        server(tmp_path / "none" / "control.sock", "first").start()
+
+
+def test_who_finds_no_daemon_is_told_where_to_look(tmp_path: Path):
+    with pytest.raises(InputError, match=r"no such socket; is it running\? .* give --socket or NSSTREAM_"):
+        ask(tmp_path / "control.sock", {"command": "status"})
 
 
 def test_a_socket_that_a_dead_process_left_is_replaced(tmp_path: Path):

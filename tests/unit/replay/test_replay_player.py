@@ -8,7 +8,8 @@ import pytest
 from nsstream.assemble.frames import Frames
 from nsstream.clock import SystemClock
 from nsstream.errors import InputError
-from nsstream.replay.player import AHEAD_NS, CannotError, Player
+from nsstream.replay.drawing import CannotError
+from nsstream.replay.player import AHEAD_NS, Player
 from nsstream.replay.sink import check_counters
 from nsstream.replay.stream import FrameBlock
 

@@ -16,7 +16,7 @@ from nsstream.replay.pcap_sink import PcapSink, PcapSinkSpec
 from nsstream.replay.pipe_writer import PipeWriter
 from nsstream.replay.sink import SinkContext
 from nsstream.wire.pcap import pcap_header
-from nsstream.wire.pcapng_writer import pcapng_header
+from nsstream.wire.pcapng_writer import pcapng_header, write_packet_blocks
 
 UNPACK = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": None}
 FRAMES = Frames(np.array([1, 2_000_000_003], np.int64), np.array([0, 2, 5], np.int64), np.arange(5, dtype=np.uint8))
@@ -221,6 +221,41 @@ def test_what_is_no_fifo_is_refused(tmp_path):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "file")), SinkContext()).check()
     with pytest.raises(OutputError, match="no such file"):
         FifoSink(FifoSinkSpec(path=str(tmp_path / "none")), SinkContext()).check()
+
+
+LATE = Frames(np.array([1, 1 << 32]) * 10**9, FRAMES.offset, FRAMES.octets)
+
+
+def test_a_file_has_no_frame_of_a_time_that_its_format_does_not_have(tmp_path):
+    sink = sink_to(tmp_path / "twin.pcap")
+    sink.check_time((1 << 32) * 10**9 - 1)
+    with pytest.raises(OutputError, match=r"write a \.pcapng"):
+        sink.check_time((1 << 32) * 10**9)
+    sink.open()
+    with pytest.raises(OutputError, match=r"write a \.pcapng"):
+        sink.write(LATE)
+    sink.abort()
+    assert sink.counters["frames"] == sink.counters["frames_undone"] == 2
+    assert list(tmp_path.iterdir()) == []
+    other = sink_to(tmp_path / "twin.pcapng")
+    other.check_time((1 << 32) * 10**9)
+    other.open()
+    other.write(LATE)
+    other.close()
+    written = write_packet_blocks(LATE.observation_time_ns, LATE.offset, LATE.octets)
+    assert (tmp_path / "twin.pcapng").read_bytes() == pcapng_header() + written
+
+
+def test_a_frame_of_a_time_that_a_pcap_does_not_have_is_counted_as_failed():
+    reader, writer = os.pipe()
+    pipe = PipeWriter("pipe", lambda: False)
+    pipe.begin(writer)
+    pipe.write(LATE.slice(0, 1))
+    with pytest.raises(OutputError, match="no times after 7 February 2106"):
+        pipe.write(LATE.slice(1, 2))
+    pipe.end()
+    os.close(reader)
+    assert pipe.counters == {"frames": 2, "frames_written": 1, "frames_failed": 1, "octets": 2}
 
 
 def test_a_stop_leaves_whole_records_to_a_reader_who_reads():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scapy.utils import RawPcapReader
 
-from nsstream.errors import WireError
+from nsstream.errors import OutputError, WireError
 from nsstream.wire import PcapReader
 from nsstream.wire.pcap import PcapHeader, pcap_header, write_records
 
@@ -65,12 +65,16 @@ def test_capinfos_accepts_the_file(tmp_path: Path) -> None:
         ([0, 0], [0, 5, 3]),
         ([0], [-1, 3]),
         ([-1], [0, 3]),
-        ([(1 << 32) * 10**9], [0, 3]),
     ],
 )
 def test_arguments_out_of_bounds_are_refused(times_ns: list[int], offset: list[int]) -> None:
     with pytest.raises(ValueError, match=r"must"):
         write_records(np.array(times_ns, np.int64), np.array(offset, np.int64), OCTETS)
+
+
+def test_a_time_that_a_pcap_does_not_have_is_an_error_of_the_output() -> None:
+    with pytest.raises(OutputError, match=r"no times after 7 February 2106: .* write a \.pcapng"):
+        write_records(np.array([(1 << 32) * 10**9], np.int64), OFFSET[:2], OCTETS)
 
 
 RAW_IPV4_UDP = bytes.fromhex("4500 001c 0001 0000 4011 0000 c0000201 c6336407 d431 0035 0008 0000")
