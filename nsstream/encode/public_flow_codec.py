@@ -56,6 +56,8 @@ _ICMP_MESSAGES: Final = (
         for kind, code in ((0, 0), (3, 0), (3, 1), (3, 3), (3, 10), (3, 13), (8, 0), (11, 0))
     ),
     *((ICMPV6, 6, kind << 8) for kind in (1, 3, 128, 129, 133, 134, 135, 136)),
+    (ICMP, 4, RARE_PORT),  # any other, as of exporters that tell something else there
+    (ICMPV6, 6, RARE_PORT),
 )
 _OTHER_PROTOCOLS: Final = (
     (41, 4, 0),
