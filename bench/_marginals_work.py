@@ -15,9 +15,9 @@ from dpmm.models.aim import AIMGM
 from dpmm.models.mst import MSTGM
 from dpmm.pipelines.base import GenerativePipeline
 
-AIM_ROUNDS = 60  # of the mechanism's own 16 a column, which take hours
-AIM_STEPS = 200  # of inference after each round; its own: 1,000
-AIM_MIB = 8  # of the model; its own: 80
+STEPS = {"MST": 1000, "AIM": 100}  # of inference, AIM's after each round; their own are 5,000 and 1,000
+AIM_ROUNDS = 20  # of the mechanism's own 16 a column, which take hours
+AIM_MIB = 2  # of the model; its own: 80
 AIM_CELLS = 400_000  # of a marginal that may be chosen, before bins without a noisy count are made one
 
 
@@ -29,10 +29,11 @@ def main() -> None:
         frame = pd.DataFrame({name: given["rows"][:, i] for i, name in enumerate(names)})
         domain = {name: int(size) for name, size in zip(names, given["bins"], strict=True)}
     promise = {"epsilon": float(epsilon), "delta": float(delta), "compress": True, "n_jobs": 1}
+    promise["n_iters"] = STEPS[mechanism]
     if mechanism == "MST":
         model = MSTGM(**promise)
     else:
-        model = AIMGM(**promise, rounds=AIM_ROUNDS, n_iters=AIM_STEPS, max_model_size=AIM_MIB, max_cells=AIM_CELLS)
+        model = AIMGM(**promise, rounds=AIM_ROUNDS, max_model_size=AIM_MIB, max_cells=AIM_CELLS)
     pipeline = GenerativePipeline(model)
     pipeline.fit(frame, domain)
     made = pipeline.generate(n_records=max(1, round(model.generator.model.total)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.encode.flow_conversations import FlowConversations
-from nsstream.encode.flow_schema import PACKETS_GRID, RARE_PORT
+from nsstream.encode.flow_schema import RARE_PORT
 from nsstream.encode.public_flow_codec import FLOW_SERVICES
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.trace import FlowTable
@@ -20,6 +20,7 @@ from nsstream.trace.fields import ICMP, ICMPV6, SCTP, TCP, UDP
 HOSTS = 256  # buckets that addresses fall into by a hash
 TIMES = 64  # parts of the interval
 DURATIONS = np.concatenate([[0.0], 10.0 ** (np.arange(-12, 17) / 4)])  # seconds
+PACKETS = np.concatenate([np.arange(1, 9), np.geomspace(9, 10**7, 49)])
 SIZES = np.concatenate([np.arange(20, 100, 4), np.geomspace(100, 65_535, 60)])  # octets a packet
 
 
@@ -45,7 +46,7 @@ def bins_of(flows: FlowConversations, interval_ns: tuple[int, int]) -> dict[str,
         "start": (np.clip(when, 0, TIMES - 1), TIMES),
         "records": (np.minimum(flows.record_count, 32) - 1, 32),
         "answered": ((is_answered > 0).astype(np.int64), 2),
-        "packets": (PACKETS_GRID.tokens(packets), len(PACKETS_GRID)),
+        "packets": (np.searchsorted(PACKETS, packets, side="right") - 1, len(PACKETS)),
         "size": (np.clip(np.searchsorted(SIZES, octets / packets, side="right") - 1, 0, None), len(SIZES)),
         "duration": (np.searchsorted(DURATIONS, seconds, side="right") - 1, len(DURATIONS)),
     }
@@ -69,7 +70,7 @@ def records_of(
     shuffled = {name: drawn[name][rng.permutation(count)[owner]] for name in ("packets", "size", "duration")}
     for name, values in shuffled.items():
         values[index == 0] = drawn[name]
-    packets = np.rint(_inside(PACKETS_GRID.edges, shuffled["packets"], rng)).astype(np.int64).clip(1, 10**7)
+    packets = np.floor(_inside(PACKETS, shuffled["packets"], rng)).astype(np.int64).clip(1, 10**7)
     octets = np.rint(packets * _inside(SIZES, shuffled["size"], rng)).astype(np.int64)
     least = np.where(service[:, 1] == 6, 40, 20) + np.where(
         service[:, 0] == TCP, 20, np.where(service[:, 0] == UDP, 8, 0)
