@@ -7,6 +7,7 @@ field is corrected by itself. Nothing but the noisy vector and the model is read
 
 from __future__ import annotations
 
+import math
 from typing import Final, cast
 
 import numpy as np
@@ -40,7 +41,7 @@ LESSONS: Final = 2  # drawings that pairs are taught by,
 ROUNDS: Final = 4  # and then those that are corrected by
 DRAWN: Final = 8192  # conversations a round
 FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
-FURTHEST: Final = 3.0  # and how far a logit is moved at most
+FURTHEST: Final = 6.0  # and how far a logit is moved at most
 READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
@@ -205,8 +206,7 @@ def _fields(
     }  # fmt: skip
     had = allowed_fields(seed)
     for name, cell in cells.items():
-        total = noisy[name].sum(axis=0)
-        is_seen = total > hidden(std[name] * np.sqrt(len(noisy[name])), len(total))
+        is_seen = _is_seen(noisy[name].sum(axis=0), std[name] * float(np.sqrt(len(noisy[name]))))
         network.heads.correction[FIELD_INDEX[name]][:, torch.from_numpy(~had[name] & ~is_seen[cell])] = NEVER
     cells["is_reverse"] = np.arange(WAYS)
     targets: dict[str, NDArray[np.float64]] = {}
@@ -226,6 +226,16 @@ def _fields(
             if name not in targets:
                 targets[name] = _by_place(noisy[name], came.astype(np.float64), std[name])
             _correct(network.heads.correction[i], targets[name], came.astype(np.float64), cell)
+
+
+def _is_seen(noisy: NDArray[np.float64], std: float) -> NDArray[np.bool_]:
+    """Which cells (c,), in order of size, are of a run of neighbours that has more than noise is likely to make."""
+    out = np.zeros(len(noisy), bool)
+    for width in (1, 2, 4, 8):
+        runs = np.convolve(noisy, np.ones(width), mode="valid")
+        for first in np.flatnonzero(runs > hidden(std * math.sqrt(width), len(noisy))):
+            out[first : first + width] = True
+    return out
 
 
 def _by_place(noisy: NDArray[np.float64], came: NDArray[np.float64], std: float) -> NDArray[np.float64]:

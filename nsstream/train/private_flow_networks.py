@@ -30,8 +30,10 @@ from nsstream.model.flow_networks import ConversationNetwork, Heads, RecordNetwo
 from nsstream.train.calibrate import reset_corrections
 
 UNSEEN: Final = 3.0  # nats that a token which the seed never said is less likely by than the one nearest to it,
-FURTHER: Final = 0.3  # and for each bin between them
+FURTHER: Final = 0.3  # and for each bin between them,
+NEARER: Final = 0.1  # of what is counted: there counts say how far one may go
 APART: Final = 0.5  # how far from each other services that the seed never said start, of how far its own are
+_COUNTED: Final = ("packets", "octets", "duration")
 _BINNED: Final = ("gap", "packets", "reverse_packets", "octets", "reverse_octets", "duration")
 
 
@@ -151,7 +153,7 @@ def _start_bins(heads: Heads, had: dict[str, NDArray[np.bool_]]) -> None:
         away = np.abs(unseen[:, None] - known)
         nearest, steps = known[away.argmin(axis=1)], away.min(axis=1)
         layer.weight[torch.from_numpy(unseen)] = layer.weight[torch.from_numpy(nearest)]
-        less = torch.from_numpy((UNSEEN + FURTHER * steps).astype(np.float32))
+        less = torch.from_numpy((UNSEEN + (NEARER if name in _COUNTED else FURTHER) * steps).astype(np.float32))
         layer.bias[torch.from_numpy(unseen)] = layer.bias[torch.from_numpy(nearest)] - less
 
 
