@@ -176,16 +176,22 @@ def _apart(
     _, first, same = np.unique(_keys(address[:HOST_SLOTS]), return_index=True, return_inverse=True)
     number[:HOST_SLOTS] = first[same.reshape(-1)]  # free slots are all one, and nobody's
     who, whom, server = number[client], number[server], server.copy()
-    order = np.argsort(service, kind="stable")
+    is_twin = np.bincount(number, minlength=len(number)) > 1
+    free = np.flatnonzero(~is_twin[who] & ~is_twin[whom])
+    order = free[np.argsort(service[free], kind="stable")]
     first = np.searchsorted(service[order], service)
     alike = np.searchsorted(service[order], service, side="right") - first
     for attempt in range(2 * _TRIES):
         rows = np.flatnonzero((who == whom) & (client != server))
-        if not len(rows):
+        if not len(rows) or not len(order):
             break
         chance = rng.random(len(rows))
-        anybody = (chance * len(order)).astype(np.int64)
-        other = order[first[rows] + (chance * alike[rows]).astype(np.int64)] if attempt < _TRIES else anybody
+        is_alike = (alike[rows] > 0) & (attempt < _TRIES)
+        other = order[
+            np.where(
+                is_alike, first[rows] + (chance * alike[rows]).astype(np.int64), (chance * len(order)).astype(np.int64)
+            )
+        ]
         is_fit = (who[other] != whom[rows]) & (whom[other] != who[rows]) & (family[other] == family[rows])
         _, once = np.unique(other, return_index=True)
         is_fit &= np.isin(np.arange(len(rows)), once) & (who[other] != whom[other])
