@@ -97,7 +97,8 @@ def measure_flows(given: argparse.Namespace, folder: Path, public: Path) -> dict
         twin = folder / f"histograms-{epsilon:g}.judged.csv"
         write_judged(drawn, twin)
         note(f"histograms, epsilon {epsilon:g}", twin, None)
-        for mechanism in MECHANISMS if given.peer_python is not None else ():
+    for epsilon in given.epsilon if given.peer_python is not None else ():
+        for mechanism in MECHANISMS:
             name, twin = f"{mechanism} by flow, epsilon {epsilon:g}", folder / f"{mechanism}-{epsilon:g}.judged.csv"
             try:
                 drawn, cost = marginal_flows(

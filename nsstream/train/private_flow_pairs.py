@@ -19,6 +19,7 @@ from nsstream.train.private_flow_counts import hidden, settle
 
 STEPS: Final = 40
 PACE: Final = 0.02  # of Adam
+MOST_ROWS: Final = 4096  # that are read of those drawn
 _LEAST: Final = 1e-6
 
 
@@ -76,11 +77,12 @@ def teach(pairs: Pairs, steps: int = STEPS) -> None:
     place = np.full(len(pairs.noisy), -1)
     place[kept] = np.arange(len(kept))
     rows = torch.from_numpy(np.flatnonzero(place[pairs.group] >= 0))
+    rows = rows[:: -(-len(rows) // MOST_ROWS)]
     group = torch.from_numpy(place[pairs.group])[rows]
     reads, extra = pairs.reads[rows], pairs.extra[rows]
     wanted, share = torch.from_numpy(shares).float(), torch.from_numpy(weight).float()
     of_token = nn.functional.one_hot(torch.from_numpy(pairs.cell)[pairs.shown], shares.shape[1]).float()
-    size = torch.bincount(group, minlength=len(kept)).float()[:, None]
+    size = torch.bincount(group, minlength=len(kept)).clamp(min=1).float()[:, None]
     with torch.enable_grad():
         weights = pairs.layer.weight[pairs.shown].detach().clone().requires_grad_()
         bias = pairs.layer.bias[pairs.shown].detach().clone().requires_grad_()
