@@ -28,14 +28,11 @@ from nsstream.train.private_flow_counts import (
     RECORD_PLACES,
     TIME_CELLS,
     WAYS,
-    FlowCounts,
     attribute_cells,
     field_cells,
-    hidden,
-    popularity,
-    settle,
 )
 from nsstream.train.private_flow_taught import teach_records, teach_ways
+from nsstream.train.private_flow_told import FlowCounts, hidden, popularity, settle
 
 LESSONS: Final = 2  # drawings that pairs are taught by,
 ROUNDS: Final = 4  # and then those that are corrected by

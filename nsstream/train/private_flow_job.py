@@ -35,10 +35,11 @@ from nsstream.train.job import TrainJob
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_fit import learn_privately
 from nsstream.train.private_flow_calibrate import calibrate_privately
-from nsstream.train.private_flow_counts import FlowCounts, Noisy, count_flows, read_counts, sensitivity, settle
+from nsstream.train.private_flow_counts import Noisy, count_flows, sensitivity
 from nsstream.train.private_flow_heads import flow_lessons_of, private_flow_heads
 from nsstream.train.private_flow_networks import networks_of
 from nsstream.train.private_flow_ports import find_ports
+from nsstream.train.private_flow_told import FlowCounts, read_counts, settle
 from nsstream.train.private_job import promise_by
 from nsstream.train.private_plan import mechanisms_of
 from nsstream.train.private_units import units_by

@@ -20,9 +20,10 @@ from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS
 from nsstream.encode.service_classes import SERVICE_CLASSES, service_classes
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_sample import DrawnRecords
-from nsstream.train.private_flow_counts import CLIENT_GROUPS, KINDS, SPANS, FlowCounts, field_cells, hidden
+from nsstream.train.private_flow_counts import CLIENT_GROUPS, KINDS, SPANS, field_cells
 from nsstream.train.private_flow_heads import record_states
 from nsstream.train.private_flow_pairs import Pairs, teach
+from nsstream.train.private_flow_told import FlowCounts, hidden
 
 _SPANS: Final = int(SPANS[-1]) + 1
 

@@ -13,9 +13,10 @@ from nsstream.encode.public_flow_codec import SERVERS, encode_flows_privately, p
 from nsstream.trace import FlowTable
 from nsstream.trace.fields import FLOW_FIELDS, TCP
 from nsstream.train.private_chance import Chance
-from nsstream.train.private_flow_counts import SIZES, count_flows, hidden, read_counts
+from nsstream.train.private_flow_counts import SIZES, count_flows
 from nsstream.train.private_flow_job import codec_of
 from nsstream.train.private_flow_ports import find_ports
+from nsstream.train.private_flow_told import hidden, read_counts
 from nsstream.train.private_units import units_by
 
 INTERVAL = (START_NS, START_NS + 700 * 10**9)

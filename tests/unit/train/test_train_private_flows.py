@@ -18,18 +18,11 @@ from nsstream.privacy import epsilon, from_dicts
 from nsstream.train.config import PrivateConfig
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_flow_calibrate import NEVER
-from nsstream.train.private_flow_counts import (
-    BUSY,
-    SIZES,
-    count_flows,
-    popularity,
-    read_counts,
-    sensitivity,
-    settle,
-)
+from nsstream.train.private_flow_counts import BUSY, SIZES, count_flows, sensitivity
 from nsstream.train.private_flow_heads import NOT_LEARNED
 from nsstream.train.private_flow_job import fit_flows_privately, take_tokens
 from nsstream.train.private_flow_networks import networks_of
+from nsstream.train.private_flow_told import popularity, read_counts, settle
 from nsstream.train.private_units import units_by
 
 INTERVAL = (START_NS, START_NS + 700 * 10**9)
