@@ -16,7 +16,7 @@ from dpmm.models.mst import MSTGM
 from dpmm.pipelines.base import GenerativePipeline
 
 STEPS = {"MST": 1000, "AIM": 100}  # of inference, AIM's after each round; their own are 5,000 and 1,000
-AIM_ROUNDS = 20  # of the mechanism's own 16 a column, which take hours
+AIM_ROUNDS = 20  # of the mechanism's own 16 a column, which can take hours
 AIM_MIB = 2  # of the model; its own: 80
 AIM_CELLS = 400_000  # of a marginal that may be chosen, before bins without a noisy count are made one
 
