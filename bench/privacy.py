@@ -1,15 +1,17 @@
 """What privacy costs: private fine-tunes of a public seed beside the open one, and beside noisy histograms.
 
     python bench/privacy.py [TRACE] [--day YYYY-MM-DD] [--public TRACE] [--epsilon 8 --epsilon 2] [--delta 1e-5]
-        [--unit host] [--most-conversations 64] [--budget 2m] [--steps 100] [--judge PATH] [--json OUT] [--keep FOLDER]
+        [--unit host] [--most-conversations 64] [--budget 2m] [--steps 100] [--judge PATH] [--peer-python PATH]
+        [--json OUT] [--keep FOLDER]
 
 The seed learns the public trace (the bundled lab capture) for the budget. TRACE, the private one, is then learned from
 it openly, for the same budget, and privately at each epsilon; without a TRACE the bundled capture is split, its first
 half public and its second private. Where TRACE is a table of flows or a file of nfcapd, the public capture is metered,
-and models are of flow records. Twins are scored against the private trace, by `nsstream score` or by an
-independent --judge, called as `python PATH REAL SYNTHETIC --json OUT`. All at once in one run, so that seconds and
-memory can be compared. Exit status 1 when a bar is missed: distances of at most 3 times the open model's at epsilon 8
-and above, and of at most 5 times below. A table needs a --judge.
+and models are of flow records; with --peer-python, a Python where package dpmm is installed, MST and AIM make tables at
+the same epsilon, a flow as their unit always: they know no hosts. Twins are scored against the private trace, by
+`nsstream score` or by an independent --judge, called as `python PATH REAL SYNTHETIC --json OUT`. All at once in one
+run, so that seconds and memory can be compared. Exit status 1 when a bar is missed: distances of at most 3 times the
+open model's at epsilon 8 and above, and of at most 5 times below. A table needs a --judge.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bars.dp_flow_marginals import MECHANISMS
 from bars.dp_histogram import histogram_twin
 from bars.private_flows import measure_flows
 from bars.runs import Cost, run_command, run_main, run_nsstream
@@ -44,6 +47,7 @@ from nsstream.trace.grouping import group_conversations
 
 SECOND_NS = 10**9
 JUDGED = ("mean_jsd", "structure")
+BASELINES = ("histograms", *(f"{mechanism} by flow" for mechanism in MECHANISMS))
 
 
 def read_packets(trace: Path) -> PacketBatch:
@@ -168,14 +172,17 @@ def bars_of(figures: dict[str, Any], epsilons: Sequence[float]) -> list[Bar]:
         for measure_name in (*JUDGED, "mean_emd", "volume", "detector_auc"):
             if measure_name in found:
                 bars.append(Bar(f"{name}: {measure_name}", round(found[measure_name], 4)))
+    bars += [Bar(f"{name}: made nothing", why) for name, why in figures.get("failed", {}).items()]
     for epsilon in epsilons:
         found, most = models[f"private, epsilon {epsilon:g}"], 3.0 if epsilon >= 8 else 5.0
-        beside = models[f"histograms, epsilon {epsilon:g}"]
         for name in JUDGED:
-            ratio, theirs = (each[name] / max(opened[name], 1e-9) for each in (found, beside))
-            bars.append(
-                at_most(f"epsilon {epsilon:g}: {name}, x the open model's", round(ratio, 2), most, round(theirs, 2))
+            ratio, *theirs = (
+                models[who][name] / max(opened[name], 1e-9)
+                for who in (f"{maker}, epsilon {epsilon:g}" for maker in ("private", *BASELINES))
+                if who in models
             )
+            beside = " / ".join(f"{each:.2f}" for each in theirs)
+            bars.append(at_most(f"epsilon {epsilon:g}: {name}, x the open model's", round(ratio, 2), most, beside))
         for name in ("seconds", "cpu_s", "peak_mib"):
             bars.append(Bar(f"epsilon {epsilon:g}: {name}, x the open model's", round(found[name] / opened[name], 2)))
     return bars
@@ -193,11 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", default="2m", help="of the seed and of the open fine-tune")
     parser.add_argument("--steps", type=int, default=100, help="of the private ones")
     parser.add_argument("--judge", type=Path, help="an independent script that scores")
+    parser.add_argument("--peer-python", type=Path, help="Python with package dpmm: MST and AIM beside a table")
     parser.add_argument("--keep", type=Path, help="folder for models and twins; must not exist")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)
     given.epsilon = given.epsilon or [8.0, 2.0]
-    for path in (given.trace, given.public, given.judge):
+    for path in (given.trace, given.public, given.judge, given.peer_python):
         if path is not None and not path.is_file():
             raise InputError(f"there is no file {path}")
     with ExitStack() as stack:
@@ -209,9 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise InputError("--day is for captures")
             figures = measure_flows(given, folder, capture)
         else:
+            if given.peer_python is not None:
+                raise InputError("--peer-python is for tables of flows")
             figures = measure_packets(given, folder, read_packets(capture))
     bars = bars_of(figures, given.epsilon)
-    show(f"{given.trace.name if given.trace else 'bundled capture'}, {given.unit}", bars, beside="histograms")
+    made = [name for name in BASELINES if any(model.startswith(f"{name},") for model in figures["models"])]
+    show(f"{given.trace.name if given.trace else 'bundled capture'}, {given.unit}", bars, beside=" / ".join(made))
     passed = all(bar.passed is not False for bar in bars)
     return finish(as_dict(bars) | figures, given.json, passed=passed)
 

@@ -1,4 +1,4 @@
-"""What `bench/privacy.py` does where the trace is a table of flows: seed, open and private models, and histograms."""
+"""What `bench/privacy.py` does where the trace is a table of flows: seed, open and private models, and baselines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from bars.dp_flow_histogram import histogram_flows
+from bars.dp_flow_marginals import MECHANISMS, marginal_flows
 from bars.flow_tables import write_judged
-from bars.runs import Cost, run_command, run_nsstream
+from bars.runs import Cost, RunFailedError, run_command, run_nsstream
 from nsstream.chunk import Chunk, ChunkStore
 from nsstream.chunk.interval import SECOND_NS
 from nsstream.counters import Tally
@@ -65,7 +66,13 @@ def measure_flows(given: argparse.Namespace, folder: Path, public: Path) -> dict
     write_judged(table, real)
     flows = group_by_client(table)
     hosts = len(np.unique(unit_keys(flows, "host"), axis=0))
-    figures: dict[str, Any] = {"conversations": len(flows), "packets": len(table), "hosts": hosts, "models": {}}
+    figures: dict[str, Any] = {
+        "conversations": len(flows),
+        "packets": len(table),
+        "hosts": hosts,
+        "models": {},
+        "failed": {},
+    }
 
     def note(name: str, twin: Path, cost: Cost | None) -> None:
         spent = (
@@ -90,4 +97,16 @@ def measure_flows(given: argparse.Namespace, folder: Path, public: Path) -> dict
         twin = folder / f"histograms-{epsilon:g}.judged.csv"
         write_judged(drawn, twin)
         note(f"histograms, epsilon {epsilon:g}", twin, None)
+    for epsilon in given.epsilon if given.peer_python is not None else ():
+        for mechanism in MECHANISMS:
+            name, twin = f"{mechanism} by flow, epsilon {epsilon:g}", folder / f"{mechanism}-{epsilon:g}.judged.csv"
+            try:
+                drawn, cost = marginal_flows(
+                    table, (start_ns, end_ns), mechanism, epsilon, given.delta, given.peer_python, folder
+                )
+                write_judged(drawn, twin)
+                note(name, twin, cost)
+            except RunFailedError as err:
+                figures["failed"][name] = str(err)
+                print(name, "made nothing:", err, flush=True)
     return figures

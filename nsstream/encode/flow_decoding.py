@@ -143,6 +143,7 @@ def _endpoints(
     )
     address, systems = _hosts(codec, families, rng)
     client_port = np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0)
+    server = _apart(client, server, address, token("service"), family, rng)
     kind = np.stack([token("service"), port, token("label")], axis=1)
     server, client_port = _distinct(client, server, client_port, kind, family, rng)
     return {
@@ -157,6 +158,47 @@ def _endpoints(
         "client_transport_port": client_port,
         "server_transport_port": np.where(has_ports, port, 0),
     }
+
+
+def _apart(
+    client: NDArray[np.int64],
+    server: NDArray[np.int64],
+    address: NDArray[np.int64],
+    service: NDArray[np.int64],
+    family: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Servers (n,) with which two numbers of one host (a private one may have one in each role) do not meet.
+
+    Who would meet himself changes servers with somebody else who asks for the same, or else for anything.
+    """
+    number = np.arange(len(address))
+    _, first, same = np.unique(_keys(address[:HOST_SLOTS]), return_index=True, return_inverse=True)
+    number[:HOST_SLOTS] = first[same.reshape(-1)]  # free slots are all one, and nobody's
+    who, whom, server = number[client], number[server], server.copy()
+    is_twin = np.bincount(number, minlength=len(number)) > 1
+    free = np.flatnonzero(~is_twin[who] & ~is_twin[whom])
+    order = free[np.argsort(service[free], kind="stable")]
+    first = np.searchsorted(service[order], service)
+    alike = np.searchsorted(service[order], service, side="right") - first
+    for attempt in range(2 * _TRIES):
+        rows = np.flatnonzero((who == whom) & (client != server))
+        if not len(rows) or not len(order):
+            break
+        chance = rng.random(len(rows))
+        is_alike = (alike[rows] > 0) & (attempt < _TRIES)
+        other = order[
+            np.where(
+                is_alike, first[rows] + (chance * alike[rows]).astype(np.int64), (chance * len(order)).astype(np.int64)
+            )
+        ]
+        is_fit = (who[other] != whom[rows]) & (whom[other] != who[rows]) & (family[other] == family[rows])
+        _, once = np.unique(other, return_index=True)
+        is_fit &= np.isin(np.arange(len(rows)), once) & (who[other] != whom[other])
+        rows, other = rows[is_fit], other[is_fit]
+        for mine in (server, whom):
+            mine[rows], mine[other] = mine[other], mine[rows]
+    return server
 
 
 def _distinct(

@@ -1,6 +1,7 @@
 """A public flow seed's codec made ready for private flow records, of which it is told the interval alone.
 
-Nothing here is fitted. Services that everybody knows get free slots, and every bin may be shown. All hosts are made up:
+Nothing here is fitted. Services that everybody knows get free slots, and every bin may be shown, but of what comes back
+in a record only those up to the seed's largest: nothing of that is counted. All hosts are made up:
 half of the slots are for clients, half for servers, three quarters of each for IPv4; a server stands for the slot that
 a hash of its mapped address names, so that popular ones can be counted. Exact values, marks, paths and interfaces are
 the seed's: a record with others is encoded as the nearest.
@@ -56,6 +57,8 @@ _ICMP_MESSAGES: Final = (
         for kind, code in ((0, 0), (3, 0), (3, 1), (3, 3), (3, 10), (3, 13), (8, 0), (11, 0))
     ),
     *((ICMPV6, 6, kind << 8) for kind in (1, 3, 128, 129, 133, 134, 135, 136)),
+    (ICMP, 4, RARE_PORT),  # any other, as of exporters that tell something else there
+    (ICMPV6, 6, RARE_PORT),
 )
 _OTHER_PROTOCOLS: Final = (
     (41, 4, 0),
@@ -111,9 +114,9 @@ def public_flow_codec(
         gap=_open(seed.gap, length_ns),
         records=_open(seed.records, None),
         packets=_counts(seed.packets, MOST_PACKETS),
-        reverse_packets=_counts(seed.reverse_packets, MOST_PACKETS),
+        reverse_packets=_counts(seed.reverse_packets, seed.reverse_packets.most),
         octets=_counts(seed.octets, MOST_OCTETS, per_packet=True),
-        reverse_octets=_counts(seed.reverse_octets, MOST_OCTETS, per_packet=True),
+        reverse_octets=_counts(seed.reverse_octets, seed.reverse_octets.most, per_packet=True),
         duration=_counts(seed.duration, length_ns),
         networks=_made_up_networks(mapped),
         rare_as=np.zeros(0, np.int64),
@@ -256,11 +259,11 @@ def _shown(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def _open(bins: Bins, most: float | None) -> Bins:
-    """The same bins, each shown that holds something below `most`."""
-    may = np.ones(len(bins.counts), bool) if most is None else bins.grid.edges < most
+    """The same bins, each shown that holds something below `most`, and what was."""
+    may = np.ones(len(bins.counts), bool) if most is None else (bins.grid.edges < most) | (bins.counts > 0)
     return replace(bins, counts=np.where(may, np.maximum(bins.counts, 1), 0))
 
 
 def _counts(counts: Counts, most: int, *, per_packet: bool = False) -> Counts:
-    bins = _open(counts.bins, None if per_packet else most / counts.quantum)
+    bins = _open(counts.bins, None if per_packet and most else most / counts.quantum)
     return replace(counts, rates=_shown(counts.rates), atoms=_shown(counts.atoms), bins=bins, most=most)

@@ -45,16 +45,15 @@ class SecureChance:
         """A whole number from 0 to bound - 1; numbers that are too large are drawn anew."""
         bits = (bound - 1).bit_length()
         size = (bits + 7) // 8
+        spare = 8 * size - bits
         while True:
-            number = int.from_bytes(self._take(size), "big") >> (8 * size - bits)
+            end = self._at + size
+            if end > len(self._buffer):
+                self._buffer, self._at, end = self._octets(max(_READ, size)), 0, size
+            number = int.from_bytes(self._buffer[self._at : end], "big") >> spare
+            self._at = end
             if number < bound:
                 return number
-
-    def _take(self, size: int) -> bytes:
-        if self._at + size > len(self._buffer):
-            self._buffer, self._at = self._octets(max(_READ, size)), 0
-        self._at += size
-        return self._buffer[self._at - size : self._at]
 
 
 def noisy_counts(
@@ -113,7 +112,10 @@ def choose(scores: Sequence[Number], epsilon: Number, sensitivity: Number, chanc
 
 def bernoulli_exp(gamma: Fraction, chance: Chance) -> bool:
     """True with chance e^-gamma, for gamma >= 0 (algorithm 1)."""
-    numerator, denominator = gamma.numerator, gamma.denominator
+    return _bernoulli_exp(gamma.numerator, gamma.denominator, chance)
+
+
+def _bernoulli_exp(numerator: int, denominator: int, chance: Chance) -> bool:
     while numerator > denominator:
         if not _bernoulli_exp_below_1(1, 1, chance):
             return False
@@ -130,7 +132,10 @@ def _bernoulli_exp_below_1(numerator: int, denominator: int, chance: Chance) -> 
 
 def discrete_laplace(scale: Fraction, chance: Chance) -> int:
     """A whole number x with chance proportional to e^(-|x| / scale), scale > 0 (algorithm 2)."""
-    t, s = scale.numerator, scale.denominator
+    return _discrete_laplace(scale.numerator, scale.denominator, chance)
+
+
+def _discrete_laplace(t: int, s: int, chance: Chance) -> int:
     while True:
         u = chance.below(t)
         if not _bernoulli_exp_below_1(u, t, chance):
@@ -147,11 +152,10 @@ def discrete_gaussian(variance: Fraction, chance: Chance) -> int:
     """A whole number x with chance proportional to e^(-x^2 / (2 variance)), variance > 0 (algorithm 3)."""
     n, d = variance.numerator, variance.denominator
     t = math.isqrt(n // d) + 1
-    scale = Fraction(t)
     while True:
-        drawn = discrete_laplace(scale, chance)
-        # (|x| - variance / t)^2 / (2 variance)
-        if bernoulli_exp(Fraction((abs(drawn) * d * t - n) ** 2, 2 * n * d * t * t), chance):
+        drawn = _discrete_laplace(t, 1, chance)
+        # (|x| - variance / t)^2 / (2 variance); that it is in lowest terms would take longer to see to than it saves
+        if _bernoulli_exp((abs(drawn) * d * t - n) ** 2, 2 * n * d * t * t, chance):
             return drawn
 
 

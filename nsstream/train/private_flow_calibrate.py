@@ -1,11 +1,13 @@
 """Corrections to the logits of a private flow model, so that what is drawn has the noisy counts; as `flow_calibrate`.
 
 What the networks draw by themselves is what is expected, and the noisy counts say more the less noise there is beside
-them (`private_flow_counts.settle`). Nothing but the noisy vector and the model is read here.
+them (`private_flow_counts.settle`). First heads are taught pairs (`private_flow_taught`), then each
+field is corrected by itself. Nothing but the noisy vector and the model is read here.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final, cast
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nsstream.encode.flow_codec import FlowCodec
-from nsstream.encode.flow_encoding import place_by_size, place_of
+from nsstream.encode.flow_encoding import allowed_fields, place_by_size, place_of
 from nsstream.encode.flow_hosts import KNOWN, REACHES
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, FIELD_INDEX, FRESH, LAG, LAGS, PEERS
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
@@ -26,21 +28,17 @@ from nsstream.train.private_flow_counts import (
     RECORD_PLACES,
     TIME_CELLS,
     WAYS,
-    FlowCounts,
     attribute_cells,
     field_cells,
-    hidden,
-    settle,
 )
+from nsstream.train.private_flow_taught import teach_records, teach_ways
+from nsstream.train.private_flow_told import FlowCounts, hidden, popularity, settle
 
-ROUNDS: Final = 4
+LESSONS: Final = 2  # drawings that pairs are taught by,
+ROUNDS: Final = 4  # and then those that are corrected by
 DRAWN: Final = 8192  # conversations a round
 FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
-FURTHEST: Final = 3.0  # and how far a logit is moved at most
-QUIET: Final = 10.0  # variance of the noise by conversations of a bucket, above which they tell nothing of hosts
-AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have,
-MOST_AGAIN: Final = 64.0  # and ever at most
-_QUARTILES: Final = 1.349  # standard deviations between the quartiles of normal numbers
+FURTHEST: Final = 6.0  # and how far a logit is moved at most
 READ: Final = 12  # records of a conversation that are drawn
 NEVER: Final = -60.0  # added to a logit
 _PRIOR: Final = 0.5  # added to counts that were drawn
@@ -49,16 +47,22 @@ NEAR: Final = 8  # octaves of lags, of some hundred hosts, after which hosts wit
 
 @torch.no_grad()
 def calibrate_privately(
-    networks: nn.ModuleDict, codec: FlowCodec, counts: FlowCounts, rng: np.random.Generator, generator: torch.Generator
+    networks: nn.ModuleDict,
+    codec: FlowCodec,
+    seed: FlowCodec,
+    counts: FlowCounts,
+    rng: np.random.Generator,
+    generator: torch.Generator,
 ) -> None:
-    """Correct both networks, in evaluation mode."""
+    """Correct both networks, in evaluation mode; `seed` is the public seed's codec."""
     conversations = cast(ConversationNetwork, networks["conversations"])
     is_v6 = codec.service.table()[:, 1] == 6
     share_v6 = float(np.clip(np.maximum(counts.blocks["service"], 0)[is_v6].sum() / counts.total, 0.0, 1.0))
     say_services(conversations, counts)
     say_clients(conversations, counts, share_v6)
+    tell_apart(conversations, counts, rng)
     attributes = _attributes(conversations, codec, counts, generator)
-    _fields(cast(RecordNetwork, networks["records"]), codec, attributes, counts, rng, generator)
+    _fields(cast(RecordNetwork, networks["records"]), codec, seed, attributes, counts, rng, generator)
 
 
 def say_services(network: ConversationNetwork, counts: FlowCounts) -> None:
@@ -80,17 +84,21 @@ def say_clients(network: ConversationNetwork, counts: FlowCounts, share_v6: floa
     """Let clients be as popular as the counts say, whatever else a conversation is."""
     i = ATTRIBUTE_INDEX["client"]
     shares = np.zeros(LAG + LAGS)
-    fresh = 0.0
+    fresh, total = 0.0, max(float(counts.clients.sum() + counts.busy.sum()), 1.0)
     for begin, room, share in ((0, V4_SLOTS, 1 - share_v6), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS, share_v6)):
+        often = counts.clients[begin : begin + room].copy()
         if len(counts.busy):
             mine = counts.busy[:: max(1, round(1 / share))] if 0 < share < 0.5 else counts.busy
-            popular = mine[:room] * (share / max(int(mine.sum()), 1))
-            fresh += share * max(len(mine) - room, 0) / max(int(mine.sum()), 1)
+            free = np.flatnonzero(often == 0)[: len(mine)]
+            often[free] = mine[: len(free)] * (share * float(counts.busy.sum()) / max(float(mine.sum()), 1.0))
+            shares[begin : begin + room] = often / total
+            fresh += (
+                share * (len(counts.busy) / len(mine)) * max(len(mine) - len(free), 0) / total if len(mine) else 0.0
+            )
         else:
             popular, rest, size = popularity(counts.blocks["clients"][begin : begin + room], counts.std)
-            popular = popular / counts.total
+            shares[begin : begin + room] = popular / counts.total
             fresh += rest / size / counts.total
-        shares[begin : begin + len(popular)] = popular
     rest = max(1.0 - float(shares.sum()), 1e-6)
     shares[FRESH] = min(max(fresh, 1e-6), rest)
     shares[LAG:] = _again(float(shares[FRESH]), max(rest - float(shares[FRESH]), 1e-9))
@@ -99,26 +107,20 @@ def say_clients(network: ConversationNetwork, counts: FlowCounts, share_v6: floa
     layer.bias[:] = torch.from_numpy(_logits(shares))
 
 
+def tell_apart(network: ConversationNetwork, counts: FlowCounts, rng: np.random.Generator) -> None:
+    """Let popular clients mean something of their own each, so that heads can say what theirs are."""
+    table = cast(nn.Embedding, network.heads.said[ATTRIBUTE_INDEX["client"]]).weight
+    popular = torch.from_numpy(np.flatnonzero(counts.clients > 0))
+    spread = float(cast(nn.Embedding, network.heads.said[ATTRIBUTE_INDEX["service"]]).weight.std())
+    table[popular] += spread * torch.from_numpy(rng.standard_normal((len(popular), table.shape[1]))).float()
+
+
 def _again(fresh: float, again: float) -> NDArray[np.float64]:
     """Shares (LAGS,) of hosts that come again, as likely after each time: of those named once, twice, more often."""
     more = again / (fresh + again)
     by_kind = np.zeros((KNOWN, REACHES))
     by_kind[:3, :NEAR] = np.array([[fresh * more], [fresh * more**2], [again * more**2]]) / NEAR
     return by_kind.ravel()
-
-
-def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.float64], float, float]:
-    """How often each bucket's popular host comes (b,); conversations of all other hosts, and of one of these.
-
-    Buckets differ by more than chance and noise where hosts come again.
-    """
-    low, middle, high = np.quantile(buckets, (0.25, 0.5, 0.75))
-    usual = max(float(middle), 1e-9)
-    variance = float((high - low) / _QUARTILES) ** 2 - std**2
-    size = AGAIN if std**2 > QUIET * usual else float(np.clip(variance / usual, 1.0, MOST_AGAIN))
-    beyond = buckets - usual
-    popular = np.where(beyond > hidden(std, len(buckets)) + 3 * np.sqrt(usual * size), beyond, 0.0)
-    return popular, max(float(buckets.sum() - popular.sum()), 0.0), size
 
 
 def _logits(shares: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -130,9 +132,11 @@ def _attributes(
 ) -> NDArray[np.int64]:
     """Correct the attributes, and give some that are drawn then (n, a)."""
     rows = np.sort(np.arange(DRAWN) * codec.conversation_count // DRAWN)
-    cells = attribute_cells(codec)
+    cells = attribute_cells(codec, counts.found)
     targets: dict[str, NDArray[np.float64]] = {}
     network.heads.correction[ATTRIBUTE_INDEX["server"]][:, PEERS : PEERS + SERVERS] = NEVER  # those are clients
+    for _ in range(LESSONS):
+        teach_ways(network, codec, counts, draw_conversations(network, codec, Wanted(rows), generator, run=1))
     for number in range(ROUNDS + 1):
         drawn = draw_conversations(network, codec, Wanted(rows), generator, run=1)  # none tells of another
         if number == ROUNDS:
@@ -158,6 +162,10 @@ def _wanted(name: str, counts: FlowCounts, came: NDArray[np.float64]) -> NDArray
             noisy[at], others, size = popularity(noisy[at], counts.std)
             noisy[PEERS + FRESH] += others / size
             noisy[PEERS + LAG] += others - others / size
+        others = noisy[PEERS + FRESH] + noisy[PEERS + LAG]
+        if len(counts.asked):
+            noisy[PEERS + FRESH] = min(len(counts.asked), others)
+            noisy[PEERS + LAG] = others - noisy[PEERS + FRESH]
         noisy[:PEERS] = np.where(noisy[:PEERS] > hidden(counts.std, PEERS), noisy[:PEERS], 0.0)
         return np.maximum(noisy, 0.0)
     return settle(noisy, came, counts.std, max(total, 1.0))
@@ -166,12 +174,17 @@ def _wanted(name: str, counts: FlowCounts, came: NDArray[np.float64]) -> NDArray
 def _fields(
     network: RecordNetwork,
     codec: FlowCodec,
+    seed: FlowCodec,
     attributes: NDArray[np.int64],
     counts: FlowCounts,
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> None:
-    """Correct direction, packets, octets and duration of records."""
+    """Correct direction, packets, octets and duration of records.
+
+    What the seed never said is said where the counts show it, and nowhere else: of counts that reach from 1 to 10^8,
+    a few that are made up are more than all others together.
+    """
     n = len(attributes)
     length = codec.records.draw(attributes[:, ATTRIBUTE_INDEX["record_count"]], rng).clip(1, READ)
     protocol = codec.service.table()[attributes[:, ATTRIBUTE_INDEX["service"]], 0]
@@ -188,8 +201,15 @@ def _fields(
         "is_reverse": counts.std * np.sqrt(PACKET_CELLS), "packets": counts.std * np.sqrt(WAYS),
         "octets": counts.std, "duration": counts.std,
     }  # fmt: skip
+    had = allowed_fields(seed)
+    for name, cell in cells.items():
+        is_seen = _is_seen(noisy[name].sum(axis=0), std[name] * float(np.sqrt(len(noisy[name]))))
+        network.heads.correction[FIELD_INDEX[name]][:, torch.from_numpy(~had[name] & ~is_seen[cell])] = NEVER
     cells["is_reverse"] = np.arange(WAYS)
     targets: dict[str, NDArray[np.float64]] = {}
+    for _ in range(LESSONS):
+        drawn = draw_records(network, codec, attributes, start_ns, length, rng, generator)
+        teach_records(network, codec, counts, attributes, drawn, rng)
     for _ in range(ROUNDS):
         drawn = draw_records(network, codec, attributes, start_ns, length, rng, generator)
         index = (rng.random(n) * length).astype(np.int64)
@@ -205,13 +225,23 @@ def _fields(
             _correct(network.heads.correction[i], targets[name], came.astype(np.float64), cell)
 
 
+def _is_seen(noisy: NDArray[np.float64], std: float) -> NDArray[np.bool_]:
+    """Which cells (c,), in order of size, are of a run of neighbours that has more than noise is likely to make."""
+    out = np.zeros(len(noisy), bool)
+    for width in (1, 2, 4, 8):
+        runs = np.convolve(noisy, np.ones(width), mode="valid")
+        for first in np.flatnonzero(runs > hidden(std * math.sqrt(width), len(noisy))):
+            out[first : first + width] = True
+    return out
+
+
 def _by_place(noisy: NDArray[np.float64], came: NDArray[np.float64], std: float) -> NDArray[np.float64]:
     """What is wanted at each place (p, c): nothing new where noise hides the place."""
     out = came.copy()
     for place, (told, drawn) in enumerate(zip(noisy, came, strict=True)):
         total = float(told[drawn > 0].sum())
         if drawn.sum() > 0 and total > hidden(std * np.sqrt(max(int((drawn > 0).sum()), 1)), 1):
-            out[place] = settle(told, drawn, std, total)
+            out[place] = settle(told, drawn, std, total, noisy.size)
     return out
 
 

@@ -1,25 +1,27 @@
 """What is counted of private flow records: one vector of whole numbers, each unit's part of it bounded, noised once.
 
     conversations | by moment | clients | by service | by server | by client port | by length | packets | octets | time
+    | exact client ports | ports that are spelt out | their protocols | clients by how many they start | servers by how
+    many they get | servers by groups of clients | by class of service: ways | packets | octets | time
 
-Each block but `clients` adds one a conversation; of the last three, which are of one record of it, in a place that says
-what they go with. A unit has at most so many conversations, so its part of a block is at most that long (l2), and of
-all blocks sqrt(blocks) times that. `clients` has, of hosts, one entry a unit, as large as a full unit's conversations:
-how many conversations it has, all that it has. So many clients are as busy as that is known far better than anything
-else. Of flows it has the buckets that their clients fall into.
+Each block adds one a conversation, but for hosts by how many conversations they have, where one more moves a client and
+a server from one entry to another. Packets, octets and time are of one record of it, in a place that says what they go
+with; and once more by the class of the service (`service_classes`). A unit has at most so many conversations, so its
+part of a block is at most that long (l2), or sqrt(2) times as long where one moves. Of hosts as units, the clients have
+one entry a unit, as large as a full unit's conversations: how many conversations it has, all that it has. So many
+clients are as busy as that is known far better than anything else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.flow_codec import FlowCodec, host_values
+from nsstream.encode.flow_codec import FlowCodec, host_values, service_values
 from nsstream.encode.flow_conversations import FlowConversations
 from nsstream.encode.flow_encoding import FlowTokens, place_by_size, place_of
 from nsstream.encode.flow_schema import (
@@ -34,9 +36,14 @@ from nsstream.encode.flow_schema import (
     PLACES,
     PORT_BLOCKS,
     PORT_SLOTS,
+    RARE_PORT,
+    SIZE_CLASSES,
 )
 from nsstream.encode.flow_values import Counts
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, bucket_of
+from nsstream.encode.service_classes import SERVICE_CLASSES, service_classes
+from nsstream.encode.vocabulary import distinct_rows
+from nsstream.trace.fields import ICMP, ICMPV6, SCTP, TCP, UDP
 from nsstream.train.private_units import Units
 
 PORTS: Final = 1024  # client ports that are counted together
@@ -45,6 +52,12 @@ PACKET_CELLS: Final = 48
 OCTET_CELLS: Final = 80
 TIME_CELLS: Final = 44
 WAYS: Final = 2  # a record goes as the first one did, or back
+SPELT_PROTOCOLS: Final = (TCP, UDP, ICMP, ICMPV6)  # and any other, of services whose port is spelt out
+SPELT_BUCKETS: Final = 509  # that their ports fall into
+SPANS: Final = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3])  # of each class of packets, what is told of a kind
+CLIENT_GROUPS: Final = 32  # of buckets of clients, by which servers are counted
+KINDS: Final = 2 * SERVICE_CLASSES  # of records: the class of service, and which side sent it
+BUSY: Final = np.unique(np.concatenate([np.arange(1, 5), np.rint(4 * 2 ** (np.arange(1, 37) / 2))])).astype(np.int64)
 SIZES: Final[dict[str, int]] = {
     "conversations": 1,
     "moments": MOMENTS,
@@ -56,37 +69,29 @@ SIZES: Final[dict[str, int]] = {
     "packets": RECORD_PLACES * WAYS * PACKET_CELLS,
     "octets": PLACES * OCTET_CELLS,
     "duration": PLACES * TIME_CELLS,
+    "client_ports": 65_536,
+    "spelt_ports": 65_536,
+    "spelt_protocols": (len(SPELT_PROTOCOLS) + 1) * SPELT_BUCKETS,
+    "busy_clients": len(BUSY),
+    "busy_servers": len(BUSY),
+    "peers": CLIENT_GROUPS * ROLE_SLOTS,
+    "ways": SERVICE_CLASSES * 4 * ATTRIBUTES["record_count"],
+    "kind_packets": KINDS * PACKET_CELLS,
+    "kind_octets": KINDS * (SPANS[-1] + 1) * OCTET_CELLS,
+    "kind_duration": KINDS * (SPANS[-1] + 1) * TIME_CELLS,
 }
-BUSY: Final = np.unique(np.concatenate([np.arange(1, 5), np.rint(4 * 2 ** (np.arange(1, 37) / 2))])).astype(np.int64)
-_DOUBT: Final = 100  # chunks, in fewer than one of which noise alone makes a cell that is believed
-_FEWEST: Final = 16  # conversations that a chunk is taken to have at least
-_MOST: Final = 1 << 21
+assert len(SPANS) == SIZE_CLASSES
+_GRAIN: Final = 256  # sensitivities are whole multiples of its inverse: exact fractions stay small
 
 Noisy = Callable[[NDArray[np.int64], float, float], NDArray[np.int64]]  # counts, noise multiplier, sensitivity
 
 
-@dataclass(frozen=True)
-class FlowCounts:
-    """The noisy vector by block, and the noise's standard deviation; nothing else is known of the records.
-
-    Attributes:
-        blocks: as of `SIZES`, floats.
-        std: of each number.
-        units: how many there are about.
-        total: conversations, all that units have.
-        busy: (k,) conversations of clients that are counted by themselves, the busiest first; empty for flows.
-    """
-
-    blocks: dict[str, NDArray[np.float64]]
-    std: float
-    units: float
-    total: int
-    busy: NDArray[np.int64]
-
-
-def sensitivity(most: int) -> float:
-    """The most that one unit with so many conversations changes the vector, in l2."""
-    return most * math.sqrt(len(SIZES))
+def sensitivity(unit: Literal["host", "flow"], most: int) -> float:
+    """The most that one unit with so many conversations changes the vector, in l2; rounded up a little."""
+    clients = {"host": (0, 1), "flow": (1, 2)}[unit]  # by bucket; by how many they start
+    others = len(SIZES) - 3
+    squares = others + sum(clients) + 2  # servers by how many they get
+    return most * math.ceil(math.sqrt(squares) * _GRAIN) / _GRAIN
 
 
 def count_flows(
@@ -123,55 +128,59 @@ def count_flows(
         "octets": by_size * OCTET_CELLS + cells["octets"][fields[:, FIELD_INDEX["octets"]]],
         "duration": by_size * TIME_CELLS + cells["duration"][fields[:, FIELD_INDEX["duration"]]],
     }
-    counted = {name: np.bincount(said[name], minlength=size) for name, size in SIZES.items()}
+    is_spelt = codec.service.table()[said["service"], 2] == RARE_PORT
+    classes = service_classes(service_values(flows))
+    kinds = 2 * classes + flows.from_service[one]
+    spans = kinds * (SPANS[-1] + 1) + SPANS[by_size // 3]
+    is_answered = (
+        np.logical_or.reduceat(
+            flows.from_service != np.repeat(flows.from_service[flows.first], flows.record_count), flows.first
+        )
+        if len(flows)
+        else np.zeros(0, bool)
+    )
+    ways = 4 * classes + 2 * flows.from_service[flows.first] + is_answered
+    said |= {
+        "client_ports": flows.client_port[np.isin(protocol, (TCP, UDP, SCTP))],
+        "spelt_ports": flows.service_port[is_spelt],
+        "spelt_protocols": (_protocols(protocol) * SPELT_BUCKETS + flows.service_port % SPELT_BUCKETS)[is_spelt],
+        "peers": bucket_of(host_values(flows, 0)) % CLIENT_GROUPS * ROLE_SLOTS + bucket_of(host_values(flows, 1)),
+        "ways": ways * ATTRIBUTES["record_count"] + said["record_count"],
+        "kind_packets": kinds * PACKET_CELLS + cells["packets"][fields[:, FIELD_INDEX["packets"]]],
+        "kind_octets": spans * OCTET_CELLS + cells["octets"][fields[:, FIELD_INDEX["octets"]]],
+        "kind_duration": spans * TIME_CELLS + cells["duration"][fields[:, FIELD_INDEX["duration"]]],
+    }
+    counted = {name: np.bincount(values, minlength=SIZES[name]) for name, values in said.items()}
+    counted["busy_servers"] = _by_busyness(_times(host_values(flows, 1)))
     if unit == "host":
-        cell = np.searchsorted(BUSY, all_of_each, side="right") - 1
-        counted["clients"] = most * np.bincount(cell, minlength=SIZES["clients"])
+        counted["clients"] = np.zeros(SIZES["clients"], np.int64)
+        counted["busy_clients"] = most * _by_busyness(all_of_each)
+    else:
+        counted["busy_clients"] = _by_busyness(_times(host_values(flows, 0)))
     return np.concatenate([counted[name] for name in SIZES]).astype(np.int64)
 
 
-def read_counts(
-    noisy: NDArray[np.int64], noise_multiplier: float, unit: Literal["host", "flow"], most: int
-) -> FlowCounts:
-    """What the noisy vector says."""
-    std = noise_multiplier * sensitivity(most)
-    parts = np.split(noisy.astype(np.float64), np.cumsum(list(SIZES.values()))[:-1])
-    blocks = dict(zip(SIZES, parts, strict=True))
-    kept = float(blocks["conversations"][0])
-    busy, units = np.zeros(0, np.int64), kept
-    if unit == "host":
-        clients = blocks["clients"][: len(BUSY)] / most
-        units = float(clients.sum())
-        sizes = np.sqrt(BUSY * np.append(BUSY[1:] - 1, 2 * BUSY[-1]).astype(np.float64))
-        believed = np.rint(np.where(clients > hidden(std / most, len(BUSY)), clients, 0.0)).astype(np.int64)
-        busy = np.repeat(np.rint(sizes).astype(np.int64), believed)[::-1]
-    total = int(np.clip(round(max(kept, float(busy.sum()))), _FEWEST, _MOST))
-    return FlowCounts(blocks, std, float(np.clip(units, 1.0, _MOST)), total, busy[:_MOST])
+def _protocols(protocol: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place (n,) of each protocol in `SPELT_PROTOCOLS`, or the one behind the last."""
+    place = np.full(256, len(SPELT_PROTOCOLS))
+    place[list(SPELT_PROTOCOLS)] = np.arange(len(SPELT_PROTOCOLS))
+    return place[protocol]
 
 
-def settle(noisy: NDArray[np.float64], expected: NDArray[np.float64], std: float, total: float) -> NDArray[np.float64]:
-    """Counts (c,) of a sum `total` by what is noisy and what is expected in these shares, as they deserve.
-
-    A cell is expected to be as it was, give or take as much; one that was not expected is believed beyond all that
-    noise alone is likely to make.
-    """
-    expected = expected * (total / max(float(expected.sum()), 1e-9))
-    trust = expected**2 / (expected**2 + std**2)
-    fresh = np.where(noisy > hidden(std, len(noisy)), noisy, 0.0)
-    told = np.where(expected > 0, np.maximum(expected + trust * (noisy - expected), fresh), fresh)
-    told = np.maximum(told, 0.0)
-    return np.asarray(told * (total / told.sum()) if told.sum() > 0 else expected, np.float64)
+def _by_busyness(conversations: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(np.searchsorted(BUSY, conversations, side="right") - 1, minlength=len(BUSY))
 
 
-def hidden(std: float, cells: int) -> float:
-    """How large a count of so many cells noise alone is unlikely to make."""
-    return std * math.sqrt(2 * math.log(_DOUBT * cells))
+def _times(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return distinct_rows(hosts)[2]
 
 
-def attribute_cells(codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
+def attribute_cells(codec: FlowCodec, found: NDArray[np.int64] | None = None) -> dict[str, NDArray[np.int64]]:
     """The cell of each token of an attribute that is counted, but for service and client."""
     named = codec.port.table()[:, 0]
     ports = np.where(named < 1024, np.arange(PORT_SLOTS), PORT_SLOTS + np.maximum(named, 0) // PORTS)
+    if found is not None:
+        ports[found] = found
     blocks = PORT_SLOTS + np.arange(PORT_BLOCKS) * BLOCK_PORTS // PORTS
     server = np.arange(ATTRIBUTES["server"])
     server[PEERS + LAG : PEERS + LAG + LAGS] = PEERS + LAG

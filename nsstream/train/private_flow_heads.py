@@ -67,7 +67,7 @@ def flow_lessons_of(
     owner = units.owner[conversation]
     order = np.argsort(owner, kind="stable")
     chosen, owner, conversation = chosen[order], owner[order], conversation[order]
-    known = _states(records, tokens, chosen)
+    known = record_states(records, tokens, chosen)
     fields = torch.from_numpy(tokens.fields[chosen])
     share = units.conversation_count[owner] / np.maximum(np.bincount(owner, minlength=len(units)), 1)[owner]
     is_later = chosen > tokens.offset[conversation]
@@ -143,7 +143,7 @@ def _read_windows(tokens: FlowTokens) -> NDArray[np.int64]:
     return windows[place < WINDOWS]
 
 
-def _states(network: RecordNetwork, tokens: FlowTokens, records: NDArray[np.int64]) -> Tensor:
+def record_states(network: RecordNetwork, tokens: FlowTokens, records: NDArray[np.int64]) -> Tensor:
     """What is known before each of these records (m,) is said: (m, d)."""
     out = torch.zeros(len(records), network.width)
     place = np.full(len(tokens.fields), -1, np.int64)

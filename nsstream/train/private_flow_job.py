@@ -9,7 +9,6 @@ the checkpoint follows from the seed, the interval and these.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_conversations import FlowConversations, with_addresses
 from nsstream.encode.flow_encoding import FlowTokens
 from nsstream.encode.flow_schema import MOMENTS
-from nsstream.encode.public_flow_codec import encode_flows_privately, public_flow_codec
+from nsstream.encode.public_flow_codec import SERVERS, encode_flows_privately, public_flow_codec
 from nsstream.errors import TrainError
 from nsstream.model.flow_checkpoint import FlowModel, load_flow_checkpoint, save_flow_checkpoint
 from nsstream.privacy import as_dicts, noisy_counts
@@ -36,9 +35,11 @@ from nsstream.train.job import TrainJob
 from nsstream.train.private_chance import Chance
 from nsstream.train.private_fit import learn_privately
 from nsstream.train.private_flow_calibrate import calibrate_privately
-from nsstream.train.private_flow_counts import FlowCounts, Noisy, count_flows, read_counts, sensitivity, settle
+from nsstream.train.private_flow_counts import Noisy, count_flows, sensitivity
 from nsstream.train.private_flow_heads import flow_lessons_of, private_flow_heads
 from nsstream.train.private_flow_networks import networks_of
+from nsstream.train.private_flow_ports import find_ports
+from nsstream.train.private_flow_told import FlowCounts, read_counts, settle
 from nsstream.train.private_job import promise_by
 from nsstream.train.private_plan import mechanisms_of
 from nsstream.train.private_units import units_by
@@ -104,17 +105,19 @@ def fit_flows_privately(
     """
     counting, learning = mechanisms_of(config)
     privacy = promise_by(config, (counting, learning))
-    codec = public_flow_codec(parent.codec, *interval_ns, mapped)
-    networks = networks_of(parent, codec)
+    public = public_flow_codec(parent.codec, *interval_ns, mapped)
     keys = unit_keys(flows, config.unit)
     units = units_by(keys, config.most, chance)
     everything = with_addresses(flows, mapped(flows.client_address), mapped(flows.server_address))
-    tokens = take_tokens(encode_flows_privately(everything, codec, config.unit, flows), units.rows)
+    tokens = take_tokens(encode_flows_privately(everything, public, config.unit, flows), units.rows)
     of_each = np.unique(keys, axis=0, return_counts=True)[1]
     kept = everything.take(units.rows)
-    vector = count_flows(kept, tokens, units, of_each, codec, config.unit, config.most)
-    noisy_vector = noisy(vector, counting.noise_multiplier, math.ceil(sensitivity(config.most)))
+    vector = count_flows(kept, tokens, units, of_each, public, config.unit, config.most)
+    noisy_vector = noisy(vector, counting.noise_multiplier, sensitivity(config.unit, config.most))
     counts = read_counts(noisy_vector, counting.noise_multiplier, config.unit, config.most)
+    codec, counts = find_ports(public, counts)
+    tokens = take_tokens(encode_flows_privately(everything, codec, config.unit, flows), units.rows)
+    networks = networks_of(parent, codec)
     heads = private_flow_heads(networks, config.rank)
     lessons = flow_lessons_of(networks, heads, tokens, units, codec, config.most_packets, chance)
     coins = np.zeros((config.steps, len(units)), bool)
@@ -128,7 +131,7 @@ def fit_flows_privately(
     told = codec_of(codec, parent.codec, counts)
     rng, generator = np.random.default_rng(), torch.Generator()
     generator.seed()
-    calibrate_privately(networks, told, counts, rng, generator)
+    calibrate_privately(networks, told, parent.codec, counts, rng, generator)
     return PrivateFlowModel(networks.eval(), told, privacy)
 
 
@@ -142,6 +145,9 @@ def codec_of(codec: FlowCodec, seed: FlowCodec, counts: FlowCounts) -> FlowCodec
     lengths = settle(counts.blocks["record_count"], had, counts.std, kept)
     lengths = np.rint(lengths * (counts.total / lengths.sum()))
     lengths[0 if not lengths.any() else int(lengths.argmax())] += counts.total - lengths.sum()
+    hosts = list(codec.host.slots)
+    for bucket in np.flatnonzero((counts.clients > 0) & (counts.servers > 0)):  # one host in both roles, most likely
+        hosts[SERVERS + bucket] = hosts[bucket]
     records = dataclasses.replace(codec.records, counts=np.maximum(lengths, 0).astype(np.int64))
     return dataclasses.replace(
         codec,
@@ -149,6 +155,7 @@ def codec_of(codec: FlowCodec, seed: FlowCodec, counts: FlowCounts) -> FlowCodec
         conversation_count=int(cells.sum()),
         record_count=max(int(records.sample(int(cells.sum())).sum()), int(cells.sum())),
         records=records,
+        host=dataclasses.replace(codec.host, slots=tuple(hosts)),
         labels=codec.labels // MOMENTS * int(cells.sum()),
     )
 

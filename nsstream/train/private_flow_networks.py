@@ -30,7 +30,10 @@ from nsstream.model.flow_networks import ConversationNetwork, Heads, RecordNetwo
 from nsstream.train.calibrate import reset_corrections
 
 UNSEEN: Final = 3.0  # nats that a token which the seed never said is less likely by than the one nearest to it,
-FURTHER: Final = 0.3  # and for each bin between them
+FURTHER: Final = 0.3  # and for each bin between them,
+NEARER: Final = 0.1  # of what is counted: there counts say how far one may go
+APART: Final = 0.5  # how far from each other services that the seed never said start, of how far its own are
+_COUNTED: Final = ("packets", "octets", "duration")
 _BINNED: Final = ("gap", "packets", "reverse_packets", "octets", "reverse_octets", "duration")
 
 
@@ -48,6 +51,7 @@ def networks_of(parent: FlowModel, codec: FlowCodec) -> nn.ModuleDict:
     for heads in (conversations.heads, records.heads):
         _fold(heads)
     _start_services(conversations, records, parent.codec, codec)
+    _start_ports(conversations, records, had[0]["client_port"])
     _start_hosts(conversations, records, had[0])
     _start_bins(records.heads, had[1])
     for weight in conversations.history.parameters():
@@ -78,14 +82,18 @@ def _fold(heads: Heads) -> None:
 def _start_services(
     conversations: ConversationNetwork, records: RecordNetwork, seed: FlowCodec, codec: FlowCodec
 ) -> None:
-    """Services that the seed did not have start from the mean of its own of their protocol, or of all."""
+    """Services that the seed did not have start near the mean of its own of their protocol, or of all.
+
+    Near it, not at it: or else no head could tell one of them from the other.
+    """
     i = ATTRIBUTE_INDEX["service"]
     narrow = cast(nn.Embedding, conversations.heads.narrow_said[NARROW_KNOWS.index("service")]).weight
     head = cast(nn.Linear, conversations.heads.head[i])
-    tables = [
-        cast(nn.Embedding, conversations.heads.said[i]).weight, cast(nn.Embedding, records.attribute[i]).weight,
-        narrow, head.weight, head.bias,
+    meanings = [
+        cast(nn.Embedding, conversations.heads.said[i]).weight, cast(nn.Embedding, records.attribute[i]).weight, narrow,
     ]  # fmt: skip
+    tables = [*meanings, head.weight, head.bias]
+    apart = torch.Generator().manual_seed(19)
     protocol = codec.service.table()[:, 0]
     used = seed.service.is_active()
     fresh = codec.service.is_active() & ~used
@@ -95,7 +103,22 @@ def _start_services(
         rows = torch.from_numpy(fresh & (protocol == number))
         for table in tables:
             table[rows] = table[torch.from_numpy(like)].mean(dim=0)
+    for table in meanings:
+        spread = APART * table[torch.from_numpy(used)].std(dim=0, correction=0)
+        table[torch.from_numpy(fresh)] += spread * torch.randn(int(fresh.sum()), len(spread), generator=apart)
     head.bias[torch.from_numpy(fresh)] -= UNSEEN
+
+
+def _start_ports(conversations: ConversationNetwork, records: RecordNetwork, had: NDArray[np.bool_]) -> None:
+    """Ports of clients that the seed did not have say and mean what those of the seed do on the average."""
+    i = ATTRIBUTE_INDEX["client_port"]
+    layer, heads = cast(nn.Linear, conversations.heads.head[i]), conversations.heads
+    fresh = heads.shown(i).numpy()
+    fresh = fresh[~had[fresh]]
+    if had.any() and len(fresh):
+        meanings = [cast(nn.Embedding, heads.said[i]).weight, cast(nn.Embedding, records.attribute[i]).weight]
+        for table in (*meanings, layer.weight, layer.bias):
+            table[torch.from_numpy(fresh)] = table[torch.from_numpy(had)].mean(dim=0)
 
 
 def _start_hosts(conversations: ConversationNetwork, records: RecordNetwork, had: dict[str, NDArray[np.bool_]]) -> None:
@@ -130,7 +153,7 @@ def _start_bins(heads: Heads, had: dict[str, NDArray[np.bool_]]) -> None:
         away = np.abs(unseen[:, None] - known)
         nearest, steps = known[away.argmin(axis=1)], away.min(axis=1)
         layer.weight[torch.from_numpy(unseen)] = layer.weight[torch.from_numpy(nearest)]
-        less = torch.from_numpy((UNSEEN + FURTHER * steps).astype(np.float32))
+        less = torch.from_numpy((UNSEEN + (NEARER if name in _COUNTED else FURTHER) * steps).astype(np.float32))
         layer.bias[torch.from_numpy(unseen)] = layer.bias[torch.from_numpy(nearest)] - less
 
 

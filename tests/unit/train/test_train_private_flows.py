@@ -17,11 +17,12 @@ from nsstream.model.flow_checkpoint import load_flow_checkpoint, new_flow_networ
 from nsstream.privacy import epsilon, from_dicts
 from nsstream.train.config import PrivateConfig
 from nsstream.train.private_chance import Chance
-from nsstream.train.private_flow_calibrate import NEVER, popularity
-from nsstream.train.private_flow_counts import BUSY, SIZES, count_flows, read_counts, sensitivity, settle
+from nsstream.train.private_flow_calibrate import NEVER
+from nsstream.train.private_flow_counts import BUSY, SIZES, count_flows, sensitivity
 from nsstream.train.private_flow_heads import NOT_LEARNED
 from nsstream.train.private_flow_job import fit_flows_privately, take_tokens
 from nsstream.train.private_flow_networks import networks_of
+from nsstream.train.private_flow_told import popularity, read_counts, settle
 from nsstream.train.private_units import units_by
 
 INTERVAL = (START_NS, START_NS + 700 * 10**9)
@@ -91,7 +92,7 @@ def test_without_one_unit_counts_and_sums_move_by_what_is_noised_and_nothing_els
         fewer, fewer_sums, fewer_vector = learned(seed, without(flows, unit, key), config)
         assert json.dumps(fewer.codec.as_json()) == json.dumps(made.codec.as_json())
         assert fewer.privacy == made.privacy
-        assert 0 < np.linalg.norm(vector - fewer_vector) <= sensitivity(config.most)
+        assert 0 < np.linalg.norm(vector - fewer_vector) <= sensitivity(unit, config.most)
         assert len(sums) == len(fewer_sums) == config.steps
         assert 0 < float((sums[0] - fewer_sums[0]).norm()) <= config.clip * (1 + 1e-4)
         theirs, ours = fewer.networks.state_dict(), made.networks.state_dict()
