@@ -5,9 +5,8 @@ size last. What the chunk counted of such pairs is drawn without replacement (`m
 
 A conversation's class is its label and its service, or, where these are rare together, its protocol's layer in place of
 the service; its way is whether the service's side begins; a record's kind is its conversation's class and which side
-sent it. What is given of octets and of durations is
-the kind and how many packets there are, by powers of two; of packets the kind, and the cell of the chunk in which the
-record before started.
+sent it. What is given of octets and of durations is the kind and how many packets there are, by powers of two; of
+packets the kind, and the cell of the chunk in which the record before started.
 """
 
 from __future__ import annotations

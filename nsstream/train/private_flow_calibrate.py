@@ -1,7 +1,7 @@
 """Corrections to the logits of a private flow model, so that what is drawn has the noisy counts; as `flow_calibrate`.
 
 What the networks draw by themselves is what is expected, and the noisy counts say more the less noise there is beside
-them (`private_flow_counts.settle`). First heads are taught pairs (`private_flow_taught`), then each
+them (`private_flow_told.settle`). First heads are taught pairs (`private_flow_taught`), then each
 field is corrected by itself. Nothing but the noisy vector and the model is read here.
 """
 

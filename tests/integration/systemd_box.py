@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("nsstream", "nsstream_daemon", "nsstream_plugins")
 NSSTREAM = "/opt/nsstream/bin/nsstream"
 POWER_OFF = signal.SIGRTMIN + 4  # systemd(1)
-PATIENCE_S = 120.0
-BOOT_S = 60.0
+PATIENCE_S = 300.0
+BOOT_S = 300.0
 COMPILES_S = 400.0  # numba, on a machine where nothing was used before
 HOST, INSIDE = "192.0.2.1", "192.0.2.2"
 
@@ -121,7 +121,7 @@ class Box:
         save = ["sh", "-c", 'mkdir -p "${1%/*}" && cat > "$1"', "-", inside]
         done = subprocess.run(
             ["nsenter", "--target", str(self.leader), "--all", *save],
-            input=text, text=True, capture_output=True, timeout=60,
+            input=text, text=True, capture_output=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
@@ -137,7 +137,7 @@ class Box:
 
     def ask(self, command: str, **told: Any) -> Any:
         """What the daemon says on its control socket; None where nobody answers."""
-        socket = Path(f"/proc/{self.leader}/root/run/nsstream/control.sock")
+        socket = Path("/proc", str(self.leader), "root", "run/nsstream/control.sock")
         try:
             return ask(socket, {"command": command, **told})
         except NsstreamError:
