@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 CLONE_NEWNET = 0x40000000
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @contextmanager

@@ -37,9 +37,9 @@ def numbers(batches: list[PacketBatch]) -> list[int]:
 def read_until(source: SpoolSource, is_enough: Callable[[list[PacketBatch]], bool]) -> list[int]:
     batches: list[PacketBatch] = []
     kept_before = source.tally.kept
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 300
     while not is_enough(batches):
-        assert time.monotonic() < until_s, f"not enough within 20 s: {numbers(batches)} {source.complaints}"
+        assert time.monotonic() < until_s, f"not enough in time: {numbers(batches)} {source.complaints}"
         batch = source.read_batch()
         assert batch is not None
         source.tally.check()

@@ -55,7 +55,7 @@ def send_datagrams(make: Callable[[], list[bytes]]) -> Callable[[Source[FlowTabl
 
 def send_stream(source: Source[FlowTable], _: Path) -> None:
     assert isinstance(source, NetflowTcpSource)
-    with socket.create_connection(source.listens_on, timeout=10) as exporter:
+    with socket.create_connection(source.listens_on, timeout=300) as exporter:
         exporter.sendall(b"".join(ipfix_messages()))
 
 

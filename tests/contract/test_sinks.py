@@ -37,7 +37,7 @@ from nsstream.wire.pcap import pcap_header, write_records
 FRAMES = Assembler(np.random.default_rng(5)).assemble(made_table(count=24)).slice(0, 150)
 CAPTURE = pcap_header() + write_records(FRAMES.observation_time_ns, FRAMES.offset, FRAMES.octets)
 TIMEOUTS: dict[str, object] = {"active_timeout_s": 5.0, "idle_timeout_s": 2.0}
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 Flows = list[tuple[Any, ...]]
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 RECORDED_SERVER = (sys.executable, str(Path(__file__).with_name("recorded_server.py")))
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 MS = 1_000_000
 
 

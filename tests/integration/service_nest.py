@@ -33,7 +33,7 @@ def capture_of(chunk: int, packets: int = PACKETS_A_CHUNK) -> bytes:
     return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records.tobytes()
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_until(holds: Callable[[], Any], seconds: float = 300) -> Any:
     """What `holds` gives, once that is true."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -134,13 +134,13 @@ class Nest:
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "nsstream_daemon", "ctl", *arguments]
         environment = os.environ | {"NSSTREAM_CONTROL_SOCKET": str(self.state / "control.sock"), "COLUMNS": "160"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
     def rows(self, query: str) -> list[Any]:
         """What the ledger says, asked from outside."""
         if not (self.state / "ledger.sqlite").exists():
             return []
-        connection = sqlite3.connect(self.state / "ledger.sqlite", timeout=30)
+        connection = sqlite3.connect(self.state / "ledger.sqlite", timeout=300)
         try:
             return connection.execute(query).fetchall()
         except sqlite3.OperationalError:

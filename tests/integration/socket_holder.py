@@ -18,7 +18,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 RATE_HZ = 2000
 DATAGRAMS = 200_000  # at most: 100 s, if numba has to compile meanwhile
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 class Exporter(threading.Thread):

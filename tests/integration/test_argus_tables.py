@@ -38,9 +38,9 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def argus_table(capture: Path, columns: str, *options: str) -> Path:
     records, table = capture.with_suffix(".argus"), capture.with_suffix(".csv")
     records.unlink(missing_ok=True)
-    subprocess.run(["argus", "-F", "/dev/null", "-r", capture, "-w", records], check=True, timeout=60)
+    subprocess.run(["argus", "-F", "/dev/null", "-r", capture, "-w", records], check=True, timeout=300)
     command = ["ra", "-F", "/dev/null", "-L0", "-n", "-c", ",", "-r", records, *options, "-s", *columns.split()]
-    table.write_bytes(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+    table.write_bytes(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
     return table
 
 

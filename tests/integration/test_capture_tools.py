@@ -65,9 +65,9 @@ def numbers_of(batches: list[PacketBatch]) -> list[int]:
 
 def read_until(source: Source[PacketBatch], count: int) -> list[PacketBatch]:
     batches: list[PacketBatch] = []
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 300
     while sum(map(len, batches)) < count:
-        assert time.monotonic() < until_s, f"{sum(map(len, batches))} of {count} packets came within 20 s"
+        assert time.monotonic() < until_s, f"{sum(map(len, batches))} of {count} packets came in time"
         batch = source.read_batch()
         assert batch is not None
         source.tally.check()
@@ -95,9 +95,9 @@ def test_every_packet_comes_and_the_sum_agrees(command: Callable[..., list[str]]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 300
     while not is_so():
-        assert time.monotonic() < until_s, "it did not become so within 20 s"
+        assert time.monotonic() < until_s, "it did not become so in time"
         time.sleep(0.02)
 
 

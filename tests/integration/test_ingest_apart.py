@@ -13,7 +13,7 @@ DATAGRAM = bytes.fromhex("4500001c000100004011000ac0000201c6336401") + bytes.fro
 
 def nsstream(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nsstream_daemon", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def write_capture(path: Path, times_s: list[int]) -> Path:

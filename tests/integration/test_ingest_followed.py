@@ -22,7 +22,7 @@ from nsstream.chunk import ChunkStore
 from nsstream.counters import Tally
 from nsstream.trace import FlowTable
 
-DEADLINE_S = 90
+DEADLINE_S = 300.0
 ROTATIONS = 4
 STEP = 400  # flows between two acts
 CUT = b'{"cut'

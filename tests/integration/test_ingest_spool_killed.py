@@ -24,7 +24,7 @@ KILLS = 8
 STOPS = 2
 SMALL, SMALL_ROWS, LARGE_ROWS = 400, 300, 120_000
 ROWS = SMALL * SMALL_ROWS + LARGE_ROWS
-DEADLINE_S = 120
+DEADLINE_S = 300.0
 
 
 def capture_of(first: int, count: int) -> bytes:

@@ -61,7 +61,7 @@ def theirs(capture: Path, directory: Path, *, active_s: int, idle_s: int) -> dic
     directory.mkdir()
     subprocess.run(
         ["nfpcapd", "-r", capture, "-w", directory, "-t", "3600", "-e", f"{active_s},{idle_s}"],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     flows: dict[Key, list[Record]] = defaultdict(list)
     for path in directory.iterdir():

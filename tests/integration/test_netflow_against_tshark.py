@@ -231,7 +231,7 @@ def softflowd_exports(directory: Path, version: int, *options: str) -> list[byte
         inlet.bind(("127.0.0.1", 0))
         where = ["-n", f"127.0.0.1:{inlet.getsockname()[1]}", "-p", str(directory / "softflowd.pid"), "-c", "none"]
         command = ["softflowd", "-r", str(capture), "-v", str(version), "-a", "-d", *options, *where]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
         inlet.setblocking(False)  # it has ended: all that it sent is there
         try:
             while True:

@@ -88,7 +88,7 @@ def test_nfdump_reads_our_file_as_its_own(tmp_path: Path, frames: Frames) -> Non
     assert facts["Flows_tcp"] == int((flows.protocol_identifier == 6).sum())
     assert int(facts["First"]) == int(flows.flow_start_ns.min()) // 10**9
     assert facts["msec_last"] == int(flows.flow_end_ns.max()) // 10**6 % 1000
-    checked = subprocess.run(["nfdump", "-v", str(path)], check=True, capture_output=True, text=True, timeout=60)
+    checked = subprocess.run(["nfdump", "-v", str(path)], check=True, capture_output=True, text=True, timeout=300)
     assert "corrupt" not in (checked.stdout + checked.stderr).lower()
 
 
@@ -110,7 +110,7 @@ def test_nfreplay_sends_our_file_to_nfcapd(tmp_path: Path, frames: Frames) -> No
                 ["nfreplay", "-r", str(path), "-H", "127.0.0.1", "-p", str(port), "-v", "9", "-d", "1000"],
                 check=True,
                 capture_output=True,
-                timeout=60,
+                timeout=300,
             )
             and None
         ),

@@ -108,7 +108,7 @@ def test_a_chunk_is_learned_once(chunks: tuple[Path, ...], tmp_path: Path):
 def test_the_command_says_what_several_chunks_need(chunks: tuple[Path, ...], tmp_path: Path):
     def told(*options: str) -> str:
         command = [sys.executable, "-m", "nsstream_daemon", "train", *map(str, chunks), "-o", str(tmp_path), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 1
         return done.stderr
 

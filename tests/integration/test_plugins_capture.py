@@ -26,7 +26,7 @@ from nsstream.errors import InputError
 
 TOOLS = ("dumpcap", "tcpdump", "nfcapd", "nfdump", "softflowd")
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}")
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 FIRST_PORT = 20_000
 DATAGRAMS = 3000
 SEND = f"""

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not all(shutil.which(tool, path=SBIN) for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
 ]
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 FLOWS, PACKETS = 40, 5
 SEND = f"""
 import socket, time

@@ -25,7 +25,7 @@ from nsstream.errors import InputError, OutputError
 from nsstream.wire import PcapReader
 
 COUNT = 300
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="module")

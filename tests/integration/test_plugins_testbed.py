@@ -30,7 +30,7 @@ MAP = {
     "a": {"rules": [CLIENTS], "gateway_mac": "02:00:00:00:aa:01", "vlan": 0},
     "b": {"rules": [SERVERS], "gateway_mac": "02:00:00:00:bb:01", "vlan": 0},
 }
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture

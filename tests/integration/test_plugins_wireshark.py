@@ -24,7 +24,7 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.wire import PcapReader, pcap_header
 
 pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 KILLS = 20
 CHECKS = [word for name in ("ip", "tcp", "udp") for word in ("-o", f"{name}.check_checksum:TRUE")]
 

@@ -186,13 +186,13 @@ def test_a_lost_node_costs_a_job_nothing(nest: Nest, nodes: Nodes):
 
 
 def test_bounds_hold_on_a_node_and_faults_are_told_by_kind(nest: Nest):
-    nest.settings["training"] |= {"silence_s": 3, "attempts": 5}
+    nest.settings["training"] |= {"silence_s": 20, "attempts": 5}
     nest.write_config()
     for fault in ("leak", "crash", "error", "stuck"):
         (nest.quick / fault).touch()
     nest.put(2)
     nest.start()
-    wait_until(lambda: nest.done() == 1, 120)
+    wait_until(lambda: nest.done() == 1)
     assert nest.ask("status")["training"]["failures"] == {"memory": 1, "died": 1, "error": 1, "stuck": 1}
     assert trained(nest) == sorted(nest.stored())
     assert nest.stop() == 0

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 from bars.veth import VethPair, veth_pair
 
-DEADLINE_S = 30.0
+DEADLINE_S = 300.0
 HEADER = bytes.fromhex("020000000002 020000000001 88b5")
 RULES = SendingRules(frozenset({"tx"}))
 

@@ -439,7 +439,7 @@ def test_clients_that_hang_or_shout_hold_nobody_up(started: Nest):
 def page(nest: Nest, path: str) -> tuple[int, str]:
     port = nest.settings["control"]["metrics_port"]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=300) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as err:
         with err:
@@ -512,7 +512,7 @@ def test_a_ledger_that_somebody_locks_stops_training_for_as_long_and_nothing_els
     nest.put(2)
     nest.start()
     wait_until(lambda: nest.done() == 1)
-    other = sqlite3.connect(nest.state / "ledger.sqlite", isolation_level=None, timeout=30)
+    other = sqlite3.connect(nest.state / "ledger.sqlite", isolation_level=None, timeout=300)
     other.execute("BEGIN IMMEDIATE")
     nest.put(2)
     wait_until(lambda: len(nest.stored()) == 3)

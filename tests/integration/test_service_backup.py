@@ -199,7 +199,7 @@ def test_a_state_that_is_there_is_not_written_over(made: Path, tmp_path: Path):
         restore(made, tmp_path / "state")
     done = subprocess.run(
         [sys.executable, "-m", "nsstream_daemon", "restore", str(made), str(tmp_path / "state")],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1
     assert "is there already" in done.stderr

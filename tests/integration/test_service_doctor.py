@@ -200,7 +200,7 @@ def test_nothing_is_repaired_while_a_daemon_runs(nest: Nest):
     assert (status, told["findings"]) == (0, [])  # who knows who makes it
     assert told["facts"]["holder"] == f"a daemon, pid {nest.daemon.pid}"
     command = [sys.executable, "-m", "nsstream_daemon", "doctor", str(nest.state), "--repair"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert f"is held by another daemon, pid {nest.daemon.pid}" in done.stderr
     assert (nest.state / "models" / ".new-x").exists()
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_before_the_cap_is_told(nest: Nest):
 def test_a_person_reads_what_is_wrong(nest: Nest):
     cut(newest_chunk(nest))
     command = [sys.executable, "-m", "nsstream_daemon", "doctor", str(nest.state)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert f"chunk         {newest_chunk(nest)}: is not a chunk" in done.stdout
     assert "--repair would move it to quarantine; a job that waits for it is skipped" in done.stdout

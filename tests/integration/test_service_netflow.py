@@ -34,7 +34,7 @@ def test_exports_that_come_while_the_daemon_is_down_are_not_lost(tmp_path: Path)
         tmp_path, source={"input": "netflow:@"}, chunks={"length_s": 1, "lateness_s": 3}, training={"enabled": False}
     )
     told = subprocess.run(
-        [sys.executable, "-m", "nsstream_daemon", "validate", "-c", str(nest.config)], capture_output=True, timeout=60
+        [sys.executable, "-m", "nsstream_daemon", "validate", "-c", str(nest.config)], capture_output=True, timeout=300
     )
     assert told.returncode == 0, told.stderr
     sent = 0

@@ -39,7 +39,7 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
         daemon = nest.start(sys.executable, "-m", "nsstream_daemon", "daemon", "-c", str(nest.config))
         worker = wait_until(lambda: children_with(daemon.pid, b"nsstream.train.worker"))
         assert os.sched_getaffinity(worker[0]) == {core}
-        assert os.getpriority(os.PRIO_PROCESS, worker[0]) >= 10
+        assert os.getpriority(os.PRIO_PROCESS, worker[0]) >= min(os.nice(0) + 10, 19)
         assert b"CUDA_VISIBLE_DEVICES=GPU-that-is-not-here\0" in Path(f"/proc/{worker[0]}/environ").read_bytes()
         assert daemon.wait(300) == 0, nest.log.read_text()
     finally:
@@ -69,7 +69,7 @@ def test_the_bundled_capture_becomes_promoted_models(tmp_path: Path):
     assert abs(figures["nats_a_conversation"] / held_out["conversation"] - 1) < 0.05
     loaded = subprocess.run(
         [sys.executable, "-c", "import nsstream_daemon.supervisor, sys; print('torch' in sys.modules)"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert loaded.stdout == "False\n"
 

@@ -26,7 +26,7 @@ from nsstream.replay import spawn_server
 from nsstream.trace import FlowTable
 
 pytestmark = pytest.mark.skipif(not shutil.which("suricata"), reason="needs suricata (bookworm-backports)")
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 # Ends of connections that a model says began before its chunk: the twin does not have their beginning.
 BEGAN_BEFORE = {"stream.fin_but_no_session", "stream.rst_but_no_session"}
 # Segments that are sent again, a FIN among them, as on any network with loss; nothing is wrong with those.

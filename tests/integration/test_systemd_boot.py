@@ -31,6 +31,7 @@ CONFIG = "/etc/nsstream/nsstream.toml"
 DROP_IN = "/run/systemd/system/nsstreamd.service.d/test.conf"
 STATE = "/var/lib/nsstream"
 KEYS = "/etc/nsstream/replay"
+CLIENT_KEYS = "/var/lib/lab-keys"  # of whoever steers, in the box
 TWIN = "/var/lib/nsstream-replay/twin.pcap"
 WATCHDOG_S = 8
 ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b(?:[0-9a-f]{1,4}:){3,}[0-9a-f:]+", re.IGNORECASE)
@@ -91,7 +92,7 @@ def _what_was_said(box: Box) -> Iterator[None]:
 def send(box: Box, capture: Path, *options: str) -> int:
     """Let the box's tap hear a capture; gives its packets."""
     command = box.beside("tcpreplay", "--intf1=tap", "--pps=2000", *options, str(capture))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = re.search(r"Successful packets:\s+(\d+)", done.stdout)
     assert found is not None
@@ -220,8 +221,8 @@ def test_a_hung_and_a_killed_daemon_are_started_anew_and_capture_goes_on(box: Bo
 def test_the_replay_unit_follows_as_its_own_user_and_lets_in_whom_it_knows(box: Box, tmp_path: Path):
     box.run(NSSTREAM, "keys", "server", KEYS)
     box.run("mv", f"{KEYS}/server.key_secret", "/etc/credstore/nsstream.replay-key")
-    box.run(NSSTREAM, "keys", "client", "/root/keys", "lab")
-    box.run(NSSTREAM, "keys", "allow", KEYS, "/root/keys/lab.key")
+    box.run(NSSTREAM, "keys", "client", CLIENT_KEYS, "lab")
+    box.run(NSSTREAM, "keys", "allow", KEYS, f"{CLIENT_KEYS}/lab.key")
     box.run("chgrp", "-R", "nsstream-replay", KEYS)
     box.run("chmod", "750", KEYS, f"{KEYS}/clients")
     options = f"--endpoint tcp://{INSIDE}:5555 --keys {KEYS} --secret-key credential:nsstream.replay-key"
@@ -230,13 +231,14 @@ def test_the_replay_unit_follows_as_its_own_user_and_lets_in_whom_it_knows(box: 
     box.run("systemctl", "start", "nsstream-replay")
 
     def steer(*command: str, key: str = "lab", ok: bool = True) -> subprocess.CompletedProcess[str]:
-        keys = ["--key", f"/root/keys/{key}.key_secret", "--server-key", f"{KEYS}/server.key"]
+        keys = ["--key", f"{CLIENT_KEYS}/{key}.key_secret", "--server-key", f"{KEYS}/server.key"]
         return box.run(NSSTREAM, "send", *command, "--endpoint", f"tcp://{INSIDE}:5555", *keys, ok=ok)
 
     wait_until(lambda: steer("hello", ok=False).returncode == 0)
     pid = box.show("nsstream-replay.service", "MainPID")["MainPID"]
     assert box.run("stat", "--format=%U", f"/proc/{pid}").stdout == "nsstream-replay\n"
-    assert box.run("ls", f"/proc/{pid}/root/var/lib/nsstream").stdout == "models\n"  # no chunks, no ledger, no keys
+    seen = str(Path("/proc", pid, "root", "var/lib/nsstream"))
+    assert box.run("ls", seen).stdout == "models\n"  # no chunks, no ledger, no keys
     follow = json.dumps({"kind": "follow", "directory": f"{STATE}/models", "wait_s": 5})
     steer("start", "--stream", follow, "--output", TWIN, "--force")
 
@@ -252,7 +254,7 @@ def test_the_replay_unit_follows_as_its_own_user_and_lets_in_whom_it_knows(box: 
     steer("stop")
     wait_until(lambda: status()["state"] == "stopped")
 
-    box.run(NSSTREAM, "keys", "client", "/root/keys", "stranger")
+    box.run(NSSTREAM, "keys", "client", CLIENT_KEYS, "stranger")
     assert steer("hello", key="stranger", ok=False).returncode == 1
     box.run("systemctl", "stop", "nsstream-replay")
     assert box.show("nsstream-replay.service", "Result")["Result"] == "success"

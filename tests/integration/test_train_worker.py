@@ -23,7 +23,7 @@ def work(job):
     """Run a worker; gives its exit status, the lines it said, and its stderr."""
     text = job if isinstance(job, str) else json.dumps(job)
     child = subprocess.run(
-        [sys.executable, "-m", "nsstream.train.worker"], input=text, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "nsstream.train.worker"], input=text, capture_output=True, text=True, timeout=300
     )
     return child.returncode, [json.loads(line) for line in child.stdout.splitlines()], child.stderr
 

@@ -46,7 +46,7 @@ class Sniffer:
         if error is None:
             self._wait_until_written()
         self._tcpdump.send_signal(signal.SIGINT)
-        _, report = self._tcpdump.communicate(timeout=10.0)
+        _, report = self._tcpdump.communicate(timeout=300)
         dropped = re.search(r"(\d+) packets? dropped by kernel", report)
         if error is None and (dropped is None or int(dropped[1]) > 0):
             raise LabError(f"tcpdump lost packets: {report.strip()!r}")

@@ -84,7 +84,7 @@ def test_each_packet_comes_once_over_restarts(seed: int, is_polled: bool, has_le
     offered = 0
     handover = None
     ledger = tmp_path / "ledger" if has_ledger else None
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 300
     is_last = False
     while not is_last:
         assert time.monotonic() < until_s, "not all came within 60 s"

@@ -40,7 +40,7 @@ def shell(script: str) -> ChildSource:
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < until_s, "it did not become so within 10 s"
         time.sleep(0.01)

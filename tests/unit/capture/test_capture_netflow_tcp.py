@@ -14,7 +14,7 @@ from nsstream.capture.sockets import bind_socket
 from nsstream.clock import ManualClock
 from nsstream.errors import InputError
 
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 
 
 class _Clock(ManualClock):

@@ -154,9 +154,9 @@ def test_flows_of_a_collector_are_read_once_over_restarts(spool: Path, make: Mak
 
 
 def wait_for(source: SpoolSource, is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 300
     while not is_so():
-        assert time.monotonic() < until_s, f"not so within 20 s: {source.tally} {source.complaints}"
+        assert time.monotonic() < until_s, f"not so in time: {source.tally} {source.complaints}"
         assert isinstance(source.read_batch(), FlowTable)
         source.tally.check()
 

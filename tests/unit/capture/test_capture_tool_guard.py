@@ -35,9 +35,9 @@ def is_gone(pid: int) -> bool:
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 300
     while not is_so():
-        assert time.monotonic() < until_s, "it did not become so within 20 s"
+        assert time.monotonic() < until_s, "it did not become so in time"
         time.sleep(0.01)
 
 

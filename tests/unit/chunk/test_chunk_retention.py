@@ -102,7 +102,7 @@ def test_a_chunk_that_another_process_reads_does_not_expire(store: ChunkStore):
         assert starts_of(store) == [10]
     finally:
         reader.stdin.close()
-        assert reader.wait(timeout=30) == 0
+        assert reader.wait(timeout=300) == 0
         reader.stdout.close()
     expire(store, Retention(max_age_ns=0), NOW_NS)
     assert starts_of(store) == []

@@ -57,7 +57,7 @@ def test_what_is_no_capture_is_said_in_one_line(tmp_path: Path):
         gather([tmp_path / "junk"], tmp_path / "out")
     told = json.dumps({"captures": [str(tmp_path / "none")], "out": str(tmp_path / "out")})
     command = [sys.executable, "-m", "nsstream.pipeline.seed_worker"]
-    done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["event"] == "error"

@@ -27,7 +27,7 @@ from nsstream.capture.bpf import compile_filter
 from nsstream.errors import StateError
 from nsstream.wire.frame_stream import FrameReader
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 SENTENCE = re.compile(r"(extcap|interface|control|dlt|arg|value) (\{[a-z]+=[^{}]*\})+")
 
 

@@ -27,7 +27,7 @@ from nsstream.replay.streams.timeline import Timeline
 from nsstream.trace.flows import FlowTable
 
 CHUNK_NS = 700 * 10**9
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 
 
 def checkpoint(name="a"):

@@ -24,7 +24,7 @@ from nsstream.trace import FlowTable
 from nsstream.wire.netflow import ExportDecoder
 
 SECOND = 10**9
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 ARP = bytes.fromhex("ffffffffffff 020000000001 0806") + bytes(28)
 
 

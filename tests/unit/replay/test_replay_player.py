@@ -13,7 +13,7 @@ from nsstream.replay.player import AHEAD_NS, Player
 from nsstream.replay.sink import check_counters
 from nsstream.replay.stream import FrameBlock
 
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 SECOND = 10**9
 
 

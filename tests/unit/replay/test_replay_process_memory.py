@@ -20,7 +20,7 @@ from nsstream.replay.messages import Accepted, Start, Stop
 from nsstream.replay.process_memory import LONGEST_LOADING_NS, ProcessMemory
 from nsstream.replay.stream import FrameBlock
 
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 ARENAS = """
 import ctypes, json, os, sys, tempfile, threading
 from nsstream.replay.process_memory import keep_one_heap

@@ -148,6 +148,6 @@ def test_trees_that_say_something_else_than_scikit_learn_are_refused(monkeypatch
 
 def test_a_worker_of_one_thread_stays_one():
     done = subprocess.run(
-        [sys.executable, "-c", THREADS.format(threads=1)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", THREADS.format(threads=1)], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "0"
