@@ -19,6 +19,7 @@ from nsstream.errors import NsstreamError
 from nsstream_daemon import (
     bench_command,
     chunk_commands,
+    compile_command,
     ctl_commands,
     ingest_command,
     install_command,
@@ -47,6 +48,7 @@ app.command("ingest")(ingest_command.ingest)
 app.command("daemon")(service_commands.daemon)
 app.command("validate")(service_commands.validate)
 app.command("install-systemd")(install_command.install_systemd)
+app.command("compile")(compile_command.compile_ahead)
 app.command("doctor")(state_commands.doctor)
 app.command("backup")(state_commands.backup)
 app.command("restore")(state_commands.restore)

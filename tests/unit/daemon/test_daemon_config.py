@@ -119,28 +119,28 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     capture.write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n')
     command = [sys.executable, "-m", "nsstream_daemon", "validate", "-c", str(path)]
-    good = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    good = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout == f"{path}: is valid; state {tmp_path}/s, source {capture}\n"
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "nonsense:0"\n[gate]\nmost_faults = -1\n')
-    bad = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    bad = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "gate.most_faults = -1: input should be greater than or equal to 0" in bad.stderr
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "nonsense:0"\n')
-    unknown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    unknown = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert unknown.returncode == 1
     assert "source.input = 'nonsense:0': nonsense:0: there is no source 'nonsense'" in unknown.stderr
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[[training.workers]]\ncores = [4000]\n')
-    beyond = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    beyond = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "training.workers[0].cores: 4000 is not there; there are " in beyond.stderr
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_model = "/nowhere"\n')
-    seedless = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    seedless = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "training.seed_model = '/nowhere': is no directory of a checkpoint" in seedless.stderr
     path.write_text(
         f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n'
         f'[training]\nseed_captures = ["{capture}", "/nowhere"]\n'
     )
-    lacking = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lacking = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "training.seed_captures has '/nowhere': there is no such file" in lacking.stderr
     for odd, told in (("/" + "x" * 300, "file name too long"), (str(tmp_path), "is no regular file")):
         path.write_text(

@@ -1,0 +1,88 @@
+"""compile: machine code of the inner loops, made before somebody waits for it."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import subprocess
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from nsstream_daemon.twin_commands import DEMO_CAPTURE
+
+NSSTREAM: Final = (sys.executable, "-m", "nsstream_daemon")
+FEW_PACKETS: Final = 2_000  # which have what there is to compile for: IPv4 and IPv6, TCP, UDP, ICMP
+FILE_HEADER, RECORD_HEADER = 24, 16  # octets, of a capture
+
+
+def compile_ahead() -> None:
+    """Compile the inner loops now, which takes minutes and is else done by whatever needs them first.
+
+    Makes a twin of the first packets of the bundled capture and one of their flow records, with one step of training,
+    in a temporary folder. The machine code is kept beside nsstream's modules, in NUMBA_CACHE_DIR where that is set, or
+    in the user's cache.
+    """
+    from nsstream.clock import SystemClock
+
+    clock = SystemClock()
+    began_ns = clock.monotonic_ns()
+    print("compiling the inner loops, once: two to four minutes on two cores", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="nsstream-compile-") as name:
+        folder = Path(name)
+        capture = _first_packets(folder / "few.pcap")
+        twin = [*NSSTREAM, "twin", str(capture), "-o", str(folder / "twin.pcap"), "--steps", "1"]
+        with subprocess.Popen(twin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as packets:
+            try:
+                _compile_assembly()
+                _compile_flows(capture, folder)
+                _, errors = packets.communicate()
+            except BaseException:
+                packets.terminate()
+                raise
+        _check(packets.returncode, errors)
+    print(f"done, {(clock.monotonic_ns() - began_ns) / 1e9:.0f} s", file=sys.stderr)
+
+
+def _first_packets(path: Path) -> Path:
+    """The first packets of the bundled capture, which is little-endian, as a capture."""
+    bundled = resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE
+    with bundled.open("rb") as packed, lzma.open(packed) as capture, path.open("wb") as few:
+        few.write(capture.read(FILE_HEADER))
+        for _ in range(FEW_PACKETS):
+            header = capture.read(RECORD_HEADER)
+            (captured_length,) = struct.unpack_from("<I", header, 8)
+            few.write(header + capture.read(captured_length))
+    return path
+
+
+def _compile_assembly() -> None:
+    import numpy as np
+
+    from nsstream.assemble import Assembler
+    from nsstream.trace import ConversationTable
+
+    Assembler(np.random.default_rng(0)).assemble(ConversationTable.empty())
+
+
+def _compile_flows(capture: Path, folder: Path) -> None:
+    _run("chunk", "meter", str(capture), "-o", str(folder / "chunks"))
+    (chunk,) = (folder / "chunks").glob("*.arrow")
+    _run("train", str(chunk), "-o", str(folder / "models"), "--steps", "1")
+    (model,) = (path for path in (folder / "models").iterdir() if path.is_dir())
+    _run("draw", str(model), "-o", str(folder / "flows.csv"))
+
+
+def _run(*arguments: str) -> None:
+    result = subprocess.run([*NSSTREAM, *arguments], capture_output=True, text=True, check=False)
+    _check(result.returncode, result.stderr)
+
+
+def _check(status: int, errors: str) -> None:
+    """Raise `OutputError` where a part did not end well, in that part's words."""
+    from nsstream.errors import OutputError
+
+    if status != 0:
+        raise OutputError(f"cannot compile, status {status}: {errors.strip()[-500:]}")
