@@ -110,7 +110,8 @@ def _of_training(training: dict[str, Any]) -> Iterator[Metric]:
         failures.add_metric([str(kind)], count)
     yield failures
     yield CounterMetricFamily("nsstream_training_seconds", "Time spent training.", value=training["training_s"])
-    yield GaugeMetricFamily("nsstream_training_paused", "1 if no job is claimed.", value=float(training["paused"]))
+    is_paused = training["paused"] or not training["enabled"]
+    yield GaugeMetricFamily("nsstream_training_paused", "1 if no job is claimed.", value=float(is_paused))
     busy = sum(worker["state"] != "idle" for worker in training["workers"])
     yield GaugeMetricFamily("nsstream_training_busy_workers", "Workers that train or judge.", value=busy)
     models = CounterMetricFamily("nsstream_model_count", "Models by the gate's verdict.", labels=["verdict"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -103,4 +104,6 @@ def _say(**fields: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # the table is on the disk, and to take down all that is loaded takes seconds
