@@ -87,7 +87,7 @@ class NfcapdWriter:
     def __init__(self, created_s: int, ident: str = "nsstream") -> None:
         self._created_s = created_s
         self._ident = ident.encode()[:127]
-        self._records: list[NDArray[np.uint8]] = []
+        self._block_octets = np.empty(BLOCK_BYTES, np.uint8)  # in one piece: small ones would lie all over the heap
         self._record_bytes = 0
         self._record_count = 0
         self._block_count = 0
@@ -109,7 +109,7 @@ class NfcapdWriter:
             records = encode_nfcapd_records(rows)
             if self._record_bytes + len(records) > BLOCK_BYTES:
                 blocks.append(self._block())
-            self._records.append(records)
+            self._block_octets[self._record_bytes : self._record_bytes + len(records)] = records
             self._record_bytes += len(records)
             self._record_count += len(rows)
             self._count(rows)
@@ -138,8 +138,8 @@ class NfcapdWriter:
         if not self._record_count:
             return b""
         header = _BLOCK_HEADER.pack(self._record_count, self._record_bytes, _BLOCK_TYPE, 0)
-        octets = header + b"".join(records.tobytes() for records in self._records)
-        self._records, self._record_bytes, self._record_count = [], 0, 0
+        octets = header + self._block_octets[: self._record_bytes].tobytes()
+        self._record_bytes = self._record_count = 0
         self._block_count += 1
         self._offset += len(octets)
         return octets
