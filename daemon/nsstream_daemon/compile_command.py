@@ -26,24 +26,32 @@ def compile_ahead() -> None:
     in the user's cache.
     """
     from nsstream.clock import SystemClock
+    from nsstream.errors import OutputError
 
     clock = SystemClock()
     began_ns = clock.monotonic_ns()
     print("compiling the inner loops, once: two to four minutes on two cores", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="nsstream-compile-") as name:
-        folder = Path(name)
-        capture = _first_packets(folder / "few.pcap")
-        twin = [*NSSTREAM, "twin", str(capture), "-o", str(folder / "twin.pcap"), "--steps", "1"]
-        with subprocess.Popen(twin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as packets:
-            try:
-                _compile_assembly()
-                _compile_flows(capture, folder)
-                _, errors = packets.communicate()
-            except BaseException:
-                packets.terminate()
-                raise
-        _check(packets.returncode, errors)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nsstream-compile-") as name:
+            _compile_in(Path(name))
+    except OSError as err:
+        raise OutputError(f"cannot compile in a temporary folder (TMPDIR names another): {err}") from err
     print(f"done, {(clock.monotonic_ns() - began_ns) / 1e9:.0f} s", file=sys.stderr)
+
+
+def _compile_in(folder: Path) -> None:
+    capture = _first_packets(folder / "few.pcap")
+    twin = [*NSSTREAM, "twin", str(capture), "-o", str(folder / "twin.pcap"), "--steps", "1"]
+    with subprocess.Popen(twin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as packets:
+        try:
+            _compile_assembly()
+            _compile_flows(capture, folder)
+            _, errors = packets.communicate()
+        except BaseException:
+            packets.terminate()
+            packets.wait()  # its files are in a folder that goes now
+            raise
+    _check(packets.returncode, errors)
 
 
 def _first_packets(path: Path) -> Path:

@@ -66,6 +66,13 @@ def test_what_an_alert_waits_for_is_there_at_zero_before_it_happens():
     assert 'nsstream_training_failures_total{kind="died"} 0.0' in lines
 
 
+@pytest.mark.parametrize(("enabled", "paused", "told"), [(True, False, 0.0), (True, True, 1.0), (False, False, 1.0)])
+def test_training_that_claims_nothing_is_told_as_paused_so_that_no_model_is_called_old(enabled, paused, told):
+    now = status()
+    now["training"] |= {"enabled": enabled, "paused": paused}
+    assert f"nsstream_training_paused {told}" in lines_of(now)
+
+
 def test_the_docs_name_every_metric_and_no_other(exported: set[str]):
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(nsstream_\w+?)(?:\{[^`]*)?`", text)) == exported
