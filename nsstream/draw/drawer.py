@@ -35,7 +35,7 @@ from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
-PAIRS_TRIED: Final = 12
+PAIRS_TRIED: Final = (12, 256)  # where a scan has left out little, what is left is rarely among the first
 TRIES: Final = 64  # of another port
 
 Key = tuple[bytes, bytes, int, int, int]
@@ -177,12 +177,13 @@ class Drawer:
         seen: set[int] = set()
         for i, key in enumerate(keys):
             if is_fixed[i] and key in seen:
-                hosts, services = self._rng.choice(asked[askers[i]], (PAIRS_TRIED, 2)).T
-                ports = np.full(PAIRS_TRIED, ends.initiator_port[i], np.int64)
-                others = hashes_instead(ends, i, hosts, ports, services).tolist()
-                for host, service, other in zip(hosts, services, others, strict=True):
-                    if other not in seen and other not in self._used:
-                        key = other
+                for tried in PAIRS_TRIED:
+                    hosts, services = self._rng.choice(asked[askers[i]], (tried, 2)).T
+                    ports = np.full(tried, ends.initiator_port[i], np.int64)
+                    others = hashes_instead(ends, i, hosts, ports, services).tolist()
+                    new = [k for k in range(tried) if others[k] not in seen and others[k] not in self._used]
+                    if new:
+                        host, service, key = hosts[new[0]], services[new[0]], others[new[0]]
                         responder[i], port[i] = ends.responder_address[host], ends.responder_port[service]
                         break
             seen.add(key)

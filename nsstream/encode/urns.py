@@ -3,7 +3,8 @@
 A network that feeds on what it said falls into saying one service on and on, gives a scan's single packets to a
 download, and has a host ask peers that it never asked. What the chunk counted of such pairs is drawn without
 replacement (`model.attribute_urns`): who starts and who is asked when, for which service, whom each host
-talks to, who is answered, how long each service's conversations are, answered or not, and how long they are when.
+talks to, who is answered, and how long conversations are when. How long those of each service are, answered or not, is
+handed out at the end (`model.settle_lengths`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a codec counted, as urns that the loop draws attributes from: a draw without replacement keeps the counts."""
+"""What a codec counted, as urns that the loop draws attributes from: a draw without replacement keeps the counts.
+
+Of a service's lengths there is none: a session of hundreds of packets among a hundred attempts of three would be one
+ball, which nobody takes, or at the end whoever comes. `settle_lengths` sees to those.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
 from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SERVICE_SLOTS
-from nsstream.encode.urns import ASKED, CLASSES, NAMES
+from nsstream.encode.urns import ASKED, CLASSES
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix
 
@@ -20,28 +24,27 @@ _SAID: Final = {
     "peers": ATTRIBUTE_INDEX["responder_host"],
     "servers": ATTRIBUTE_INDEX["responder_host"],
     "ttls": ATTRIBUTE_INDEX["ttl"],
-    "lengths": ATTRIBUTE_INDEX["packet_count"],
     "volumes": ATTRIBUTE_INDEX["packet_count"],
 }
-SAID: Final = tuple(_SAID[name] for name in NAMES)  # which attribute each urn is of
-IS_SOFT: Final = tuple(name in ("servers", "volumes") for name in NAMES)
-_PEERS, _TTLS, _LENGTHS = (NAMES.index(name) for name in ("peers", "ttls", "lengths"))  # the others go by moment
-_HOST, _SERVICE, _TTL = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service", "ttl"))
+_NAMES: Final = tuple(_SAID)
+SAID: Final = tuple(_SAID.values())  # which attribute each urn is of
+IS_SOFT: Final = tuple(name in ("servers", "volumes") for name in _NAMES)
+_PEERS, _TTLS = (_NAMES.index(name) for name in ("peers", "ttls"))  # the others go by moment
+_HOST, _SERVICE = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service"))
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
 _SOFTEST = np.float32(-3.0)  # of two urns of an attribute, the second has less of a say
-_LEFT_OVER = np.float32(0.02)  # of a conversation: what is used up is unlikely, not impossible
+_LEFT_OVER = np.float32(0.001)  # of a conversation: what is used up is unlikely, not impossible
 
 
 class AttributeUrns(NamedTuple):
-    """The urns of one drawing, in the order of `urns.NAMES`.
+    """The urns of one drawing, in the order of `SAID`.
 
     Attributes:
         wanted, wanting: of each urn (givens, t), conversations that say each token which may be drawn, in all and still
             to come.
-        row_of_service: (SERVICE_SLOTS,) a service's row of TTLs, and half of its rows of lengths.
+        row_of_service: (SERVICE_SLOTS,) a service's row of TTLs.
         class_of_service: (SERVICE_SLOTS,) its class.
         asked: rising, what each row of peers is given.
-        is_silent: of each TTL token, whether it says that nobody answers.
     """
 
     wanted: tuple[Matrix, ...]
@@ -49,7 +52,6 @@ class AttributeUrns(NamedTuple):
     row_of_service: NDArray[np.int64]
     class_of_service: NDArray[np.int64]
     asked: NDArray[np.int64]
-    is_silent: NDArray[np.bool_]
 
 
 def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
@@ -58,13 +60,12 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
     class_of_service = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
     classes, asked = np.unique(class_of_service), np.unique(codec.urns.peers[:, 0])
     tables = []
-    for name in NAMES:
+    for name in _NAMES:
         tokens = frozen.tokens[_SAID[name]]
         given, said, count = getattr(codec.urns, name).T
-        if name in ("ttls", "lengths"):
-            times = 2 if name == "lengths" else 1
-            row = np.minimum(np.searchsorted(classes, given // times), len(classes) - 1)
-            givens, at, is_there = times * len(classes), times * row + given % times, classes[row] == given // times
+        if name == "ttls":
+            at = np.minimum(np.searchsorted(classes, given), len(classes) - 1)
+            givens, is_there = len(classes), classes[at] == given
         else:
             givens, at = (len(asked), np.searchsorted(asked, given)) if name == "peers" else (MOMENTS, given)
             is_there = np.ones(len(given), bool)
@@ -79,7 +80,6 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
         row_of_service=np.searchsorted(classes, class_of_service),
         class_of_service=class_of_service,
         asked=asked,
-        is_silent=codec.ttl.table()[:, -1] == 0,
     )
 
 
@@ -95,8 +95,6 @@ def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) 
         return -1
     if urn == _TTLS:
         return int(urns.row_of_service[said[_SERVICE]])
-    if urn == _LENGTHS:
-        return int(2 * urns.row_of_service[said[_SERVICE]] + (1 if urns.is_silent[said[_TTL]] else 0))
     return moment
 
 

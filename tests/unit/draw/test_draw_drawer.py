@@ -165,6 +165,13 @@ def test_who_scans_asks_nobody_twice():
     assert set(ends.responder_port.tolist()) <= set(asked.responder_port.tolist())
 
 
+def test_who_scans_nearly_everything_leaves_out_nothing_that_is_to_be_asked():
+    asked = scan(800, hosts=4, ports=205)  # of 820 questions
+    assert len(set(keys_of_ends(asked))) < 600
+    ends = Drawer(seed=1)._distinct(asked)
+    assert len(set(keys_of_ends(ends))) > 790
+
+
 def test_where_everybody_has_been_asked_somebody_is_asked_again():
     ends = Drawer(seed=1)._distinct(scan(30, hosts=2, ports=3))
     assert len(set(keys_of_ends(ends))) <= 6

@@ -1,0 +1,46 @@
+"""Settle lengths: each service's conversations have the chunk's own lengths, the longest goes to the one drawn longest.
+
+The network knows which conversations are likely to be long, but says a length for each alone: a session of hundreds of
+packets among a hundred attempts of three comes three times or never, and may be half of all packets that follow one
+another. So of the conversations of a service, answered or not, the order by length is kept, and the lengths are those
+that the chunk counted of such.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsstream.encode.codec import Codec, stack_of
+from nsstream.encode.schema import ATTRIBUTE_INDEX, SERVICE_SLOTS
+
+_SERVICE, _TTL, _LENGTH = (ATTRIBUTE_INDEX[name] for name in ("service", "ttl", "packet_count"))
+
+
+def settle_lengths(attributes: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The length tokens (n,) that n conversations are to have which were drawn with these attributes (n, a).
+
+    Equal lengths are ranked by lot. Where conversations of a kind are more or fewer than were counted, lengths are
+    taken evenly by rank, the longest always. What was never counted keeps what was drawn.
+    """
+    service, drawn = codec.service.table(), attributes[:, _LENGTH]
+    classes = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
+    is_silent = codec.ttl.table()[attributes[:, _TTL], -1] == 0
+    given = 2 * classes[attributes[:, _SERVICE]] + is_silent
+    counted = codec.urns.lengths[np.lexsort((-codec.urns.lengths[:, 1], codec.urns.lengths[:, 0]))]
+    of_given, lengths = np.repeat(counted[:, 0], counted[:, 2]), np.repeat(counted[:, 1], counted[:, 2])
+    rows = np.flatnonzero(np.isin(given, of_given))
+    rows = rows[np.lexsort((rng.random(len(rows)), -drawn[rows], given[rows]))]
+    begin, times = _spans(given[rows], given[rows])
+    first, counts = _spans(of_given, given[rows])
+    rank = (np.arange(len(rows)) - begin) * counts / times
+    at = np.where(counts < times, np.ceil(rank), np.floor(rank)).astype(np.int64)
+    out = drawn.copy()
+    out[rows] = lengths[first + np.minimum(at, counts - 1)]
+    return out
+
+
+def _spans(rising: NDArray[np.int64], kinds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each kind (m,) begins among kinds in rising order, and how often it is there: (m,) each."""
+    begin = np.searchsorted(rising, kinds, side="left")
+    return begin, np.searchsorted(rising, kinds, side="right") - begin
