@@ -16,14 +16,15 @@ from nsstream_daemon.twin_commands import DEMO_CAPTURE
 NSSTREAM: Final = (sys.executable, "-m", "nsstream_daemon")
 FEW_PACKETS: Final = 2_000  # which have what there is to compile for: IPv4 and IPv6, TCP, UDP, ICMP
 FILE_HEADER, RECORD_HEADER = 24, 16  # octets, of a capture
+ETHERNET_MTU: Final = 1_500
 
 
 def compile_ahead() -> None:
     """Compile the inner loops now, which takes minutes and is else done by whatever needs them first.
 
     Makes a twin of the first packets of the bundled capture and one of their flow records, with one step of training,
-    in a temporary folder. The machine code is kept beside nsstream's modules, in NUMBA_CACHE_DIR where that is set, or
-    in the user's cache.
+    and replays those packets, in a temporary folder. The machine code is kept beside nsstream's modules, in
+    NUMBA_CACHE_DIR where that is set, or in the user's cache.
     """
     from nsstream.clock import SystemClock
     from nsstream.errors import OutputError
@@ -46,6 +47,7 @@ def _compile_in(folder: Path) -> None:
         try:
             _compile_assembly()
             _compile_flows(capture, folder)
+            _compile_replay(capture)
             _, errors = packets.communicate()
         except BaseException:
             packets.terminate()
@@ -81,6 +83,20 @@ def _compile_flows(capture: Path, folder: Path) -> None:
     _run("train", str(chunk), "-o", str(folder / "models"), "--steps", "1")
     (model,) = (path for path in (folder / "models").iterdir() if path.is_dir())
     _run("draw", str(model), "-o", str(folder / "flows.csv"))
+
+
+def _compile_replay(capture: Path) -> None:
+    from nsstream.replay.frame_meter import FrameMeter
+    from nsstream.replay.scenario import Scenario
+    from nsstream.replay.streams.recorded import RecordedFile
+
+    meter = FrameMeter(active_timeout_s=60.0, idle_timeout_s=15.0)
+    stream = RecordedFile(capture, Scenario(), seed=0, mtu=ETHERNET_MTU, passes=2)  # the second with new flows
+    try:
+        while (block := stream.read()) is not None:
+            meter.push(block.frames)
+    finally:
+        stream.close()
 
 
 def _run(*arguments: str) -> None:
