@@ -3,8 +3,8 @@
 A network that feeds on what it said falls into saying one service on and on, gives a scan's single packets to a
 download, and has a host ask peers that it never asked. What the chunk counted of such pairs is drawn without
 replacement (`model.attribute_urns`): who starts and who is asked when, for which service, whom each host
-talks to, who is answered, and how long conversations are when. How long those of each service are, answered or not, is
-handed out at the end (`model.settle_lengths`).
+talks to, which services and hosts answer, and how long conversations are when. How long those of each service are,
+answered or not, is handed out at the end (`model.settle_lengths`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of
 CLASSES: Final = SERVICE_SLOTS + STACKS
 MOST_ASKED: Final = 1 << 14  # hosts and classes with peers; 50,000 conversations have 7,276 at most
 ASKED: Final = CLASSES + 1  # the last: all classes of which a host has few
-NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "lengths", "volumes")
+NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "answers", "lengths", "volumes")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
     "services": (MOMENTS, SERVICE_SLOTS),
     "peers": ((HOST_SLOTS + 2) * ASKED, HOST_SLOTS + 2),
     "servers": (MOMENTS, HOST_SLOTS + 2),
     "ttls": (CLASSES, ATTRIBUTES["ttl"]),
+    "answers": (HOST_SLOTS + 2, ATTRIBUTES["ttl"]),
     "lengths": (2 * CLASSES, len(LENGTH_GRID)),
     "volumes": (MOMENTS, len(LENGTH_GRID)),
 }
@@ -46,6 +47,7 @@ class Urns:
         peers: ASKED times the initiator token and the class (below) or CLASSES, responder token.
         servers: moment, responder token.
         ttls: class (service token, or SERVICE_SLOTS + stack), TTL token, which says whether anybody answers.
+        answers: responder token, TTL token.
         lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
         volumes: moment, token of the number of packets.
     """
@@ -55,6 +57,7 @@ class Urns:
     peers: Pairs
     servers: Pairs
     ttls: Pairs
+    answers: Pairs
     lengths: Pairs
     volumes: Pairs
 
@@ -83,6 +86,7 @@ class Urns:
             peers=_count(_asked_for(initiator, class_), responder),
             servers=_count(moment, responder),
             ttls=_count(class_, ttl),
+            answers=_count(responder, ttl),
             lengths=_count(2 * class_ + is_silent, length),
             volumes=_count(moment, length),
         )
@@ -99,8 +103,12 @@ class Urns:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
-        pairs = {name: np.array(data[name], np.int64).reshape(-1, 3) for name in NAMES}
+        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else.
+
+        Without `answers`, which older checkpoints do not have, none were counted.
+        """
+        told = {"answers": [], **data}
+        pairs = {name: np.array(told[name], np.int64).reshape(-1, 3) for name in NAMES}
         for name, (givens, saids) in _LIMITS.items():
             rows = pairs[name]
             if not ((rows >= 0).all() and (rows[:, 0] < givens).all() and (rows[:, 1] < saids).all()):

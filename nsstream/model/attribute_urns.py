@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, SERVICE_SLOTS
 from nsstream.encode.urns import ASKED, CLASSES
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix
@@ -24,16 +24,19 @@ _SAID: Final = {
     "peers": ATTRIBUTE_INDEX["responder_host"],
     "servers": ATTRIBUTE_INDEX["responder_host"],
     "ttls": ATTRIBUTE_INDEX["ttl"],
+    "answers": ATTRIBUTE_INDEX["ttl"],
     "volumes": ATTRIBUTE_INDEX["packet_count"],
 }
 _NAMES: Final = tuple(_SAID)
 SAID: Final = tuple(_SAID.values())  # which attribute each urn is of
-IS_SOFT: Final = tuple(name in ("servers", "volumes") for name in _NAMES)
-_PEERS, _TTLS = (_NAMES.index(name) for name in ("peers", "ttls"))  # the others go by moment
-_HOST, _SERVICE = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service"))
+IS_SOFT: Final = tuple(name in ("servers", "answers", "volumes") for name in _NAMES)
+FORBIDS: Final = tuple(name == "answers" for name in _NAMES)  # who never answered, or otherwise, does not begin to
+_PEERS, _TTLS, _ANSWERS = (_NAMES.index(name) for name in ("peers", "ttls", "answers"))  # the others go by moment
+_HOST, _SERVICE, _PEER = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service", "responder_host"))
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
 _SOFTEST = np.float32(-3.0)  # of two urns of an attribute, the second has less of a say
-_LEFT_OVER = np.float32(0.001)  # of a conversation: what is used up is unlikely, not impossible
+_LEFT_OVER = np.float32(1e-3)  # of a conversation: what is used up is unlikely, not impossible
+_NEVER = np.float32(1e-7)  # what was not counted comes where nothing else may
 
 
 class AttributeUrns(NamedTuple):
@@ -67,7 +70,8 @@ def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
             at = np.minimum(np.searchsorted(classes, given), len(classes) - 1)
             givens, is_there = len(classes), classes[at] == given
         else:
-            givens, at = (len(asked), np.searchsorted(asked, given)) if name == "peers" else (MOMENTS, given)
+            at = np.searchsorted(asked, given) if name == "peers" else given
+            givens = {"peers": len(asked), "answers": HOST_SLOTS + 2}.get(name, MOMENTS)
             is_there = np.ones(len(given), bool)
         column = np.minimum(np.searchsorted(tokens, said), len(tokens) - 1)
         is_there &= tokens[column] == said
@@ -95,6 +99,8 @@ def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) 
         return -1
     if urn == _TTLS:
         return int(urns.row_of_service[said[_SERVICE]])
+    if urn == _ANSWERS:
+        return int(said[_PEER])
     return moment
 
 
@@ -103,9 +109,13 @@ def weigh(urns: AttributeUrns, urn: int, row: int, logits: Matrix) -> None:
     """Make tokens (t,) less likely as the counts of one urn's row are used up."""
     wanted, wanting = urns.wanted[urn][row], urns.wanting[urn][row]
     least = _SOFTEST if IS_SOFT[urn] else -np.float32(np.inf)
-    total = _NONE
+    counted, left = _NONE, _NONE
     for j in range(len(logits)):
-        total += max(wanting[j], _NONE)
-    if total > _NONE:
-        for j in range(len(logits)):
-            logits[j] += max(np.log((max(wanting[j], _NONE) + _LEFT_OVER) / (wanted[j] + _ONE)), least)
+        counted += wanted[j]
+        left += max(wanting[j], _NONE)
+    for j in range(len(logits)):
+        if FORBIDS[urn] and counted > _NONE and wanted[j] <= _NONE:
+            logits[j] += np.log(_NEVER)
+        elif left > _NONE:
+            left_over = _LEFT_OVER if wanted[j] > _NONE else _NEVER
+            logits[j] += max(np.log((max(wanting[j], _NONE) + left_over) / (wanted[j] + _ONE)), least)

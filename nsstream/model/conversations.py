@@ -48,7 +48,7 @@ class Conversations:
 def draw_conversations(network: AttributeNetwork, codec: Codec, rng: np.random.Generator) -> Conversations:
     """Draw one chunk's conversations."""
     attributes, start_ns = draw_attributes(network, codec, rng)
-    attributes[:, ATTRIBUTE_INDEX["packet_count"]] = settle_lengths(attributes, codec, rng)
+    attributes[:, ATTRIBUTE_INDEX["packet_count"]] = settle_lengths(attributes, start_ns, codec, rng)
     ends = decode_endpoints(attributes, codec, rng)
     lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], rng)
     return Conversations(attributes, ends, start_ns, fit_volume(lengths, codec, rng))

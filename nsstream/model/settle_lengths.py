@@ -3,7 +3,8 @@
 The network knows which conversations are likely to be long, but says a length for each alone: a session of hundreds of
 packets among a hundred attempts of three comes three times or never, and may be half of all packets that follow one
 another. So of the conversations of a service, answered or not, the order by length is kept, and the lengths are those
-that the chunk counted of such.
+that the chunk counted of such. Who is long goes before in that order where the chunk began one of that length: what has
+gone on for an hour did not begin in the last minute.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, SERVICE_SLOTS
+from nsstream.encode.codec import Codec, slice_of, stack_of
+from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.tokens import moment_of
 
 _SERVICE, _TTL, _LENGTH = (ATTRIBUTE_INDEX[name] for name in ("service", "ttl", "packet_count"))
 
 
-def settle_lengths(attributes: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The length tokens (n,) that n conversations are to have which were drawn with these attributes (n, a).
+def settle_lengths(
+    attributes: NDArray[np.int64], start_ns: NDArray[np.int64], codec: Codec, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The length tokens (n,) that n conversations are to have, drawn with these attributes (n, a) and starts (n,).
 
     Equal lengths are ranked by lot. Where conversations of a kind are more or fewer than were counted, lengths are
     taken evenly by rank, the longest always. What was never counted keeps what was drawn.
@@ -35,9 +39,37 @@ def settle_lengths(attributes: NDArray[np.int64], codec: Codec, rng: np.random.G
     first, counts = _spans(of_given, given[rows])
     rank = (np.arange(len(rows)) - begin) * counts / times
     at = np.where(counts < times, np.ceil(rank), np.floor(rank)).astype(np.int64)
+    lengths = lengths[first + np.minimum(at, counts - 1)]
+    where = moment_of(slice_of(start_ns, codec.first_ns, codec.last_ns))
+    begun = np.zeros((MOMENTS, len(LENGTH_GRID)), np.int64)
+    begun[codec.urns.volumes[:, 0], codec.urns.volumes[:, 1]] = codec.urns.volumes[:, 2]
     out = drawn.copy()
-    out[rows] = lengths[first + np.minimum(at, counts - 1)]
+    for kind in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(begin)) + 1):
+        out[_where_begun(rows[kind], lengths[kind], where, begun)] = lengths[kind]
     return out
+
+
+def _where_begun(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], where: NDArray[np.int64], begun: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Conversations of one kind (m,) in another order, for lengths that fall (m,).
+
+    Args:
+        rows: as they were drawn, the longest first.
+        lengths: tokens.
+        where: moment of each conversation there is.
+        begun: (MOMENTS, lengths) how many there still are to begin; changed.
+    """
+    long = int((lengths > LENGTH_GRID.exact).sum())
+    is_left = np.ones(len(rows), bool)
+    order = []
+    for length in lengths[:long].tolist():
+        fits = is_left & (begun[where[rows], length] > 0)
+        chosen = int(np.argmax(fits if fits.any() else is_left))
+        is_left[chosen] = False
+        begun[where[rows[chosen]], length] -= 1
+        order.append(rows[chosen])
+    return np.concatenate([np.array(order, np.int64), rows[is_left]])
 
 
 def _spans(rising: NDArray[np.int64], kinds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -117,11 +117,16 @@ def window_batch(tokens: TensorTokens, windows: Windows, chosen: NDArray[np.int6
 
 
 def choose_windows(windows: Windows, count: int, rng: np.random.Generator, packets: int = 8192) -> NDArray[np.int64]:
-    """About `count` windows at random, every other time of similar length; at most `packets` after padding."""
+    """About `count` windows at random, every other time of similar length; at most `packets` after padding.
+
+    Those of similar length are around the window of a packet at random: of 24,000 windows of a scan 45 may hold a tenth
+    of its packets, and would hardly be read.
+    """
     length = windows.end - windows.read_from
     if rng.random() < 0.5:
         order = np.argsort(length + rng.random(len(windows)), kind="stable")
-        centre = int(rng.integers(len(windows)))
+        packets_to = np.cumsum((windows.end - windows.learn_from)[order])
+        centre = int(np.searchsorted(packets_to, rng.integers(int(packets_to[-1])), side="right"))
         low = max(0, min(centre - count // 2, len(windows) - count))
         chosen = order[low : low + count]
     else:

@@ -55,6 +55,7 @@ def private_urns(known: Known, codec: Codec, seed: Codec, *, is_loud: bool) -> U
         peers=known.peers,
         servers=spread(known.moments, known.responders),
         ttls=ttls,
+        answers=_NOTHING,
         lengths=lengths,
         volumes=spread(known.moments, known.lengths),
     )

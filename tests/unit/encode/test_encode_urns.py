@@ -36,3 +36,10 @@ def test_peers_for_more_than_that_are_refused():
 def test_a_token_that_no_attribute_has_is_refused():
     with pytest.raises(ValueError, match="hosts name what there is not"):
         Urns.from_json(Urns.empty().as_json() | {"hosts": [[0, HOST_SLOTS + 2, 1]]})
+
+
+def test_checkpoints_from_before_hosts_answers_were_counted_have_none():
+    before = {name: pairs for name, pairs in Urns.empty().as_json().items() if name != "answers"}
+    assert not len(Urns.from_json(before).answers)
+    with pytest.raises(LookupError):
+        Urns.from_json({name: pairs for name, pairs in before.items() if name != "ttls"})

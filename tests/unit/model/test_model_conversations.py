@@ -88,6 +88,19 @@ def test_pairs_come_as_often_as_the_chunk_had_them(networks, codec, name):
     assert off[0] < 0.6 * off[1]  # of a network that knows nothing, and hosts of two families
 
 
+def test_who_never_answered_does_not_begin_to(networks, codec):
+    counted = {(host, ttl) for host, ttl, _ in codec.urns.answers.tolist()}
+    hosts = {host for host, _ in counted}
+    strange = []
+    for answers in (codec.urns.answers, Urns.empty().answers):
+        told = dataclasses.replace(codec, urns=dataclasses.replace(Urns.empty(), answers=answers))
+        attributes = draw_conversations(networks["attributes"], told, np.random.default_rng(1)).attributes
+        pairs = attributes[:, [ATTRIBUTE_INDEX["responder_host"], ATTRIBUTE_INDEX["ttl"]]].tolist()
+        strange.append(sum((host, ttl) not in counted for host, ttl in pairs if host in hosts))
+    assert strange[0] == 0
+    assert strange[1] > 0
+
+
 def test_no_client_speaks_from_a_port_that_the_chunk_used(networks, codec):
     drawn = draw_conversations(networks["attributes"], codec, np.random.default_rng(1))
     free = drawn.ends.initiator_port[drawn.ends.has_free_port]

@@ -19,6 +19,12 @@ def drawn(networks, codec):
     return draw_attributes(networks["attributes"], codec, np.random.default_rng(1))[0]
 
 
+def settled(attributes, codec, starts=None, seed=1):
+    """Lengths of conversations that start at once, unless told when."""
+    starts = np.full(len(attributes), codec.first_ns) if starts is None else starts
+    return settle_lengths(attributes, starts, codec, np.random.default_rng(seed))
+
+
 def kinds_of(attributes, codec):
     """Which counts each conversation's length is one of: twice its class, and 1 more where nobody answers."""
     service = codec.service.table()
@@ -27,8 +33,10 @@ def kinds_of(attributes, codec):
     return 2 * classes[attributes[:, ATTRIBUTE_INDEX["service"]]] + is_silent
 
 
-def with_lengths(codec, rows):
-    return dataclasses.replace(codec, urns=dataclasses.replace(codec.urns, lengths=np.array(rows).reshape(-1, 3)))
+def with_lengths(codec, rows, volumes=()):
+    pairs = {"lengths": rows, "volumes": volumes}
+    told = {name: np.array(pair, np.int64).reshape(-1, 3) for name, pair in pairs.items()}
+    return dataclasses.replace(codec, urns=dataclasses.replace(codec.urns, **told))
 
 
 def of_one_kind(drawn, codec, lengths):
@@ -40,7 +48,7 @@ def of_one_kind(drawn, codec, lengths):
 
 def test_each_kind_has_the_lengths_that_were_counted_of_it_in_the_order_drawn(drawn, codec):
     kinds, before = kinds_of(drawn, codec), drawn[:, LENGTH]
-    after = settle_lengths(drawn, codec, np.random.default_rng(2))
+    after = settled(drawn, codec, seed=2)
     same = 0
     for kind in np.unique(kinds):
         rows, counted = kinds == kind, codec.urns.lengths[codec.urns.lengths[:, 0] == kind]
@@ -58,20 +66,32 @@ def test_the_one_long_session_among_short_attempts_is_never_lost(drawn, codec):
     lengths[41] = 9  # the network thinks that this one is longer, and no more
     attempts, kind = of_one_kind(drawn, codec, lengths)
     told = with_lengths(codec, [(kind, 3, 99), (kind, 47, 1)])
-    after = settle_lengths(attempts, told, np.random.default_rng(1))
+    after = settled(attempts, told)
     assert after[41] == 47
     assert (np.delete(after, 41) == 3).all()
+
+
+def test_the_longest_begins_where_the_chunk_began_one_of_its_length(drawn, codec):
+    attempts, kind = of_one_kind(drawn, codec, np.r_[np.full(50, 3), np.full(50, 9)])
+    starts = np.linspace(codec.first_ns, codec.last_ns, 100).astype(np.int64)
+    told = with_lengths(codec, [(kind, 3, 97), (kind, 40, 2), (kind, 47, 1)], [(0, 47, 1), (0, 40, 1), (31, 40, 1)])
+    after = settled(attempts, told, starts)
+    assert np.flatnonzero(after == 47) < 4
+    early, late = np.flatnonzero(after == 40)
+    assert early < 4
+    assert late > 95
+    assert (after == 3).sum() == 97
 
 
 @pytest.mark.parametrize("times", [50, 99, 101, 200])
 def test_of_more_or_fewer_than_counted_the_longest_comes_once(drawn, codec, times):
     attempts, kind = of_one_kind(drawn, codec, np.full(times, 2))
     told = with_lengths(codec, [(kind, 1, 30), (kind, 2, 69), (kind, 47, 1)])
-    after = settle_lengths(attempts, told, np.random.default_rng(1))
+    after = settled(attempts, told)
     assert (after == 47).sum() == 1
     assert abs((after == 1).sum() - 0.3 * times) <= 2
 
 
 def test_what_was_never_counted_keeps_what_was_drawn(drawn, codec):
     silent = dataclasses.replace(codec, urns=Urns.empty())
-    np.testing.assert_array_equal(settle_lengths(drawn, silent, np.random.default_rng(1)), drawn[:, LENGTH])
+    np.testing.assert_array_equal(settled(drawn, silent), drawn[:, LENGTH])

@@ -10,7 +10,7 @@ from nsstream.encode.encoding import encode
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import no_packet
 from nsstream.trace.grouping import group_conversations
-from nsstream.train.batches import LEAD, WINDOW, choose_windows, cut_windows, packet_batch
+from nsstream.train.batches import LEAD, WINDOW, Windows, choose_windows, cut_windows, packet_batch
 
 LENGTHS = [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 7]
 
@@ -91,3 +91,12 @@ def test_windows_are_chosen_without_repeats_and_within_the_limit(tokens, seed):
         assert len(set(chosen.tolist())) == len(chosen)
         length = (windows.end - windows.read_from)[chosen]
         assert len(chosen) == 1 or len(chosen) * length.max() <= packets
+
+
+def test_few_long_windows_among_thousands_of_short_ones_are_read_by_their_packets():
+    lengths = np.r_[np.full(2000, 2), np.full(20, WINDOW)]
+    begin = np.cumsum(lengths) - lengths
+    windows = Windows(np.arange(len(lengths)), begin, begin, begin + lengths)
+    chosen = [choose_windows(windows, 20, np.random.default_rng(seed)) for seed in range(300)]
+    mostly_long = sum(2 * (one >= 2000).sum() > len(one) for one in chosen)
+    assert mostly_long > 0.1 * len(chosen)  # a third of all packets, every other time
