@@ -48,8 +48,10 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
     has_ports = np.isin(service[:, 0], (6, 17, 132)) & (service[:, 2] == 0)
     responder_port = np.where(service[:, 3] == RARE_PORT, rare_port, service[:, 3])
     initiator = token("initiator_port")
-    drawn = _free_ports(np.maximum(initiator - PORT_SLOTS, 0), codec, rng)
     known = codec.port.table()[np.minimum(initiator, PORT_SLOTS - 1), 0]
+    speaks_from_0 = has_ports & (initiator < PORT_SLOTS) & (known == 0)  # as what has no ports does
+    initiator = np.where(speaks_from_0, PORT_SLOTS + int(np.argmax(codec.port_blocks)), initiator)
+    drawn = _free_ports(np.maximum(initiator - PORT_SLOTS, 0), codec, rng)
     has_free_port = (initiator >= PORT_SLOTS) & has_ports
     initiator_port = np.where(initiator >= PORT_SLOTS, np.maximum(drawn, 1), known)
     ttl = codec.ttl.table()[token("ttl")]

@@ -12,7 +12,7 @@ import pytest
 from nsstream.draw import Drawer
 from nsstream.encode.codec import slice_of
 from nsstream.encode.decoding import Endpoints, decode_endpoints
-from nsstream.encode.schema import RARE_PORT, SLICES
+from nsstream.encode.schema import BLOCK_PORTS, RARE_PORT, SLICES
 from nsstream.errors import StateError
 from nsstream.model.checkpoint import load_checkpoint
 from nsstream.trace import PacketBatch
@@ -234,3 +234,14 @@ def test_nobody_is_asked_at_port_0(checkpoints):
     attributes[:, 3] = slot
     ends = decode_endpoints(attributes, rare, np.random.default_rng(1))
     assert (ends.responder_port == 1).all()
+
+
+def test_nobody_asks_from_port_0(checkpoints):
+    codec = load_checkpoint(checkpoints[0]).codec
+    zero = dataclasses.replace(codec, port=dataclasses.replace(codec.port, slots=((0,),)))
+    attributes = np.zeros((10, 11), np.int64)
+    attributes[:, 3] = int(np.flatnonzero(codec.service.table()[:, 0] == TCP)[0])
+    ends = decode_endpoints(attributes, zero, np.random.default_rng(1))
+    assert (ends.initiator_port // BLOCK_PORTS == codec.port_blocks.argmax()).all()
+    assert ends.initiator_port.all()
+    assert ends.has_free_port.all()
