@@ -16,7 +16,6 @@ from nsstream_daemon.twin_commands import DEMO_CAPTURE
 NSSTREAM: Final = (sys.executable, "-m", "nsstream_daemon")
 FEW_PACKETS: Final = 2_000  # which have what there is to compile for: IPv4 and IPv6, TCP, UDP, ICMP
 FILE_HEADER, RECORD_HEADER = 24, 16  # octets, of a capture
-ETHERNET_MTU: Final = 1_500
 
 
 def compile_ahead() -> None:
@@ -86,12 +85,13 @@ def _compile_flows(capture: Path, folder: Path) -> None:
 
 
 def _compile_replay(capture: Path) -> None:
+    from nsstream.pipeline.twin import USUAL_MTU
     from nsstream.replay.frame_meter import FrameMeter
     from nsstream.replay.scenario import Scenario
     from nsstream.replay.streams.recorded import RecordedFile
 
     meter = FrameMeter(active_timeout_s=60.0, idle_timeout_s=15.0)
-    stream = RecordedFile(capture, Scenario(), seed=0, mtu=ETHERNET_MTU, passes=2)  # the second with new flows
+    stream = RecordedFile(capture, Scenario(), seed=0, mtu=USUAL_MTU, passes=2)  # the second with new flows
     try:
         while (block := stream.read()) is not None:
             meter.push(block.frames)

@@ -106,7 +106,7 @@ def row_of(urns: AttributeUrns, urn: int, moment: int, said: NDArray[np.int64]) 
 
 @njit(cache=True)
 def weigh(urns: AttributeUrns, urn: int, row: int, logits: Matrix) -> None:
-    """Make tokens (t,) less likely as the counts of one urn's row are used up."""
+    """Make tokens (t,) less likely as the counts of one urn's row are used up, and what was not counted unlikely."""
     wanted, wanting = urns.wanted[urn][row], urns.wanting[urn][row]
     least = _SOFTEST if IS_SOFT[urn] else -np.float32(np.inf)
     counted, left = _NONE, _NONE

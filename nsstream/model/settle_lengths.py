@@ -31,20 +31,23 @@ def settle_lengths(
     classes = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
     is_silent = codec.ttl.table()[attributes[:, _TTL], -1] == 0
     given = 2 * classes[attributes[:, _SERVICE]] + is_silent
-    counted = codec.urns.lengths[np.lexsort((-codec.urns.lengths[:, 1], codec.urns.lengths[:, 0]))]
-    of_given, lengths = np.repeat(counted[:, 0], counted[:, 2]), np.repeat(counted[:, 1], counted[:, 2])
-    rows = np.flatnonzero(np.isin(given, of_given))
+    counted = codec.urns.lengths[codec.length.is_active()[codec.urns.lengths[:, 1]] & (codec.urns.lengths[:, 2] > 0)]
+    counted = counted[np.lexsort((-counted[:, 1], counted[:, 0]))]
+    rows = np.flatnonzero(np.isin(given, counted[:, 0]))
     rows = rows[np.lexsort((rng.random(len(rows)), -drawn[rows], given[rows]))]
-    begin, times = _spans(given[rows], given[rows])
-    first, counts = _spans(of_given, given[rows])
-    rank = (np.arange(len(rows)) - begin) * counts / times
-    at = np.where(counts < times, np.ceil(rank), np.floor(rank)).astype(np.int64)
-    lengths = lengths[first + np.minimum(at, counts - 1)]
+    begin, end = _spans(given[rows], given[rows])
+    before = np.concatenate([[0], np.cumsum(counted[:, 2])])
+    first, last = (before[at] for at in _spans(counted[:, 0], given[rows]))
+    rank = (np.arange(len(rows)) - begin) * (last - first) / (end - begin)
+    rank = np.where(last - first < end - begin, np.ceil(rank), np.floor(rank)).astype(np.int64)
+    lengths = counted[np.searchsorted(before, first + np.minimum(rank, last - first - 1), side="right") - 1, 1]
+    out = drawn.copy()
+    out[rows] = lengths
     where = moment_of(slice_of(start_ns, codec.first_ns, codec.last_ns))
     begun = np.zeros((MOMENTS, len(LENGTH_GRID)), np.int64)
     begun[codec.urns.volumes[:, 0], codec.urns.volumes[:, 1]] = codec.urns.volumes[:, 2]
-    out = drawn.copy()
-    for kind in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(begin)) + 1):
+    for low in np.unique(begin[lengths > LENGTH_GRID.exact]).tolist():
+        kind = slice(low, int(end[low]))
         out[_where_begun(rows[kind], lengths[kind], where, begun)] = lengths[kind]
     return out
 
@@ -73,6 +76,5 @@ def _where_begun(
 
 
 def _spans(rising: NDArray[np.int64], kinds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each kind (m,) begins among kinds in rising order, and how often it is there: (m,) each."""
-    begin = np.searchsorted(rising, kinds, side="left")
-    return begin, np.searchsorted(rising, kinds, side="right") - begin
+    """Where each kind (m,) begins and ends among kinds in rising order: (m,) each."""
+    return np.searchsorted(rising, kinds, side="left"), np.searchsorted(rising, kinds, side="right")

@@ -36,7 +36,8 @@ def kinds_of(attributes, codec):
 def with_lengths(codec, rows, volumes=()):
     pairs = {"lengths": rows, "volumes": volumes}
     told = {name: np.array(pair, np.int64).reshape(-1, 3) for name, pair in pairs.items()}
-    return dataclasses.replace(codec, urns=dataclasses.replace(codec.urns, **told))
+    shown = dataclasses.replace(codec.length, counts=np.ones_like(codec.length.counts))
+    return dataclasses.replace(codec, urns=dataclasses.replace(codec.urns, **told), length=shown)
 
 
 def of_one_kind(drawn, codec, lengths):
@@ -90,6 +91,20 @@ def test_of_more_or_fewer_than_counted_the_longest_comes_once(drawn, codec, time
     after = settled(attempts, told)
     assert (after == 47).sum() == 1
     assert abs((after == 1).sum() - 0.3 * times) <= 2
+
+
+def test_lengths_that_the_chunk_does_not_show_are_not_handed_out(drawn, codec):
+    attempts, kind = of_one_kind(drawn, codec, np.full(10, 2))
+    told = with_lengths(codec, [(kind, 2, 9), (kind, 47, 1)])
+    shown = told.length.counts.copy()
+    shown[47] = 0
+    told = dataclasses.replace(told, length=dataclasses.replace(told.length, counts=shown))
+    assert (settled(attempts, told) == 2).all()
+
+
+def test_a_count_beyond_all_measure_takes_no_more_room_than_another(drawn, codec):
+    attempts, kind = of_one_kind(drawn, codec, np.full(10, 2))
+    assert (settled(attempts, with_lengths(codec, [(kind, 2, 1 << 50)])) == 2).all()
 
 
 def test_what_was_never_counted_keeps_what_was_drawn(drawn, codec):

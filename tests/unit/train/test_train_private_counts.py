@@ -41,6 +41,7 @@ def test_with_hardly_any_noise_the_chunks_own_counts_are_told(codec, counted):
     assert len(np.unique(told.codec.urns.hosts[:, 1])) == units
     assert not told.is_loud
     assert not len(told.codec.urns.lengths)
+    assert not len(told.codec.urns.answers)
     assert not any(told.codec.endings.completeness)
     assert not len(told.codec.gap_shapes.cells)
 
@@ -54,6 +55,7 @@ def test_under_loud_noise_the_seeds_shares_and_pairs_stand(codec, counted):
     expected = shares / shares.sum() * len(tokens)
     assert np.abs(np.array(told.codec.service.counts) - expected).max() <= 1
     assert len(told.codec.urns.lengths) == len(codec.urns.lengths)
+    assert not len(told.codec.urns.answers)
     assert told.codec.endings.completeness == codec.endings.completeness
 
 
