@@ -66,7 +66,7 @@ class Nest:
         self.settings: dict[str, dict[str, Any]] = {
             "source": {"input": f"spool:{self.spool}"},
             "chunks": {"length_s": CHUNK_S, "lateness_s": 0},
-            "training": {"fewest_conversations": 50, "backoff_s": 0.1, "silence_s": 30, "most_waiting": 1000},
+            "training": {"fewest_conversations": 50, "backoff_s": 0.1, "silence_s": 170, "most_waiting": 1000},
             "control": {"metrics_port": 0},
         }
         for section, values in settings.items():
@@ -101,14 +101,14 @@ class Nest:
     def kill(self) -> None:
         assert self.daemon is not None
         self.daemon.kill()
-        self.daemon.wait(30)
+        self.daemon.wait(300)
 
     def stop(self) -> int:
         """End the daemon as a service manager does; its exit status."""
         assert self.daemon is not None
         if self.daemon.poll() is None:
             self.daemon.send_signal(signal.SIGTERM)
-        return self.daemon.wait(60)
+        return self.daemon.wait(300)
 
     def ask(self, command: str, **told: Any) -> Any:
         reply = self.exchange(json.dumps({"command": command, **told}).encode() + b"\n")

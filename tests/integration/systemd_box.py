@@ -91,7 +91,7 @@ class Box:
             if self._nspawn.poll() is None and self.leader:
                 os.kill(self.leader, POWER_OFF)
             try:
-                self._nspawn.wait(60)
+                self._nspawn.wait(300)
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()

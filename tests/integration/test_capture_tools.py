@@ -190,7 +190,7 @@ def running(namespace: str, command: list[str]) -> Iterator[ToolMessages]:
     finally:
         tool.terminate()
         try:
-            tool.wait(10)
+            tool.wait(300)
         except subprocess.TimeoutExpired:
             tool.kill()
             tool.wait()

@@ -29,9 +29,10 @@ def nsstream(*arguments: object, status: int = 0) -> subprocess.CompletedProcess
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     with resources.as_file(resources.files("nsstream_daemon") / "data" / "lab.pcap.xz") as lab:
-        nsstream("twin", lab, "-o", folder / "twin.pcap", "--steps", STEPS, "--seed", 7, "--no-score")
-    (model,) = (folder / "twin.pcap.state" / "models").iterdir()
-    return model
+        nsstream("ingest", lab, "--state", folder / "state", "--chunk", "24h")
+    (chunk,) = (folder / "state" / "chunks").glob("*.arrow")
+    trained = nsstream("train", chunk, "-o", folder / "models", "--steps", STEPS, "--seed", 7).stdout
+    return Path(trained.split()[-1])
 
 
 def drawn(model: Path, output: Path, *options: object) -> ConversationTable:

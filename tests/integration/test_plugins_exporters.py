@@ -136,7 +136,8 @@ def test_nfacctd_that_is_configured_so_takes_what_a_twin_exports(share, inside, 
     whole, cut = tmp_path / "whole.pcap", tmp_path / "cut.pcap"
     whole.write_bytes(subprocess.run(["xz", "-dc", str(LAB)], capture_output=True, check=True).stdout)
     subprocess.run(["editcap", "-r", whole, cut, "1-3000"], check=True)
-    conf = share / "pmacct/nsstream-collect.conf"
+    conf = tmp_path / "collect.conf"  # its writers, of every minute and of the end, would share one pipe
+    conf.write_text((share / "pmacct/nsstream-collect.conf").read_text().replace("time: 60", "time: 3600"))
     collector = subprocess.Popen(
         [*inside, "nfacctd", "-f", conf], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, "PATH": SBIN},

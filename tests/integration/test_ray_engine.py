@@ -68,7 +68,7 @@ class Nodes:
         assert self.process.stdout is not None
         self.process.stdin.close()
         try:
-            self.process.wait(60)
+            self.process.wait(300)
         finally:
             self.process.kill()
             self.process.wait()
@@ -186,7 +186,7 @@ def test_a_lost_node_costs_a_job_nothing(nest: Nest, nodes: Nodes):
 
 
 def test_bounds_hold_on_a_node_and_faults_are_told_by_kind(nest: Nest):
-    nest.settings["training"] |= {"silence_s": 20, "attempts": 5}
+    nest.settings["training"] |= {"silence_s": 60, "attempts": 5}
     nest.write_config()
     for fault in ("leak", "crash", "error", "stuck"):
         (nest.quick / fault).touch()

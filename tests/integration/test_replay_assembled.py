@@ -67,7 +67,7 @@ def play_to(path, open_stream=lambda: assembled(CHECKPOINTS, seed=1)):
     sink = PcapSink(PcapSinkSpec(path=str(path)), SinkContext())
     player = Player(open_stream, lambda is_stopped: sink, "max", SystemClock(), ended.set)
     player.start()
-    assert ended.wait(120)
+    assert ended.wait(300)
     return player
 
 

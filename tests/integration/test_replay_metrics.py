@@ -35,7 +35,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
             yield endpoint, port
         finally:
             server.terminate()
-            assert server.wait(60) == 0
+            assert server.wait(300) == 0
 
 
 def figures(port: int) -> dict[str, float]:

@@ -200,7 +200,7 @@ def test_there_are_only_so_many_subscribers(client):
 
 
 def test_a_subscriber_of_a_server_that_is_gone_is_told(models):
-    with spawn_server(command=RECORDED_SERVER) as client, ReplayClient(client.endpoint, timeout_s=0.2) as other:
+    with spawn_server(command=RECORDED_SERVER) as client, ReplayClient(client.endpoint, timeout_s=5.0) as other:
         packets = other.packets()
         client.shutdown()
         with pytest.raises(ReplayError, match="does not answer"):

@@ -85,7 +85,7 @@ def test_standard_output_is_a_capture_alone_where_the_ready_line_stands_elsewher
                 client.start([model], {"kind": "stdout"}, seed=FRAMES)
                 assert client.wait().counters["frames_written"] == FRAMES
                 client.shutdown()
-            assert child.wait(30) == 0
+            assert child.wait(300) == 0
         finally:
             child.kill()
     told = subprocess.run(

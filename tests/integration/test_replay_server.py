@@ -372,7 +372,7 @@ def test_a_draw_that_never_ends_does_not_keep_the_server(stuck, tmp_path):
 
 
 def test_a_killed_server_is_an_error_of_its_client_and_leaves_no_file(endless, tmp_path):
-    with server_process(f"ipc://{tmp_path}/control.sock") as (child, endpoint), ReplayClient(endpoint, 0.5) as client:
+    with server_process(f"ipc://{tmp_path}/control.sock") as (child, endpoint), ReplayClient(endpoint, 5.0) as client:
         start_endless(client, endless, tmp_path / "twin.pcap")
         child.kill()
         with pytest.raises(ReplayError, match="does not answer"):

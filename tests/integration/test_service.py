@@ -292,7 +292,7 @@ def test_a_second_signal_ends_it_at_once_and_the_worker_with_it(nest: Nest):
     daemon.send_signal(signal.SIGTERM)
     wait_until(lambda: "daemon_stops" in nest.log.read_text())
     daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(30) == -signal.SIGTERM
+    assert daemon.wait(300) == -signal.SIGTERM
     wait_until(lambda: is_gone(worker))
     assert nest.rows("SELECT state FROM job") == [("running",)]
     (nest.quick / "slow").unlink()
@@ -304,7 +304,7 @@ def test_a_second_signal_ends_it_at_once_and_the_worker_with_it(nest: Nest):
 def test_a_second_daemon_is_refused_with_the_number_of_the_first(nest: Nest):
     first = nest.start()
     second = nest.start(ready=False)
-    assert second.wait(60) == 1
+    assert second.wait(300) == 1
     assert f"is held by another daemon, pid {first.pid}; stop it, or use another state" in nest.log.read_text()
     nest.daemon = first
     assert nest.ask("status")["pid"] == first.pid

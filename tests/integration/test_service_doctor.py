@@ -179,7 +179,7 @@ def test_a_damaged_ledger_is_begun_again_from_the_models_that_stand_there(nest: 
     nest.start(ready=False)
     assert nest.daemon is not None
     if how == "garbled":
-        assert nest.daemon.wait(60) == 1
+        assert nest.daemon.wait(300) == 1
         assert "is no ledger, or damaged" in nest.log.read_text()
     else:
         nest.kill()

@@ -14,7 +14,6 @@ from nsstream.model.identity import check_content
 from nsstream.model.promotion import read_promoted
 
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and namespaces, need root")
-HEALTHY_S = 10  # that a service may take to be well once the fault is over
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_a_disk_that_is_full_and_has_room_again(tmp_path: Path):
             assert nest.ask("status")["problems"] == ["the disk refuses what is captured"]
             assert len(nest.stored()) == 2
             ballast.unlink()
-            wait_until(lambda: is_well(nest) and len(nest.stored()) == 6, HEALTHY_S)
+            wait_until(lambda: is_well(nest) and len(nest.stored()) == 6)
             all_is_accounted_for(nest)
             assert nest.stop() == 0
             text = nest.log.read_text()
@@ -111,7 +110,7 @@ def test_a_kill_on_a_full_disk_loses_nothing_that_can_be_read_again(tmp_path: Pa
             nest.kill()
             ballast.unlink()
             nest.start()
-            wait_until(lambda: is_well(nest), HEALTHY_S)
+            wait_until(lambda: is_well(nest))
             wait_until(lambda: nest.done() == 4)
             assert [info.row_count for info in ChunkStore(state / "chunks").list()] == [PACKETS_A_CHUNK] * 4
             assert nest.stop() == 0
@@ -142,16 +141,16 @@ def test_a_state_directory_that_becomes_read_only_and_writable_again(nest: Nest)
         wait_until(lambda: "training_waits_for_disk" in nest.log.read_text())
         assert "Read-only file system" in nest.log.read_text()
         assert len(nest.stored()) == 2
-    wait_until(lambda: is_well(nest) and len(nest.stored()) == 5, HEALTHY_S)
+    wait_until(lambda: is_well(nest) and len(nest.stored()) == 5)
     all_is_accounted_for(nest)
     assert nest.stop() == 0
     with read_only(nest.state):
         nest.start(ready=False)
         assert nest.daemon is not None
-        assert nest.daemon.wait(60) == 1
+        assert nest.daemon.wait(300) == 1
         assert f"cannot use the state directory {nest.state}: Read-only file system" in nest.log.read_text()
     nest.start()
-    wait_until(lambda: is_well(nest), HEALTHY_S)
+    wait_until(lambda: is_well(nest))
 
 
 def test_a_chunk_that_is_corrupted_before_it_is_learned_is_skipped_by_name(nest: Nest):
@@ -213,7 +212,7 @@ def test_the_seed_cut_short_while_nobody_runs_is_set_aside_and_another_is_traine
     os.truncate(seed / "codec.json", 1)
     nest.put(2)
     nest.start()
-    wait_until(lambda: is_well(nest), HEALTHY_S)
+    wait_until(lambda: is_well(nest))
     wait_until(lambda: nest.done() == 3)  # and the chunk that was partial
     assert not seed.exists()
     assert nest.count("model WHERE parent IS NULL") == 2

@@ -92,7 +92,7 @@ def test_a_file_is_read_to_its_end_and_accounted_for(tmp_path: Path):
 def test_a_loop_that_hangs_feeds_nobody(tmp_path: Path):
     gate = threading.Event()
     watched = Watched(
-        tmp_path, SourceSection(input=str(write_pcap(tmp_path / "x.pcap", 25))), on_chunk=lambda: gate.wait(60) or None
+        tmp_path, SourceSection(input=str(write_pcap(tmp_path / "x.pcap", 25))), on_chunk=lambda: gate.wait(300) or None
     )
     watched.part.start()
     wait_until(lambda: watched.chunks == 1)
@@ -121,7 +121,7 @@ def test_a_live_source_that_hangs_feeds_nobody_either(tmp_path: Path):
         def read_batch(self) -> PacketBatch | FlowTable | None:
             rows = self._file.read_batch()
             if rows is None:
-                gate.wait(60)
+                gate.wait(300)
             return rows
 
     class Plan(IngestPlan):
@@ -147,7 +147,7 @@ def test_it_runs_once_its_source_is_open(tmp_path: Path):
         def new_source(self, clock: Clock) -> AnySource:
             source = super().new_source(clock)
             opened = source.open
-            source.open = lambda: gate.wait(60) and opened()  # type: ignore[method-assign]
+            source.open = lambda: gate.wait(300) and opened()  # type: ignore[method-assign]
             return source
 
     watched = Watched(tmp_path, SourceSection(input=str(write_pcap(tmp_path / "x.pcap", 3))), plan=Plan)
