@@ -1,6 +1,7 @@
 """Every sink for long, while clients come, die and stall: does memory stay, and do the counters add up?
 
-    nice python bench/replay_soak.py [--minutes 30] [--rate 20000] [--sinks pcap,fifo,...] [--at-once N] [--json OUT]
+    nice python bench/replay_soak.py [--minutes 30] [--rate 20000] [--sinks pcap,fifo,...] [--at-once N]
+                                     [--warm-up MINUTES] [--json OUT]
 
 Needs root, iproute2, tcpreplay, nfdump and capinfos. Each sink has a replay server of its own, in a network namespace
 with a veth pair to another, and an other end that counts what comes: files that rotate, read by capinfos and nfdump; a
@@ -12,10 +13,10 @@ Waves of --at-once sinks share the time.
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run
 is told to end with its pass, so that all of it can be counted. Memory is read ten times a second; its slope is Theil's
-and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most. Beside it
-stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a megabyte an
-hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is no slope;
-and how much of that is pages of programs and libraries, which the kernel reads when they are first used.
+and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most unless told.
+Beside it stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a
+megabyte an hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is
+no slope; and how much of that is pages of programs and libraries, which the kernel reads when they are first used.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ Found = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of all waves together")
+    parser.add_argument(
+        "--warm-up", type=float, help="minutes of each wave in which growth is not looked at; a third, 5 at most"
+    )
     parser.add_argument("--rate", type=float, default=20_000.0, help="packets a second, of each sink")
     parser.add_argument("--sinks", default=",".join(NAMES), help=f"of {', '.join(NAMES)}; all unless told")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="sinks in one wave")
@@ -73,13 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if model is None and "model" in names:
             model = _make_model(Path(folder))
         seconds = given.minutes * 60 / len(waves)
+        behind_s = None if given.warm_up is None else given.warm_up * 60
+        if behind_s is not None and behind_s >= seconds:
+            parser.error(f"a warm-up of {behind_s:.0f} s leaves nothing of a wave of {seconds:.0f} s")
         found = []
         for wave in waves:
             print(f"{', '.join(wave)}: {seconds:.0f} s", flush=True)
-            lanes = [
-                Lane(name, seconds, given.rate, str(capture.absolute()), None if model is None else str(model))
-                for name in wave
-            ]
+            told = (seconds, given.rate, str(capture.absolute()), None if model is None else str(model), behind_s)
+            lanes = [Lane(name, *told) for name in wave]
             found += _run(lanes)
             _show_lanes(found[-len(wave) :])
     bars = judge(found, given.rate)

@@ -48,7 +48,7 @@ class Lane:
     """What to run.
 
     Attributes: name: of `NAMES`; seconds: of the run; rate: packets a second; capture: what is played; model: a
-    checkpoint, for the one that draws.
+    checkpoint, for the one that draws; behind_s: from when on growth is looked at, a third, 5 minutes at most, if None.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Lane:
     rate: float
     capture: str
     model: str | None = None
+    behind_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -194,7 +195,7 @@ def _soak(lane: Lane, found: Found, end: OtherEnd, server: subprocess.Popen[byte
         found.agreement["frames"] = (status.packets_written, status.counters["frames"])
         if not isinstance(end, Pipe):
             client.shutdown()
-    _grow(found, lane.seconds)
+    _grow(found, warm_up_s(lane.seconds) if lane.behind_s is None else lane.behind_s)
 
 
 class _Follower:
@@ -256,8 +257,8 @@ def _settled(pid: int, before: Sample) -> Sample:
         time.sleep(0.2)
 
 
-def _grow(found: Found, seconds: float) -> None:
-    warm = [one for one in found.samples if one.at_s >= warm_up_s(seconds)]
+def _grow(found: Found, behind_s: float) -> None:
+    warm = [one for one in found.samples if one.at_s >= behind_s]
     went = trend([one.at_s for one in warm], [one.resident_mb for one in warm])
     found.growth_mb_an_hour, found.growth_between, found.risen_mb = went.slope, (went.low, went.high), went.risen_mb
     found.mapped_risen_mb = trend([one.at_s for one in warm], [one.mapped_mb for one in warm]).risen_mb
