@@ -12,16 +12,18 @@ density ratio as a product of ratios, Rhodes, Xu and Gutmann 2020).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from nsstream.errors import TrainError
 from nsstream.model.trees import FIRMEST, Trees, choose_by_lot
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 STAGES: Final = 120  # trees of a round
 LEAVES: Final = 24
@@ -36,6 +38,8 @@ def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: i
     Raises:
         TrainError: one of both is empty, or this scikit-learn keeps its trees in a way that is not known here.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier  # a third of a worker's start, which not all jobs need
+
     if not len(measured) or not len(drawn):
         raise TrainError(f"no critic can tell {len(measured)} measured conversations from {len(drawn)} drawn ones")
     rows = np.concatenate([measured, drawn])
@@ -55,7 +59,7 @@ def fit_trees(measured: NDArray[np.float32], drawn: NDArray[np.float32], seed: i
         said = model.decision_function(some)
     trees = as_trees(model)
     if not np.allclose(trees(some), said, rtol=0, atol=_MOST_APART):
-        raise TrainError(f"scikit-learn {sklearn.__version__} walks its trees otherwise than nsstream")
+        raise TrainError(f"scikit-learn {version('scikit-learn')} walks its trees otherwise than nsstream")
     return trees
 
 
@@ -108,7 +112,7 @@ def as_trees(model: HistGradientBoostingClassifier) -> Trees:
         is_leaf, is_categorical, feature, threshold, left, right, value = (every[name] for name in columns)
     except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise TrainError(
-            f"scikit-learn {sklearn.__version__} keeps its trees otherwise than nsstream knows: {err}"
+            f"scikit-learn {version('scikit-learn')} keeps its trees otherwise than nsstream knows: {err}"
         ) from err
     if is_categorical.any():
         raise TrainError("the critic's trees stand for categories, which nsstream does not walk")
