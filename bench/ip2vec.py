@@ -87,7 +87,7 @@ def judge(learned: Learned, table: ConversationTable) -> dict[str, float]:
     """Nats on held-out conversations."""
     tokens, networks = encode(table, learned.codec), learned.networks.eval()
     reset_corrections(networks)
-    held = held_out_rows(len(tokens), SEED)
+    held = held_out_rows(tokens, SEED)
     attributes, packets = cast(AttributeNetwork, networks["attributes"]), cast(PacketNetwork, networks["packets"])
     nats = attribute_nats(attributes, tokens, learned.codec, held)
     return {

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nsstream.draw.choose import CANDIDATES, draw_chosen
 from nsstream.draw.doppelganger import draw_doppelganger
 from nsstream.draw.five_tuples import UsedFiveTuples, hashes_instead, hashes_of
+from nsstream.draw.keep_apart import keep_apart
 from nsstream.encode.codec import Codec
 from nsstream.encode.decoding import Endpoints
 from nsstream.encode.encoding import sort_by_start
@@ -35,7 +36,8 @@ from nsstream.model.sample_packets import DrawnPackets
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import FIN, RST, TCP
 
-PAIRS_TRIED: Final = (12, 256)  # where a scan has left out little, what is left is rarely among the first
+FEW_PAIRS: Final = 12
+MANY_PAIRS: Final = 256  # where a scan has left out little, what is left is rarely among the first
 TRIES: Final = 64  # of another port
 
 Key = tuple[bytes, bytes, int, int, int]
@@ -95,6 +97,8 @@ class Drawer:
         if not len(conversations):
             return ConversationTable.empty()
         packets = draw_chosen(model, conversations, self._rng, self.candidates, share)
+        time_ns = keep_apart(packets.time_ns, model.codec.pace, self._rng, model.codec.last_ns)
+        packets = replace(packets, time_ns=time_ns)
         return to_table(self._distinct(self._carry(conversations.ends, self._open.get(line, {}))), packets, model.codec)
 
     def _draw_series(self, checkpoint: Path, line: int, select: Select | None) -> ConversationTable:
@@ -163,22 +167,27 @@ class Drawer:
     def _ask_otherwise(self, ends: Endpoints) -> Endpoints:
         """Give conversations whose five-tuple stands already another responder and port, if that is new.
 
-        Both are of other conversations of the same initiator and port: who scans asks everybody, and nobody twice.
+        Both are of other conversations of the same initiator and port that are answered alike, or else of any: who
+        scans asks everybody, and nobody twice, and most never answer.
         """
         responder, port = ends.responder_address.copy(), ends.responder_port.copy()
         keys = hashes_of(ends).tolist()
         askers = hashes_of(
             replace(ends, responder_address=np.zeros_like(responder), responder_port=np.zeros_like(port))
         ).tolist()
-        asked: dict[int, list[int]] = defaultdict(list)
-        for i, asker in enumerate(askers):
-            asked[asker].append(i)
+        alike = list(zip(askers, ends.responder_ttl.tolist(), strict=True))
+        rows: dict[int | tuple[int, int], list[int]] = defaultdict(list)
+        for i in range(len(keys)):
+            rows[askers[i]].append(i)
+            rows[alike[i]].append(i)
+        asked = {among: np.array(found) for among, found in rows.items()}
+        is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
         is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
         seen: set[int] = set()
         for i, key in enumerate(keys):
             if is_fixed[i] and key in seen:
-                for tried in PAIRS_TRIED:
-                    hosts, services = self._rng.choice(asked[askers[i]], (tried, 2)).T
+                for among, tried in ((alike[i], FEW_PAIRS), (alike[i], MANY_PAIRS), (askers[i], MANY_PAIRS)):
+                    hosts, services = self._rng.choice(asked[among], (tried, 2)).T
                     ports = np.full(tried, ends.initiator_port[i], np.int64)
                     others = hashes_instead(ends, i, hosts, ports, services).tolist()
                     new = [k for k in range(tried) if others[k] not in seen and others[k] not in self._used]

@@ -20,6 +20,7 @@ from nsstream.encode.bins import Bins
 from nsstream.encode.clocks import gaps_of, measure_clocks
 from nsstream.encode.endings import Endings
 from nsstream.encode.gap_shapes import GapShapes
+from nsstream.encode.pace import Pace
 from nsstream.encode.schema import (
     ATTRIBUTES,
     BLOCK_PORTS,
@@ -66,6 +67,7 @@ class Codec:
         taken_ports: (k,) initiator ports without a slot that the chunk shows; a twin's initiators use others.
         talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
+        pace: how soon after one packet the next comes, of any conversation.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
         rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
     """
@@ -95,6 +97,7 @@ class Codec:
     taken_ports: NDArray[np.int64]
     talks_to_itself: bool
     endings: Endings
+    pace: Pace
     rare_prefix: NDArray[np.int64]
     rare_fresh: tuple[float, float]
 
@@ -190,6 +193,7 @@ class Codec:
             taken_ports=np.unique(ports[port.tokens(ports) < 0, 0]),
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
             endings=Endings.fit(table),
+            pace=Pace.fit(table.observation_time_ns),
             rare_prefix=_prefixes(rare[::step]),
             rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
         )
@@ -212,6 +216,7 @@ class Codec:
             "taken_ports": self.taken_ports.tolist(),
             "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
+            "pace": self.pace.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
             "rare_fresh": list(self.rare_fresh),
         }
@@ -235,6 +240,7 @@ class Codec:
             taken_ports=_ports(data["taken_ports"]),
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
+            pace=Pace.from_json(data.get("pace", [])),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
             rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
         )

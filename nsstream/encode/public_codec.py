@@ -19,6 +19,7 @@ from nsstream.encode.codec import Codec, host_values
 from nsstream.encode.encoding import encode_alone
 from nsstream.encode.gap_shapes import GapShapes
 from nsstream.encode.made_up_hosts import hosts_of, made_up_hosts
+from nsstream.encode.pace import Pace
 from nsstream.encode.public_services import PUBLIC_SERVICES
 from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, SLICES
 from nsstream.encode.tokens import ChunkTokens
@@ -46,6 +47,7 @@ def public_codec(seed: Codec, start_ns: int, end_ns: int) -> Codec:
         length=replace(seed.length, counts=np.maximum(seed.length.counts, 1)),
         gap_shapes=no_shapes,
         endings=replace(seed.endings, completeness=()),
+        pace=Pace(),
     )
 
 

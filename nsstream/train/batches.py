@@ -2,7 +2,7 @@
 
 Packets are learned in windows of at most `WINDOW` packets, so that an elephant costs no more than its share and none
 is cut off: a conversation longer than that gives several windows, each with `LEAD` packets of run-up that are read and
-not learned. The conversations of a batch are of similar length every other time.
+not learned. `reading` says which windows a step learns.
 """
 
 from __future__ import annotations
@@ -114,22 +114,3 @@ def window_batch(tokens: TensorTokens, windows: Windows, chosen: NDArray[np.int6
         needs_size=counts & tokens.needs_size[at],
         needs_gap=counts & (at > first[:, None]),
     )
-
-
-def choose_windows(windows: Windows, count: int, rng: np.random.Generator, packets: int = 8192) -> NDArray[np.int64]:
-    """About `count` windows at random, every other time of similar length; at most `packets` after padding.
-
-    Those of similar length are around the window of a packet at random: of 24,000 windows of a scan 45 may hold a tenth
-    of its packets, and would hardly be read.
-    """
-    length = windows.end - windows.read_from
-    if rng.random() < 0.5:
-        order = np.argsort(length + rng.random(len(windows)), kind="stable")
-        packets_to = np.cumsum((windows.end - windows.learn_from)[order])
-        centre = int(np.searchsorted(packets_to, rng.integers(int(packets_to[-1])), side="right"))
-        low = max(0, min(centre - count // 2, len(windows) - count))
-        chosen = order[low : low + count]
-    else:
-        chosen = rng.choice(len(windows), size=min(count, len(windows)), replace=False)
-    fits = max(1, packets // int(length[chosen].max()))
-    return chosen if len(chosen) <= fits else rng.choice(chosen, size=fits, replace=False)

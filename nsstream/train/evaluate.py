@@ -27,9 +27,10 @@ from nsstream.model.networks import AttributeNetwork, PacketNetwork
 from nsstream.train.batches import cut_windows, packet_batch
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.chunk_table import load_conversations
-from nsstream.train.fit import HELD_OUT_EVERY, LEAST_CONVERSATIONS
+from nsstream.train.fit import LEAST_CONVERSATIONS
 from nsstream.train.inherit import inherit
 from nsstream.train.job import AddressMapConfig
+from nsstream.train.reading import HELD_OUT_EVERY, held_out
 
 RUN: Final = 64  # consecutive conversations of which the attribute network reads the one before
 MOST_RUNS: Final = 128
@@ -77,9 +78,9 @@ class HeldOut:
         return self.conversation + self.pieces * self.piece
 
 
-def held_out_rows(count: int, seed: int) -> NDArray[np.int64]:
+def held_out_rows(tokens: ChunkTokens, seed: int) -> NDArray[np.int64]:
     """The conversations that a fit of this seed does not learn."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[: count // HELD_OUT_EVERY])
+    return held_out(np.diff(tokens.packet_offset), np.random.default_rng(seed))
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _networks_of(model: Model, codec: Codec) -> nn.ModuleDict:
 
 @torch.no_grad()
 def _held_out(networks: nn.ModuleDict, tokens: ChunkTokens, codec: Codec, seed: int) -> HeldOut:
-    held = held_out_rows(len(tokens), seed)
+    held = held_out_rows(tokens, seed)
     pieces = float(np.diff(tokens.packet_offset)[held].mean())
     attributes, packets = cast(AttributeNetwork, networks["attributes"]), cast(PacketNetwork, networks["packets"])
     return HeldOut(

@@ -38,15 +38,15 @@ from nsstream.model.portrait import ELEPHANT, portrait_of_drawn
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.trees import Trees
 from nsstream.train.adversary import adversary_loss, critic_loss, draw_groups, group_weights
-from nsstream.train.batches import TensorTokens, Windows, choose_windows, cut_windows, window_batch
+from nsstream.train.batches import TensorTokens, Windows, cut_windows, window_batch
 from nsstream.train.calibrate import calibrate_attributes, calibrate_packets, reset_corrections
 from nsstream.train.config import FitConfig, Progress
 from nsstream.train.device import CPU, new_generator, tensor_of
 from nsstream.train.learner import Learner
+from nsstream.train.reading import HELD_OUT_EVERY, Reading, held_out, judged
 from nsstream.train.tree_critic import fit_in_rounds
 
 LEAST_CONVERSATIONS: Final = 8
-HELD_OUT_EVERY: Final = 8  # one conversation in so many is held out
 CALIBRATED_CONVERSATIONS: Final = 4096  # of which packets are counted
 CRITIC_CANDIDATES: Final = 8  # drawings of each conversation that the trees learn to choose among
 FEWEST_DRAWN: Final = 2048  # conversations that the trees see
@@ -109,14 +109,15 @@ class Fit:
         self._kinds = tensor_of(allowed_kinds(codec), device)  # by stack
         self._masks = [tensor_of(m, device) for m in allowed_attributes(codec)]
         self._run = min(config.run_length, len(tokens) // HELD_OUT_EVERY)
-        order = self._rng.permutation(len(tokens))
-        held = np.sort(order[: len(tokens) // HELD_OUT_EVERY])
-        learned = np.sort(order[len(tokens) // HELD_OUT_EVERY :])
+        held = held_out(np.diff(tokens.packet_offset), self._rng)
+        learned = np.setdiff1d(np.arange(len(tokens)), held)
         self._is_held = tensor_of(np.isin(np.arange(len(tokens)), held), device)
         self._learned_rows = learned
         runs = len(tokens) // self._run
         self._judged_runs = np.linspace(0, len(tokens) - self._run, min(runs, 24)).astype(np.int64)
         self._windows, self._held_windows = cut_windows(tokens, learned), cut_windows(tokens, held)
+        self._reading = Reading(self._windows, self._packet_rng)
+        self._judged_windows = judged(self._held_windows, self._windows)
         rate, decay = config.learning_rate, config.weight_decay
         self._attributes = Learner(
             cast(AttributeNetwork, networks["attributes"]), rate, decay, 0.97, self._attribute_loss
@@ -301,7 +302,8 @@ class Fit:
 
     def _choose_windows(self) -> NDArray[np.int64]:
         config = self._config
-        chosen = choose_windows(self._windows, config.windows_per_step, self._packet_rng, config.packets_per_step)
+        progress = self._likelihood_progress()
+        chosen = self._reading.choose(config.windows_per_step, config.packets_per_step, progress)
         self._packets_read += int((self._windows.end - self._windows.learn_from)[chosen].sum())
         return chosen
 
@@ -319,7 +321,8 @@ class Fit:
         return float(nll[is_held].mean()) if is_held.any() else float(nll.mean())
 
     def _packet_loss(self, network: PacketNetwork) -> float:
-        return float(self._nll_of(network, self._held_windows, np.arange(min(len(self._held_windows), 160))))
+        of_classes = ((self._nll_of(network, self._held_windows, rows), share) for rows, share in self._judged_windows)
+        return sum(share * float(nats) for nats, share in of_classes)
 
     def _elapsed_s(self) -> float:
         return (self._clock.monotonic_ns() - self._start_ns) / 1e9

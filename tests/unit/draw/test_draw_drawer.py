@@ -172,6 +172,15 @@ def test_who_scans_nearly_everything_leaves_out_nothing_that_is_to_be_asked():
     assert len(set(keys_of_ends(ends))) > 790
 
 
+def test_who_is_asked_instead_answers_as_the_one_before_would_have():
+    asked = scan(800, hosts=20, ports=80)
+    answers = asked.responder_address[:, 15] <= 2
+    asked = dataclasses.replace(asked, responder_ttl=np.where(answers, 64, 0).astype(np.uint8))
+    ends = Drawer(seed=1)._distinct(asked)
+    assert len(set(keys_of_ends(ends))) == 800
+    assert ((ends.responder_address[:, 15] <= 2) == answers).all()
+
+
 def test_where_everybody_has_been_asked_somebody_is_asked_again():
     ends = Drawer(seed=1)._distinct(scan(30, hosts=2, ports=3))
     assert len(set(keys_of_ends(ends))) <= 6

@@ -10,7 +10,7 @@ from nsstream.encode.encoding import encode
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import no_packet
 from nsstream.trace.grouping import group_conversations
-from nsstream.train.batches import LEAD, WINDOW, Windows, choose_windows, cut_windows, packet_batch
+from nsstream.train.batches import LEAD, WINDOW, cut_windows, packet_batch
 
 LENGTHS = [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 7]
 
@@ -80,23 +80,3 @@ def test_windows_learned_together_cost_what_they_cost_alone(tokens, networks, ch
     together = network.loss(packet_batch(tokens, windows, np.array(chosen), LAYOUT), allowed).sum(-1)
     alone = [network.loss(packet_batch(tokens, windows, np.array([c]), LAYOUT), allowed[:1]).sum() for c in chosen]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_windows_are_chosen_without_repeats_and_within_the_limit(tokens, seed):
-    windows = every(tokens)
-    for count, packets in ((3, 8192), (100, 8192), (100, 2 * (WINDOW + LEAD)), (5, 1)):
-        chosen = choose_windows(windows, count, np.random.default_rng(seed), packets)
-        assert 1 <= len(chosen) <= min(count, len(windows))
-        assert len(set(chosen.tolist())) == len(chosen)
-        length = (windows.end - windows.read_from)[chosen]
-        assert len(chosen) == 1 or len(chosen) * length.max() <= packets
-
-
-def test_few_long_windows_among_thousands_of_short_ones_are_read_by_their_packets():
-    lengths = np.r_[np.full(2000, 2), np.full(20, WINDOW)]
-    begin = np.cumsum(lengths) - lengths
-    windows = Windows(np.arange(len(lengths)), begin, begin, begin + lengths)
-    chosen = [choose_windows(windows, 20, np.random.default_rng(seed)) for seed in range(300)]
-    mostly_long = sum(2 * (one >= 2000).sum() > len(one) for one in chosen)
-    assert mostly_long > 0.1 * len(chosen)  # a third of all packets, every other time

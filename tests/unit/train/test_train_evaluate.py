@@ -28,7 +28,7 @@ def test_the_rows_are_those_that_a_fit_holds_out(seed: int):
     torch.manual_seed(0)
     portraits = portrait_of_measured(table, tokens, codec)
     fit = Fit(new_networks(), tokens, portraits, codec, FitConfig(steps=1), seed, ManualClock(), print)
-    np.testing.assert_array_equal(np.flatnonzero(fit._is_held.numpy()), held_out_rows(len(tokens), seed))
+    np.testing.assert_array_equal(np.flatnonzero(fit._is_held.numpy()), held_out_rows(tokens, seed))
 
 
 def test_loss_is_of_a_whole_conversation_and_drift_of_the_parent_alone():
