@@ -29,7 +29,7 @@ def nsstream(*arguments: object, status: int = 0) -> subprocess.CompletedProcess
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     with resources.as_file(resources.files("nsstream_daemon") / "data" / "lab.pcap.xz") as lab:
-        nsstream("ingest", lab, "--state", folder / "state", "--chunk", "24h")
+        nsstream("ingest", lab, "--state", folder / "state", "--chunk", "12h")
     (chunk,) = (folder / "state" / "chunks").glob("*.arrow")
     trained = nsstream("train", chunk, "-o", folder / "models", "--steps", STEPS, "--seed", 7).stdout
     return Path(trained.split()[-1])

@@ -15,6 +15,7 @@ from nsstream.train.tree_critic import STAGES, as_trees, fit_in_rounds, fit_tree
 THREADS = """
 import os
 import numpy as np
+import sklearn.ensemble  # scipy's OpenBLAS has a thread for each core from the start
 from nsstream.train.tree_critic import fit_trees
 rows = np.random.default_rng(1).normal(size=(3000, 5)).astype(np.float32)
 before = len(os.listdir("/proc/self/task"))
