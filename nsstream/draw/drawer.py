@@ -182,7 +182,6 @@ class Drawer:
             rows[alike[i]].append(i)
         asked = {among: np.array(found) for among, found in rows.items()}
         is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
-        is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
         seen: set[int] = set()
         for i, key in enumerate(keys):
             if is_fixed[i] and key in seen:
