@@ -1,6 +1,6 @@
 """Every sink for long, while clients come, die and stall: does memory stay, and do the counters add up?
 
-    nice python bench/replay_soak.py [--minutes 30] [--rate 20000] [--sinks pcap,fifo,...] [--at-once N]
+    nice python bench/replay_soak.py [--minutes 60] [--rate 20000] [--sinks pcap,fifo,...] [--at-once N]
                                      [--warm-up MINUTES] [--json OUT]
 
 Needs root, iproute2, tcpreplay, nfdump and capinfos. Each sink has a replay server of its own, in a network namespace
@@ -13,7 +13,7 @@ Waves of --at-once sinks share the time.
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run
 is told to end with its pass, so that all of it can be counted. Memory is read ten times a second; its slope is Theil's
-and Sen's, of the least of each half minute, behind a warm-up of a third of the run, of 5 minutes at most unless told.
+and Sen's, of the least of each half minute, behind a warm-up of half of the run, of 30 minutes at most, unless told.
 Beside it stand the interval that holds it with 95 %, which says whether this run was long and quiet enough to tell a
 megabyte an hour from none (a bar of its own), and how much the last fifth has above the first, since a single step is
 no slope; and how much of that is pages of programs and libraries, which the kernel reads when they are first used.
@@ -54,9 +54,9 @@ Found = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of all waves together")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of all waves together")
     parser.add_argument(
-        "--warm-up", type=float, help="minutes of each wave in which growth is not looked at; a third, 5 at most"
+        "--warm-up", type=float, help="minutes of each wave in which growth is not looked at; half, 30 at most"
     )
     parser.add_argument("--rate", type=float, default=20_000.0, help="packets a second, of each sink")
     parser.add_argument("--sinks", default=",".join(NAMES), help=f"of {', '.join(NAMES)}; all unless told")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-WARM_UP_SHARE = 1 / 3
-MOST_WARM_UP_S = 300.0
+WARM_UP_SHARE = 0.5
+MOST_WARM_UP_S = 1800.0
 BLOCK_S = 30.0
 FEWEST_BLOCKS = 10
 NORMAL_95 = 1.96
