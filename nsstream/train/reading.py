@@ -35,7 +35,8 @@ class Reading:
     def __init__(self, windows: Windows, rng: np.random.Generator) -> None:
         self._windows, self._rng = windows, rng
         self._length = windows.end - windows.read_from
-        self._classes = [np.flatnonzero(class_of(windows) == c) for c in range(len(CLASSES))]
+        self._class = class_of(windows)
+        self._classes = [np.flatnonzero(self._class == c) for c in range(len(CLASSES))]
         self._reads = np.zeros(len(CLASSES))
         self._most = np.array([MOST_READS * len(rows) for rows in self._classes])
         self._choices = 0
@@ -58,8 +59,11 @@ class Reading:
             chosen = self._around(int(np.searchsorted(self._packets_to, packet, side="right")), count)
         else:
             c = int(self._rng.choice(open_classes))
-            chosen = self._around(int(self._rank[self._rng.choice(self._classes[c])]), count)
-            self._reads[c] += len(chosen)
+            chosen = self._fitting(self._around(int(self._rank[self._rng.choice(self._classes[c])]), count), packets)
+            self._reads += np.bincount(self._class[chosen], minlength=len(CLASSES))
+        return self._fitting(chosen, packets)
+
+    def _fitting(self, chosen: NDArray[np.int64], packets: int) -> NDArray[np.int64]:
         fits = max(1, packets // int(self._length[chosen].max()))
         return chosen if len(chosen) <= fits else self._rng.choice(chosen, size=fits, replace=False)
 

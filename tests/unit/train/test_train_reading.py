@@ -91,3 +91,11 @@ def test_where_all_classes_are_small_some_are_held_out_all_the_same():
 def test_a_class_that_was_held_out_whole_judges_all_the_same():
     ((rows, share),) = judged(of_lengths(14), of_lengths(2, 2))
     assert (rows.tolist(), share) == ([0], 1.0)
+
+
+def test_few_windows_are_read_as_often_as_many_would_be_for_their_class():
+    reading = Reading(of_lengths(*[2] * 5000, *[20] * 3, *[40] * 3), np.random.default_rng(1))
+    reads = np.zeros(5006, np.int64)
+    for _ in range(300):
+        reads[reading.choose(12, 2048, 1.0)] += 1
+    assert (reads[5000:] >= MOST_READS).all()
