@@ -39,6 +39,7 @@ from nsstream.trace.fields import FIN, RST, TCP
 FEW_PAIRS: Final = 12
 MANY_PAIRS: Final = 256  # where a scan has left out little, what is left is rarely among the first
 TRIES: Final = 64  # of another port
+_ANSWERED, _ANY = -1, -2  # in place of a TTL
 
 Key = tuple[bytes, bytes, int, int, int]
 Select = Callable[[Endpoints], NDArray[np.bool_]]  # which of n conversations are wanted: (n,)
@@ -167,8 +168,8 @@ class Drawer:
     def _ask_otherwise(self, ends: Endpoints) -> Endpoints:
         """Give conversations whose five-tuple stands already another responder and port, if that is new.
 
-        Both are of other conversations of the same initiator and port that are answered alike, or else of any: who
-        scans asks everybody, and nobody twice, and most never answer.
+        Both are of other conversations of the same initiator and port that are answered alike, or else of any, where
+        this one is answered of any that is: who scans asks everybody, and nobody twice, and most never answer.
         """
         responder, port = ends.responder_address.copy(), ends.responder_port.copy()
         keys = hashes_of(ends).tolist()
@@ -176,16 +177,17 @@ class Drawer:
             replace(ends, responder_address=np.zeros_like(responder), responder_port=np.zeros_like(port))
         ).tolist()
         alike = list(zip(askers, ends.responder_ttl.tolist(), strict=True))
-        rows: dict[int | tuple[int, int], list[int]] = defaultdict(list)
+        wider = list(zip(askers, np.where(ends.responder_ttl > 0, _ANSWERED, _ANY).tolist(), strict=True))
+        rows: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i in range(len(keys)):
-            rows[askers[i]].append(i)
-            rows[alike[i]].append(i)
+            for among in {alike[i], wider[i], (askers[i], _ANY)}:
+                rows[among].append(i)
         asked = {among: np.array(found) for among, found in rows.items()}
         is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
         seen: set[int] = set()
         for i, key in enumerate(keys):
             if is_fixed[i] and key in seen:
-                for among, tried in ((alike[i], FEW_PAIRS), (alike[i], MANY_PAIRS), (askers[i], MANY_PAIRS)):
+                for among, tried in ((alike[i], FEW_PAIRS), (alike[i], MANY_PAIRS), (wider[i], MANY_PAIRS)):
                     hosts, services = self._rng.choice(asked[among], (tried, 2)).T
                     ports = np.full(tried, ends.initiator_port[i], np.int64)
                     others = hashes_instead(ends, i, hosts, ports, services).tolist()

@@ -181,6 +181,14 @@ def test_who_is_asked_instead_answers_as_the_one_before_would_have():
     assert ((ends.responder_address[:, 15] <= 2) == answers).all()
 
 
+def test_who_never_answers_does_not_begin_to_though_those_who_do_were_asked_everything():
+    asked = scan(1500, hosts=20, ports=50)
+    ttl = np.where(asked.responder_address[:, 15] <= 2, 62 + asked.responder_address[:, 15], 0)
+    asked = dataclasses.replace(asked, responder_ttl=ttl.astype(np.uint8))
+    ends = Drawer(seed=1)._distinct(asked)
+    assert (ends.responder_address[ttl > 0, 15] <= 2).all()
+
+
 def test_where_everybody_has_been_asked_somebody_is_asked_again():
     ends = Drawer(seed=1)._distinct(scan(30, hosts=2, ports=3))
     assert len(set(keys_of_ends(ends))) <= 6
