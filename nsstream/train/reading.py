@@ -18,9 +18,9 @@ from nsstream.train.batches import Windows
 
 HELD_OUT_EVERY: Final = 8  # one conversation in so many is held out
 CLASSES: Final = (1, 2, 3, 5, 8, 12, 17, 25, 49)  # packets, at least, of a window of each class of lengths
-MOST_READS: Final = 10  # of a class, for each of its windows, for the class's sake
+MOST_READS: Final = 30  # of a class, for each of its windows, for the class's sake
 JUDGED_A_CLASS: Final = 24  # held-out windows
-ENOUGH: Final = 4  # held-out conversations of a class, for half of its say
+ENOUGH: Final = 64  # held-out conversations of a class, for half of its say
 SORT_EVERY: Final = 32  # choices, for which windows of one length stand in the same order
 
 
