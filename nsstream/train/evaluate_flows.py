@@ -19,7 +19,7 @@ from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.train.calibrate import reset_corrections
 from nsstream.train.evaluate import MOST_RUNS, MOST_WINDOWS, EvaluateJob, HeldOut, figures_of
 from nsstream.train.flow_batches import cut_record_windows, record_batch
-from nsstream.train.flow_fit import HELD_OUT_EVERY, LEAST_CONVERSATIONS
+from nsstream.train.flow_fit import HELD_OUT_EVERY, LEAST_CONVERSATIONS, held_out
 from nsstream.train.flow_job import map_identities
 
 RUN: Final = 64
@@ -52,7 +52,7 @@ def _held_out(model: FlowModel, codec: FlowCodec, tokens: FlowTokens, seed: int)
     show_chunk(networks, codec)
     reset_corrections(networks)
     networks.eval()
-    held = np.sort(np.random.default_rng(seed).permutation(len(tokens))[: len(tokens) // HELD_OUT_EVERY])
+    held = held_out(len(tokens), np.random.default_rng(seed))
     is_held = torch.zeros(len(tokens), dtype=torch.bool)
     is_held[torch.from_numpy(held)] = True
     run = min(RUN, len(tokens) // HELD_OUT_EVERY)

@@ -37,6 +37,11 @@ CALIBRATION_SHARE: Final = 0.12  # of the budget, at its end; half of it is left
 REPORT_EVERY_NS: Final = 500_000_000
 
 
+def held_out(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Which of so many conversations are not learned: one in eight, sorted."""
+    return np.sort(rng.permutation(count)[: count // HELD_OUT_EVERY])
+
+
 class FlowFit:
     """One fit of the networks to one chunk.
 
@@ -77,8 +82,8 @@ class FlowFit:
         self._reported_ns = self._begin_ns - REPORT_EVERY_NS
         self._round = 0
         n = len(tokens)
-        order = self._rng.permutation(n)
-        held, learned = np.sort(order[: n // HELD_OUT_EVERY]), np.sort(order[n // HELD_OUT_EVERY :])
+        held = held_out(n, self._rng)
+        learned = np.setdiff1d(np.arange(n), held)
         self._device, self._there = device, TensorFlows.of(tokens, device)
         self._is_held = tensor_of(np.isin(np.arange(n), held), device)
         self._run = min(config.run_length, n // HELD_OUT_EVERY)

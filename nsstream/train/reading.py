@@ -52,20 +52,21 @@ class Reading:
             self._sort()
         way = int(self._rng.integers(3))
         open_classes = np.flatnonzero(self._reads < self._most * progress)
+        is_for_a_class = way == 2 and len(open_classes) > 0
         if way == 0:
             chosen = self._rng.choice(len(self._windows), size=min(count, len(self._windows)), replace=False)
-        elif way == 1 or not len(open_classes):
+        elif is_for_a_class:
+            c = int(self._rng.choice(open_classes))
+            chosen = self._around(int(self._rank[self._rng.choice(self._classes[c])]), count)
+        else:
             packet = self._rng.integers(self._packets_to[-1])
             chosen = self._around(int(np.searchsorted(self._packets_to, packet, side="right")), count)
-        else:
-            c = int(self._rng.choice(open_classes))
-            chosen = self._fitting(self._around(int(self._rank[self._rng.choice(self._classes[c])]), count), packets)
-            self._reads += np.bincount(self._class[chosen], minlength=len(CLASSES))
-        return self._fitting(chosen, packets)
-
-    def _fitting(self, chosen: NDArray[np.int64], packets: int) -> NDArray[np.int64]:
         fits = max(1, packets // int(self._length[chosen].max()))
-        return chosen if len(chosen) <= fits else self._rng.choice(chosen, size=fits, replace=False)
+        if len(chosen) > fits:
+            chosen = self._rng.choice(chosen, size=fits, replace=False)
+        if is_for_a_class:
+            self._reads += np.bincount(self._class[chosen], minlength=len(CLASSES))
+        return chosen
 
     def _around(self, centre: int, count: int) -> NDArray[np.int64]:
         low = max(0, min(centre - count // 2, len(self._windows) - count))
