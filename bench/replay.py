@@ -2,7 +2,7 @@
 
     python bench/replay.py [timing] [throughput] [stop] [--seconds S] [--passes N] [--rounds N] [--trace PCAP]
     python bench/replay.py assemble draw lawful exports control      # each as it stands, with its peers
-    python bench/replay.py fuzz soak                                 # a million messages; half an hour
+    python bench/replay.py fuzz soak                                 # a million messages; four hours
     python bench/replay.py all
 
 Timing, throughput and stop, which are run unless others are named, are over veth pairs in namespaces made for it;

@@ -8,7 +8,7 @@ with a veth pair to another, and an other end that counts what comes: files that
 reader of the FIFO and of standard output that stalls; the device at the other end of the pair; nfcapd; subscribers,
 one of whom falls behind. The stream is the lab capture (or --capture), looped without end, new flows in every pass;
 for `model` one model of it (or --model), drawn with as many candidates as keep up with the rate (`candidates: auto`).
-Waves of --at-once sinks share the time.
+Sinks come in waves of --at-once, each of --minutes.
 
 Four times a second a client comes that dies within a greeting or half a message, stalls, talks nonsense, asks much and
 reads nothing, subscribes and gives no more credit, or is polite. Half-way one tcpreplay is killed. At the end the run
@@ -54,7 +54,7 @@ Found = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60.0, help="of all waves together")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of each wave")
     parser.add_argument(
         "--warm-up", type=float, help="minutes of each wave in which growth is not looked at; half, 30 at most"
     )
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = given.model
         if model is None and "model" in names:
             model = _make_model(Path(folder))
-        seconds = given.minutes * 60 / len(waves)
+        seconds = given.minutes * 60
         behind_s = None if given.warm_up is None else given.warm_up * 60
         if behind_s is not None and behind_s >= seconds:
             parser.error(f"a warm-up of {behind_s:.0f} s leaves nothing of a wave of {seconds:.0f} s")
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found += _run(lanes)
             _show_lanes(found[-len(wave) :])
     bars = judge(found, given.rate)
-    show(f"a soak of {given.minutes:g} minutes, {len(waves)} waves of {seconds:.0f} s", bars, beside="where")
+    show(f"a soak: {len(waves)} waves of {given.minutes:g} minutes", bars, beside="where")
     return finish(as_dict(bars) | {"sinks": found}, given.json, passed=has_passed(bars))
 
 

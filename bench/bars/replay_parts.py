@@ -22,7 +22,7 @@ PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "control": ("A word takes effect at once, and a stranger's none", ("replay_control.py",)),
     "fuzz": ("A million hostile messages", ("fuzz/control_fuzz.py", "-runs=1000000")),
-    "soak": ("Every sink for half an hour, and clients that die", ("replay_soak.py",)),
+    "soak": ("Every sink for an hour, and clients that die", ("replay_soak.py",)),
 }
 
 
