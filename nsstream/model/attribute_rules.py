@@ -98,25 +98,37 @@ def choose_attribute(
         at: where in [0, 1) of the cumulated weights.
         power: work space of `exponentiate`.
     """
-    t, is_any = len(logits), False
     family = 1 if rules.host_is_ipv6[said[_INITIATOR]] else 0
-    itself = -1 if rules.talks_to_itself or said[_INITIATOR] >= HOST_SLOTS else said[_INITIATOR]
-    if a in (_GAP, _SERVICE, _RESPONDER):
-        for j in range(t):
-            is_any |= _fits(rules, a, j, tokens[j], family, itself, room_ns)
-    if is_any:
-        for j in range(t):
-            if not _fits(rules, a, j, tokens[j], family, itself, room_ns):
-                logits[j] = _FORBIDDEN
-    exponentiate(logits, t, power)
-    return int(tokens[max(pick(logits, t, at), 0)])
+    if a == _GAP:
+        _keep_in_time(logits, rules.gap_least, room_ns)
+    elif a == _SERVICE:
+        _keep(logits, rules.service_families[family], tokens, -1)
+    elif a == _RESPONDER:
+        itself = -1 if rules.talks_to_itself or said[_INITIATOR] >= HOST_SLOTS else said[_INITIATOR]
+        _keep(logits, rules.host_families[family], tokens, itself)
+    exponentiate(logits, len(logits), power)
+    return int(tokens[max(pick(logits, len(logits), at), 0)])
 
 
 @njit(cache=True)
-def _fits(rules: AttributeRules, a: int, j: int, token: int, family: int, itself: int, room_ns: float) -> bool:
-    """Whether token j of those of attribute a goes with an initiator of a family, and with the room in time."""
-    if a == _GAP:
-        return bool(rules.gap_least[j] < room_ns or rules.gap_least[j] == 0)
-    if a == _SERVICE:
-        return bool(rules.service_families[family, j])
-    return bool(rules.host_families[family, j]) and token != itself
+def _keep(logits: Matrix, fits: NDArray[np.bool_], tokens: NDArray[np.int64], but: int) -> None:
+    """Forbid tokens (t,) that do not fit, and one more, unless that leaves none. The rules as one would be slow here."""
+    is_any = False
+    for j in range(len(logits)):
+        is_any |= fits[j] and tokens[j] != but
+    if is_any:
+        for j in range(len(logits)):
+            if not fits[j] or tokens[j] == but:
+                logits[j] = _FORBIDDEN
+
+
+@njit(cache=True)
+def _keep_in_time(logits: Matrix, least_ns: NDArray[np.float64], room_ns: float) -> None:
+    """Forbid gaps (t,) that are longer than the room in time; no gap at all always fits."""
+    is_any = False
+    for j in range(len(logits)):
+        is_any |= least_ns[j] < room_ns or least_ns[j] == 0
+    if is_any:
+        for j in range(len(logits)):
+            if least_ns[j] >= room_ns and least_ns[j] != 0:
+                logits[j] = _FORBIDDEN
