@@ -1,8 +1,10 @@
 """The lab's topology is built, carries real traffic past its capture point, and leaves nothing behind."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 
-from lab import HOSTS, NETNS_ETC, Lab, sweep_stale_labs
+from home import HOME_HOSTS, UPNP, address_of, announced, fetch, join, netbios_question, start_home
+from lab import HOME, HOSTS, NETNS_ETC, Lab, sweep_stale_labs
 from links import Impairment, Link, dump_links, load_links, pop_tag, push_tag
-from make_capture import missing_packages
+from make_capture import HOME_PROGRAMS, PROGRAMS, missing_packages
 from services import start_dns, start_web
 from sniff import Sniffer, count_packets
+from workload import Client
 
 FRAME = bytes(range(12)) + b"\x08\x00" + b"payload"
 
@@ -65,6 +69,46 @@ def test_vlan_client_is_captured_with_its_tag(tmp_path: Path, lab: Lab) -> None:
     assert "bytes from" in echo.stdout
     assert count_packets(capture, "vlan 10 and icmp") >= 5
     assert count_packets(capture, "icmp") == 0  # none without the tag
+
+
+@pytest.mark.root
+@needs_root
+def test_devices_of_a_home_get_addresses_find_each_other_and_reach_their_makers(tmp_path: Path) -> None:
+    assert missing_packages(PROGRAMS | HOME_PROGRAMS) == []
+    capture = tmp_path / "home.pcap"
+    with Lab(1, HOME_HOSTS) as lab:
+        start_home(lab)
+        now_s = time.monotonic()
+        speaker, phone = (Client(lab, name, random.Random(1), now_s, now_s + 300) for name in ("speaker1", "phone1"))
+        with Sniffer(lab, capture, HOME):
+            assert join(speaker)
+            assert join(phone)
+            own = address_of(phone)
+            assert own is not None
+            with announced(speaker):
+                found = ""
+                while not found and time.monotonic() < phone.end_s:
+                    answer = phone.run(sys.executable, str(UPNP), "search", own, "upnp:rootdevice")
+                    found = answer.stdout.strip() if answer is not None else ""
+                described = phone.run("curl", "-sS", found)
+                phone.run("dig", "+tries=3", "-p", "5353", "@224.0.0.251", "_googlecast._tcp.local", "PTR")
+            fetch(phone, "https://apps.lab.test/api/v1")
+        own_namespaces = [lab.namespace(host.name) for host in HOME_HOSTS]
+
+    assert described is not None
+    assert "<friendlyName>speaker1<" in described.stdout
+    assert count_packets(capture, "udp port 67") >= 8  # discover, offer, request, acknowledgement; twice
+    assert count_packets(capture, "udp src port 1900") >= 6
+    assert count_packets(capture, f"udp src port 5353 and not dst port 5353 and dst host {own}") >= 1  # dig's answer
+    assert count_packets(capture, f"tcp port 443 and host {own}") >= 8
+    assert count_packets(capture, "arp") >= 2
+    assert _namespaces().isdisjoint(own_namespaces)
+
+
+def test_a_question_of_netbios_is_fifty_octets() -> None:
+    question = netbios_question(random.Random(1))
+    assert len(question) == 50
+    assert question[12:46] == b" FHEPFCELEHFCEPFFFACACACACACACABN\0"
 
 
 @pytest.mark.root

@@ -4,10 +4,12 @@
 
     client c1..c5 ── link ──┐                              ┌── link ── server s1..s5
     client c6 ── link(.1q) ─┤ bridge lan ─ router ─ bridge srv
-    router ── link(.1q) ────┘   (capture here)
+    router ── link(.1q) ────┘   (capture here)  │
+                                                └─── bridge home ─── link ── devices of `home`, by DHCP
 
-The namespace ``core`` holds both bridges and routes between them. Every packet from or to a client crosses the bridge
-``lan`` once, so one capture there sees all; the traffic of client c6 crosses it with an 802.1Q tag.
+The namespace ``core`` holds the bridges and routes between them. Every packet from or to a client crosses the bridge
+``lan`` once, so one capture there sees all; the traffic of client c6 crosses it with an 802.1Q tag. What devices of a
+home say crosses the bridge ``home``.
 
 Owns: namespaces named ``nslab<pid>-<host>``, the folders ``/etc/netns/nslab<pid>-*`` (the resolver file of each
 namespace), one temporary folder, and the processes started through it. `Lab.close` removes all of them and nothing
@@ -36,12 +38,13 @@ from links import Impairment, Link, dump_links
 PREFIX = "nslab"
 NETNS_ETC = Path("/etc/netns")
 DOMAIN = "lab.test"
-LAN, VLAN, SRV = "lan", "vlan10", "srv"
+LAN, VLAN, SRV, HOME = "lan", "vlan10", "srv", "home"
 VLAN_ID = 10
 GATEWAYS = {  # (IPv4, IPv6) of the router on each network
     LAN: ("10.20.0.1/24", "2001:db8:20::1/64"),
     VLAN: ("10.20.10.1/24", "2001:db8:20:10::1/64"),
     SRV: ("198.51.100.1/24", "2001:db8:51::1/64"),
+    HOME: ("10.30.0.1/24", "2001:db8:30::1/64"),
 }
 
 
@@ -51,12 +54,18 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Host:
-    """One machine of the lab; its link does ``impairment`` in each direction."""
+    """One machine of the lab; its link does ``impairment`` in each direction.
+
+    Those of `HOME` get no address here, but ask for one. ``ttl`` is what its packets begin with, and says whose the
+    stack is (`STACKS`).
+    """
 
     name: str
     network: str
     number: int
     impairment: Impairment
+    ttl: int = 64
+    has_ipv6: bool = True
 
     @property
     def ipv4(self) -> str:
@@ -67,6 +76,11 @@ class Host:
         return GATEWAYS[self.network][1].replace("::1/64", f"::{self.number:x}")
 
 
+BRIDGES = (LAN, SRV, HOME)
+STACKS = {  # TCP options that a stack does not have, by the TTL that it begins with
+    128: ("timestamps",),
+    255: ("timestamps", "sack", "window_scaling"),  # of a microcontroller
+}
 CLIENTS = (
     Host("c1", LAN, 11, Impairment(delay_s=0.0005, rate_bits_per_s=100e6)),
     Host("c2", LAN, 12, Impairment(delay_s=0.002, jitter_s=0.001, rate_bits_per_s=50e6, loss=0.002)),
@@ -87,15 +101,16 @@ RESOLVER = HOSTS["s1"]
 
 
 class Lab:
-    """A running topology. Use it as a context manager; needs root.
+    """A running topology of these hosts. Use it as a context manager; needs root.
 
     Raises:
         LabError: not root, or a command of the set-up failed.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, hosts: tuple[Host, ...] = CLIENTS + SERVERS) -> None:
         self.name = f"{PREFIX}{os.getpid()}"
         self.seed = seed
+        self.hosts = {host.name: host for host in hosts}
         self.directory = Path()
         self.closing = threading.Event()  # set when clients must stop
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -176,7 +191,7 @@ class Lab:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _build(self) -> None:
-        for name in ("wire", "core", *HOSTS):
+        for name in ("wire", "core", *self.hosts):
             self._add_namespace(name)
         links = [
             Link(
@@ -186,12 +201,12 @@ class Lab:
                 b_to_a=host.impairment,
                 vlan=VLAN_ID if host.network == VLAN else None,
             )
-            for host in HOSTS.values()
+            for host in self.hosts.values()
         ]
         links.append(Link(VLAN, "p-trunk", vlan=VLAN_ID))
         self._start_links(links)
         self._build_core(links)
-        for host in HOSTS.values():
+        for host in self.hosts.values():
             self._build_host(host)
 
     def _add_namespace(self, host: str) -> None:
@@ -199,8 +214,7 @@ class Lab:
         etc = NETNS_ETC / namespace
         self._namespaces.append(namespace)
         etc.mkdir(parents=True)
-        is_even = host in HOSTS and HOSTS[host].number % 2 == 0  # half of the hosts ask over IPv6
-        resolver = RESOLVER.ipv6 if is_even else RESOLVER.ipv4
+        resolver = self._resolver(self.hosts[host]) if host in self.hosts else RESOLVER.ipv4
         (etc / "resolv.conf").write_text(
             f"nameserver {resolver}\nsearch {DOMAIN}\noptions timeout:1 attempts:3\n", encoding="ascii"
         )
@@ -209,6 +223,11 @@ class Lab:
         for setting in ("default.accept_dad=0", "default.accept_ra=0"):
             self._sysctl(host, f"net.ipv6.conf.{setting}")
         self._ip(host, "link", "set", "lo", "up")
+
+    def _resolver(self, host: Host) -> str:
+        if host.network == HOME:
+            return GATEWAYS[HOME][0].split("/")[0]
+        return RESOLVER.ipv6 if host.number % 2 == 0 else RESOLVER.ipv4  # half of the hosts ask over IPv6
 
     def _start_links(self, links: list[Link]) -> None:
         self._links = subprocess.Popen(
@@ -225,11 +244,12 @@ class Lab:
             raise LabError("the lab's links did not start: is /dev/net/tun there?")
 
     def _build_core(self, links: list[Link]) -> None:
-        for bridge in (LAN, SRV):
+        for bridge in BRIDGES:
             self._ip("core", "link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
         for link in links:
             self._ip("wire", "link", "set", link.b, "netns", self.namespace("core"))
-            bridge = SRV if link.a in HOSTS and HOSTS[link.a].network == SRV else LAN
+            network = self.hosts[link.a].network if link.a in self.hosts else LAN
+            bridge = network if network in BRIDGES else LAN
             self._ip("core", "link", "set", link.b, "addrgenmode", "none", "master", bridge, "up")
         self._ip("wire", "link", "set", VLAN, "netns", self.namespace("core"))
         for device, (ipv4, ipv6) in GATEWAYS.items():
@@ -239,9 +259,20 @@ class Lab:
 
     def _build_host(self, host: Host) -> None:
         self._ip("wire", "link", "set", host.name, "netns", self.namespace(host.name))
+        if host.network == HOME:
+            self._build_device(host)
+            return
+        self._sysctl(host.name, f"net/ipv4/ip_default_ttl={host.ttl}")
         self._raise(host.name, host.name, f"{host.ipv4}/24", f"{host.ipv6}/64")
         for gateway in GATEWAYS[host.network]:
             self._ip(host.name, "route", "add", "default", "via", gateway.split("/")[0])
+
+    def _build_device(self, host: Host) -> None:
+        self._sysctl(host.name, f"net/ipv4/ip_default_ttl={host.ttl}")
+        for option in STACKS.get(host.ttl, ()):
+            self._sysctl(host.name, f"net/ipv4/tcp_{option}=0")
+        self._sysctl(host.name, f"net/ipv6/conf/{host.name}/{'accept_ra=1' if host.has_ipv6 else 'disable_ipv6=1'}")
+        self._ip(host.name, "link", "set", host.name, "up")
 
     def _raise(self, host: str, device: str, ipv4: str, ipv6: str) -> None:
         # A TAP has no offloads to switch off; a bridge does. Settings that a device fixes are off already.

@@ -84,11 +84,13 @@ Subsystem sftp internal-sftp
 """
 
 
-def start_dns(lab: Lab) -> None:
-    """Start dnsmasq on s1: A, AAAA and PTR of every name, NXDOMAIN for the rest."""
+def start_dns(lab: Lab, names: dict[str, str] = NAMES, hosts_file: Path | None = None) -> None:
+    """Start dnsmasq on s1: A, AAAA and PTR of every name, and of those in the file; NXDOMAIN for the rest."""
     host = HOSTS["s1"]
     config = DNSMASQ.format(ipv4=host.ipv4, ipv6=host.ipv6, domain=DOMAIN, text=",".join(["v=lab1 " + "x" * 200] * 4))
-    for name, server in NAMES.items():
+    if hosts_file is not None:
+        config += f"addn-hosts={hosts_file}\n"
+    for name, server in names.items():
         config += f"host-record={name}.{DOMAIN},{HOSTS[server].ipv4},{HOSTS[server].ipv6},60\n"
     path = lab.directory / "dnsmasq.conf"
     path.write_text(config, encoding="ascii")
@@ -101,7 +103,7 @@ def start_web(lab: Lab, host: str) -> None:
     root = lab.directory / "web"
     if not root.exists():
         _write_objects(root, random.Random(lab.seed))
-    tls = _certificate(lab)
+    tls = certificate(lab)
     folder = lab.directory / f"nginx-{host}"
     folder.mkdir()
     config = folder / "nginx.conf"
@@ -167,7 +169,7 @@ def _write_objects(root: Path, rng: random.Random) -> None:
     (root / "large").write_bytes(line * 6000)  # 336 kB
 
 
-def _certificate(lab: Lab) -> Path:
+def certificate(lab: Lab) -> Path:
     folder = lab.directory / "tls"
     if not folder.exists():
         folder.mkdir(mode=0o700)

@@ -16,17 +16,18 @@ QUIET_S = 0.3  # the file has not grown for so long: tcpdump has written all tha
 
 
 class Sniffer:
-    """Captures the bridge of the clients into a classic pcap file while the context is open."""
+    """Captures a bridge, that of the clients, into a classic pcap file while the context is open."""
 
-    def __init__(self, lab: Lab, path: Path) -> None:
+    def __init__(self, lab: Lab, path: Path, bridge: str = LAN) -> None:
         self.lab = lab
         self.path = path
+        self.bridge = bridge
         self._tcpdump: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Sniffer:
         self._tcpdump = subprocess.Popen(
             self.lab.argv(
-                *("core", "tcpdump", "-i", LAN, "-s", str(SNAPLEN_BYTES), "--time-stamp-precision=nano"),
+                *("core", "tcpdump", "-i", self.bridge, "-s", str(SNAPLEN_BYTES), "--time-stamp-precision=nano"),
                 *("-B", "16384", "--immediate-mode", "-U", "-Z", "root", "-w", str(self.path)),
             ),
             stdin=subprocess.DEVNULL,

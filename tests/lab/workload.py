@@ -68,15 +68,15 @@ def browse(client: Client) -> None:
         site = rng.choice(("www", "news", "files"))
         scheme = rng.choice(("http", "https"))
         family = rng.choice(("-4", "-6"))
-        client.run(*_curl(client, family), *_sink(f"{scheme}://{site}.{DOMAIN}/index.html"))
+        client.run(*curl(client, family), *sink(f"{scheme}://{site}.{DOMAIN}/index.html"))
         objects = [rng.randrange(OBJECT_COUNT) for _ in range(min(30, 1 + int(rng.lognormvariate(1.9, 0.7))))]
         elsewhere = {"www": "static", "news": "cdn", "files": "media"}[site]
         urls = [f"{scheme}://{elsewhere if rng.random() < 0.5 else site}.{DOMAIN}/o{number}" for number in objects]
         style = rng.random()
         http = ["--http1.1"] if style < 0.7 else []
         close = ["-H", "Connection: close"] if style < 0.35 else []
-        argv = [*_curl(client, family), "--parallel", "--parallel-immediate", "--parallel-max", str(rng.choice((3, 6)))]
-        client.run(*argv, *http, *close, *_sink(*urls))
+        argv = [*curl(client, family), "--parallel", "--parallel-immediate", "--parallel-max", str(rng.choice((3, 6)))]
+        client.run(*argv, *http, *close, *sink(*urls))
 
 
 def call(client: Client) -> None:
@@ -87,18 +87,18 @@ def call(client: Client) -> None:
         url = f"{scheme}://api.{DOMAIN}/api/v1"
         choice = rng.random()
         if choice < 0.5:
-            client.run(*_curl(client, family), *_sink(url))
+            client.run(*curl(client, family), *sink(url))
         elif choice < 0.8:
-            client.run(*_curl(client, family), "--data-binary", "x" * rng.randrange(50, 9000), *_sink(url))
+            client.run(*curl(client, family), "--data-binary", "x" * rng.randrange(50, 9000), *sink(url))
         else:
-            client.run(*_curl(client, family), "--rate", "40/m", *_sink(*[f"{url}/{n}" for n in range(4)]))
+            client.run(*curl(client, family), "--rate", "40/m", *sink(*[f"{url}/{n}" for n in range(4)]))
 
 
 def watch(client: Client) -> None:
     """Fetch paced streams: the server sends at 40 kB/s after a first burst."""
     while client.pause(35.0, 0.4, 80.0):
         scheme, family = client.rng.choice(("http", "https")), client.rng.choice(("-4", "-6"))
-        client.run(*_curl(client, family), "--max-time", "7", *_sink(f"{scheme}://media.{DOMAIN}/stream/large"))
+        client.run(*curl(client, family), "--max-time", "7", *sink(f"{scheme}://media.{DOMAIN}/stream/large"))
 
 
 def look_up(client: Client) -> None:
@@ -197,7 +197,7 @@ def knock(client: Client) -> None:
             client.run("dig", "+tries=1", "+time=1", f"@{address}", f"www.{DOMAIN}")
         else:
             bracketed = f"[{address}]" if ":" in address else address
-            client.run(*_curl(client, "--http1.1"), *_sink(f"http://{bracketed}:8080/"))
+            client.run(*curl(client, "--http1.1"), *sink(f"http://{bracketed}:8080/"))
 
 
 def scan(client: Client) -> None:
@@ -256,11 +256,11 @@ def run_workload(lab: Lab, duration_s: float, rng: random.Random) -> None:
         thread.join()
 
 
-def _curl(client: Client, family: str) -> list[str]:
+def curl(client: Client, family: str) -> list[str]:
     return ["curl", "--silent", family, "--cacert", str(client.lab.directory / "tls" / "cert.pem"), "--max-time", "20"]
 
 
-def _sink(*urls: str) -> list[str]:
+def sink(*urls: str) -> list[str]:
     return [word for url in urls for word in ("-o", "/dev/null", url)]
 
 
