@@ -18,6 +18,7 @@ from nsstream import __version__
 from nsstream.errors import NsstreamError
 from nsstream_daemon import (
     bench_command,
+    bundled_command,
     chunk_commands,
     compile_command,
     ctl_commands,
@@ -49,6 +50,7 @@ app.command("daemon")(service_commands.daemon)
 app.command("validate")(service_commands.validate)
 app.command("install-systemd")(install_command.install_systemd)
 app.command("compile")(compile_command.compile_ahead)
+app.command("bundled")(bundled_command.bundled)
 app.command("doctor")(state_commands.doctor)
 app.command("backup")(state_commands.backup)
 app.command("restore")(state_commands.restore)

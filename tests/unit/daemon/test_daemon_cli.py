@@ -6,7 +6,7 @@ import pytest
 
 COMMANDS = [
     *("demo", "twin", "ingest", "score", "train", "draw", "replay", "bench", "chunk", "send"),
-    *("daemon", "validate", "ctl", "install-systemd", "compile", "doctor", "backup", "restore"),
+    *("daemon", "validate", "ctl", "install-systemd", "compile", "bundled", "doctor", "backup", "restore"),
 ]
 HEAVY = ["torch", "numba", "scipy", "sklearn", "pyarrow", "zmq"]
 
