@@ -112,7 +112,10 @@ def choose_attribute(
 
 @njit(cache=True)
 def _keep(logits: Matrix, fits: NDArray[np.bool_], tokens: NDArray[np.int64], but: int) -> None:
-    """Forbid tokens (t,) that do not fit, and one more, unless that leaves none. The rules as one would be slow here."""
+    """Forbid tokens (t,) that do not fit, and one more, unless that leaves none.
+
+    It is given the one array that it reads: with all rules at hand each token would cost a tenth of a microsecond.
+    """
     is_any = False
     for j in range(len(logits)):
         is_any |= fits[j] and tokens[j] != but

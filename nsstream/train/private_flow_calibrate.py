@@ -23,6 +23,9 @@ from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_sample import Wanted, draw_conversations, draw_records
 from nsstream.train.private_flow_counts import (
+    LARGE,
+    LARGE_OCTAVES,
+    LAYERS,
     OCTET_CELLS,
     PACKET_CELLS,
     RECORD_PLACES,
@@ -31,11 +34,12 @@ from nsstream.train.private_flow_counts import (
     attribute_cells,
     field_cells,
 )
+from nsstream.train.private_flow_large import with_large
 from nsstream.train.private_flow_taught import teach_records, teach_ways
 from nsstream.train.private_flow_told import FlowCounts, hidden, popularity, settle
 
 LESSONS: Final = 2  # drawings that pairs are taught by,
-ROUNDS: Final = 4  # and then those that are corrected by
+ROUNDS: Final = 6  # and then those that are corrected by
 DRAWN: Final = 8192  # conversations a round
 FIRMNESS: Final = 0.8  # how much of the log ratio is applied a round,
 FURTHEST: Final = 6.0  # and how far a logit is moved at most
@@ -197,6 +201,7 @@ def _fields(
         "octets": counts.blocks["octets"].reshape(-1, OCTET_CELLS),
         "duration": counts.blocks["duration"].reshape(-1, TIME_CELLS),
     }
+    large = counts.blocks["large"].reshape(LAYERS, LARGE_OCTAVES)
     std = {
         "is_reverse": counts.std * np.sqrt(PACKET_CELLS), "packets": counts.std * np.sqrt(WAYS),
         "octets": counts.std, "duration": counts.std,
@@ -204,9 +209,11 @@ def _fields(
     had = allowed_fields(seed)
     for name, cell in cells.items():
         is_seen = _is_seen(noisy[name].sum(axis=0), std[name] * float(np.sqrt(len(noisy[name]))))
+        if name == "packets":
+            is_seen[LARGE:] |= np.repeat(_is_seen(large.sum(axis=0), counts.std * float(np.sqrt(LAYERS))), 2)
         network.heads.correction[FIELD_INDEX[name]][:, torch.from_numpy(~had[name] & ~is_seen[cell])] = NEVER
     cells["is_reverse"] = np.arange(WAYS)
-    targets: dict[str, NDArray[np.float64]] = {}
+    targets = {name: np.zeros_like(cells_of) for name, cells_of in noisy.items()}
     for _ in range(LESSONS):
         drawn = draw_records(network, codec, attributes, start_ns, length, rng, generator)
         teach_records(network, codec, counts, attributes, drawn, rng)
@@ -219,10 +226,13 @@ def _fields(
             i = FIELD_INDEX[name]
             place = places[len(noisy[name]) != RECORD_PLACES]
             size = noisy[name].shape[1]
-            came = np.bincount(place * size + cell[fields[:, i]], minlength=noisy[name].size).reshape(-1, size)
-            if name not in targets:
-                targets[name] = _by_place(noisy[name], came.astype(np.float64), std[name])
-            _correct(network.heads.correction[i], targets[name], came.astype(np.float64), cell)
+            came = np.bincount(place * size + cell[fields[:, i]], minlength=noisy[name].size).astype(np.float64)
+            came = came.reshape(-1, size)
+            is_new = (targets[name].sum(axis=1) == 0) & (came.sum(axis=1) > 0)
+            targets[name][is_new] = _by_place(noisy[name][is_new], came[is_new], std[name], noisy[name].size)
+            if name == "packets" and is_new.any():
+                targets[name] = with_large(targets[name], came.sum(axis=1), noisy[name].sum(axis=1), large, counts.std)
+            _correct(network.heads.correction[i], targets[name], came, cell)
 
 
 def _is_seen(noisy: NDArray[np.float64], std: float) -> NDArray[np.bool_]:
@@ -235,13 +245,13 @@ def _is_seen(noisy: NDArray[np.float64], std: float) -> NDArray[np.bool_]:
     return out
 
 
-def _by_place(noisy: NDArray[np.float64], came: NDArray[np.float64], std: float) -> NDArray[np.float64]:
-    """What is wanted at each place (p, c): nothing new where noise hides the place."""
+def _by_place(noisy: NDArray[np.float64], came: NDArray[np.float64], std: float, cells: int) -> NDArray[np.float64]:
+    """What is wanted at each place (p, c), of so many cells in all: nothing new where noise hides the place."""
     out = came.copy()
     for place, (told, drawn) in enumerate(zip(noisy, came, strict=True)):
         total = float(told[drawn > 0].sum())
         if drawn.sum() > 0 and total > hidden(std * np.sqrt(max(int((drawn > 0).sum()), 1)), 1):
-            out[place] = settle(told, drawn, std, total, noisy.size)
+            out[place] = settle(told, drawn, std, total, cells)
     return out
 
 

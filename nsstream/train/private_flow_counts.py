@@ -2,7 +2,8 @@
 
     conversations | by moment | clients | by service | by server | by client port | by length | packets | octets | time
     | exact client ports | ports that are spelt out | their protocols | clients by how many they start | servers by how
-    many they get | servers by groups of clients | by class of service: ways | packets | octets | time
+    many they get | servers by groups of clients | large records by octave | by class of service: ways | packets |
+    octets | time
 
 Each block adds one a conversation, but for hosts by how many conversations they have, where one more moves a client and
 a server from one entry to another. Packets, octets and time are of one record of it, in a place that says what they go
@@ -49,6 +50,9 @@ from nsstream.train.private_units import Units
 PORTS: Final = 1024  # client ports that are counted together
 RECORD_PLACES: Final = 9  # of `place_of`
 PACKET_CELLS: Final = 48
+LAYERS: Final = 3  # of `place_of`
+LARGE: Final = 10  # cells of packets from this on, from 16 packets on, are two an octave
+LARGE_OCTAVES: Final = (PACKET_CELLS - LARGE) // 2
 OCTET_CELLS: Final = 80
 TIME_CELLS: Final = 44
 WAYS: Final = 2  # a record goes as the first one did, or back
@@ -75,6 +79,7 @@ SIZES: Final[dict[str, int]] = {
     "busy_clients": len(BUSY),
     "busy_servers": len(BUSY),
     "peers": CLIENT_GROUPS * ROLE_SLOTS,
+    "large": LAYERS * LARGE_OCTAVES,
     "ways": SERVICE_CLASSES * 4 * ATTRIBUTES["record_count"],
     "kind_packets": KINDS * PACKET_CELLS,
     "kind_octets": KINDS * (SPANS[-1] + 1) * OCTET_CELLS,
@@ -116,6 +121,8 @@ def count_flows(
     by_size = place_by_size(fields, protocol, codec)
     places = place_of(index, protocol) * WAYS + fields[:, FIELD_INDEX["is_reverse"]]
     cells = field_cells(codec)
+    packet_cell = cells["packets"][fields[:, FIELD_INDEX["packets"]]]
+    octave = place_of(np.zeros_like(index), protocol) * LARGE_OCTAVES + (packet_cell - LARGE) // 2
     said = {
         "conversations": np.zeros(len(flows), np.int64),
         "moments": np.clip((part * MOMENTS).astype(np.int64), 0, MOMENTS - 1),
@@ -124,7 +131,7 @@ def count_flows(
         "server": tokens.attributes[:, ATTRIBUTE_INDEX["server"]],
         "client_port": attribute_cells(codec)["client_port"][tokens.attributes[:, ATTRIBUTE_INDEX["client_port"]]],
         "record_count": tokens.attributes[:, ATTRIBUTE_INDEX["record_count"]],
-        "packets": places * PACKET_CELLS + cells["packets"][fields[:, FIELD_INDEX["packets"]]],
+        "packets": places * PACKET_CELLS + packet_cell,
         "octets": by_size * OCTET_CELLS + cells["octets"][fields[:, FIELD_INDEX["octets"]]],
         "duration": by_size * TIME_CELLS + cells["duration"][fields[:, FIELD_INDEX["duration"]]],
     }
@@ -146,7 +153,8 @@ def count_flows(
         "spelt_protocols": (_protocols(protocol) * SPELT_BUCKETS + flows.service_port % SPELT_BUCKETS)[is_spelt],
         "peers": bucket_of(host_values(flows, 0)) % CLIENT_GROUPS * ROLE_SLOTS + bucket_of(host_values(flows, 1)),
         "ways": ways * ATTRIBUTES["record_count"] + said["record_count"],
-        "kind_packets": kinds * PACKET_CELLS + cells["packets"][fields[:, FIELD_INDEX["packets"]]],
+        "large": octave[packet_cell >= LARGE],
+        "kind_packets": kinds * PACKET_CELLS + packet_cell,
         "kind_octets": spans * OCTET_CELLS + cells["octets"][fields[:, FIELD_INDEX["octets"]]],
         "kind_duration": spans * TIME_CELLS + cells["duration"][fields[:, FIELD_INDEX["duration"]]],
     }

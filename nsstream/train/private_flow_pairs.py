@@ -1,8 +1,8 @@
 """What goes with what, taught to the heads of a private flow model by noisy counts of pairs: post-processing, and free.
 
 A head's layer is moved until, over drawn rows of a group (a class of services, a kind and span of records), it says
-cells about as often as is wanted of that group. What tokens within a cell are like, and groups that noise hides, stay
-the network's.
+cells about as often as is wanted of that group. What tokens within a cell are like, groups that noise hides, and cells
+that were neither drawn nor are seen (other counts may show them), stay the network's.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def teach(pairs: Pairs, steps: int = STEPS) -> None:
         for _ in range(steps):
             said = (nn.functional.linear(reads, weights, bias) + extra).softmax(-1) @ of_token
             mean = torch.zeros(len(kept), shares.shape[1]).index_add(0, group, said) / size
-            loss = -(share[:, None] * wanted * mean.clamp(min=_LEAST).log()).sum()
+            told = (mean * (wanted > 0)).sum(dim=1, keepdim=True).clamp(min=_LEAST)
+            loss = -(share[:, None] * wanted * (mean.clamp(min=_LEAST) / told).log()).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
