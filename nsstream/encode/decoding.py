@@ -13,6 +13,8 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, POR
 
 # Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to ports that it does not know.
 _SHUNNED: Final = (1628, 1629, 1745, 2246, 3343, 3455, 4341, 4789, 5031, 9214, 9875, 12220, 19132)
+_SPARSE: Final = 0.75  # of a block's ports, at least so many unused, where those that were used are not said again
+_TRIES: Final = 16  # to make hosts that are not one another
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,15 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
 
 
 def _free_ports(blocks: NDArray[np.int64], codec: Codec, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A port of each block (n,) that the chunk's initiators did not use, where there is one."""
+    """A port of each block (n,) that the chunk's initiators did not use; any, where they used a good part of a block.
+
+    Ports at random (a flood's) are used again by chance, and a twin that kept away from them would be told by that.
+    """
     ports = np.arange(1 << 16)
     suits = ~np.isin(ports, _SHUNNED)
     is_free = suits & ~np.isin(ports, codec.taken_ports)
-    is_full = ~is_free.reshape(PORT_BLOCKS, BLOCK_PORTS).any(axis=1)
-    is_free |= suits & np.repeat(is_full, BLOCK_PORTS)
+    left, room = (of.reshape(PORT_BLOCKS, BLOCK_PORTS).sum(axis=1) for of in (is_free, suits))
+    is_free |= suits & np.repeat(left <= _SPARSE * room, BLOCK_PORTS)
     free, count = ports[is_free], is_free.reshape(PORT_BLOCKS, BLOCK_PORTS).sum(axis=1)
     begin = np.cumsum(count) - count
     at = begin[blocks] + (rng.random(len(blocks)) * count[blocks]).astype(np.int64)
@@ -120,10 +125,19 @@ def _rare_addresses(
         start = [0] * 10 + [255, 255, 10] if version == 4 else [0xFD]
         prefixes = np.array([start + [0] * (16 - len(start))])
     fresh = max(1, round(count * fresh_share))
-    hosts: NDArray[np.uint8] = prefixes[rng.integers(0, len(prefixes), fresh)].astype(np.uint8)
-    if version == 4:
-        hosts[:, 15] = rng.integers(1, 255, fresh)
+    hosts = np.zeros((0, 16), np.uint8)
+    for _ in range(_TRIES):  # new hosts are not one another, as far as there is room
+        more = prefixes[rng.integers(0, len(prefixes), fresh - len(hosts))].astype(np.uint8)
+        if version == 4:
+            more[:, 15] = rng.integers(1, 255, len(more))
+        else:
+            more[:, 8:] = rng.integers(0, 256, (len(more), 8))
+        hosts = np.concatenate([hosts, more])
+        first = np.unique(hosts, axis=0, return_index=True)[1]
+        if len(first) == fresh:
+            break
+        hosts = hosts[np.sort(first)]
     else:
-        hosts[:, 8:] = rng.integers(0, 256, (fresh, 8))
+        hosts = np.concatenate([hosts, hosts[rng.integers(0, len(hosts), fresh - len(hosts))]])
     again = np.concatenate([np.arange(fresh), rng.integers(0, fresh, count - fresh)])
     return np.take(hosts, rng.permutation(again), axis=0)

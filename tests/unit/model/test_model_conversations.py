@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nsstream.encode.codec import slice_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS
+from nsstream.encode.decoding import decode_endpoints
+from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS
 from nsstream.encode.tokens import moment_of
 from nsstream.encode.urns import NAMES, Urns
 from nsstream.model.conversations import draw_conversations, fit_volume
@@ -109,10 +110,23 @@ def test_no_client_speaks_from_a_port_that_the_chunk_used(networks, codec):
     assert not np.isin(free, codec.taken_ports).any()
 
 
-def test_where_a_block_is_full_its_ports_are_used_again(networks, codec):
-    full = dataclasses.replace(codec, taken_ports=np.arange(1 << 16))
+@pytest.mark.parametrize(("every", "used_again"), [(1, True), (3, True), (8, False)])
+def test_where_much_of_a_block_is_used_its_ports_are_used_again(networks, codec, every, used_again):
+    full = dataclasses.replace(codec, taken_ports=np.arange(0, 1 << 16, every))
     drawn = draw_conversations(networks["attributes"], full, np.random.default_rng(1))
     free = drawn.ends.initiator_port[drawn.ends.has_free_port]
     blocks = np.flatnonzero(codec.port_blocks)
     assert len(free) > 10
     assert np.isin(free // BLOCK_PORTS, blocks).all()
+    assert np.isin(free, full.taken_ports).any() == used_again
+
+
+def test_new_hosts_are_not_one_another(networks, codec):
+    drawn = draw_conversations(networks["attributes"], codec, np.random.default_rng(1))
+    prefix = np.array([[4, *[0] * 10, 255, 255, 10, 1, 2, 0]])
+    everybody = dataclasses.replace(codec, rare_prefix=prefix, rare_fresh=(1.0, 1.0))
+    rare = drawn.attributes[:200].copy()
+    rare[:, ATTRIBUTE_INDEX["initiator_host"]] = HOST_SLOTS
+    is_ipv4 = codec.service.table()[rare[:, ATTRIBUTE_INDEX["service"]], 1] == 4
+    ends = decode_endpoints(rare[is_ipv4], everybody, np.random.default_rng(2))
+    assert len(np.unique(ends.initiator_address, axis=0)) == is_ipv4.sum() > 50
