@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 
 CAPTURES: Final = {
-    "lab": "An office: clients and servers of six and a half minutes; web, DNS, SSH, copies, time, echoes, scans.",
-    "home": "A home: two dozen devices of eight minutes; DHCP, mDNS, UPnP, MQTT, cameras, phones, makers' servers.",
+    "lab": "An office: clients and servers for six and a half minutes; web, DNS, SSH, copies, time, echoes, scans.",
+    "home": "A home: 27 devices for eight minutes; DHCP, mDNS, UPnP, MQTT, cameras, phones, makers' servers.",
 }
 
 
@@ -27,6 +27,7 @@ def bundled(
 ) -> None:
     """List the captures that come with nsstream, or write one: traffic of our own labs, and of nobody else."""
     from nsstream.errors import InputError, OutputError
+    from nsstream.pipeline.outputs import check_output, publish, staging
 
     if name is None:
         for known, holds in CAPTURES.items():
@@ -35,11 +36,12 @@ def bundled(
     if name not in CAPTURES:
         raise InputError(f"there is no bundled capture {name!r}; there are {' and '.join(CAPTURES)}")
     output = Path(f"{name}.pcap.xz") if output is None else output
-    try:
-        with output.open("wb" if force else "xb") as file:
-            file.write(capture_of(name).read_bytes())
-    except FileExistsError as err:
-        raise OutputError(f"{output} exists; --force replaces it") from err
-    except OSError as err:
-        raise OutputError(f"cannot write {output}: {err.strerror}") from err
+    check_output(output, replaces=force)
+    with staging(output) as folder:
+        made = folder / output.name
+        try:
+            made.write_bytes(capture_of(name).read_bytes())
+        except OSError as err:
+            raise OutputError(f"cannot write {output}: {err.strerror}") from err
+        publish([(made, output)], trash=folder)
     print(f"capture  {output}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from nsstream_daemon.twin_commands import DEMO_CAPTURE
+from nsstream_daemon.bundled_command import capture_of
 
 if TYPE_CHECKING:
     from nsstream.chunk import ChunkStore
@@ -62,7 +62,7 @@ def meter(
 
     with ExitStack() as stack:
         if capture is None:
-            capture = stack.enter_context(resources.as_file(resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE))
+            capture = stack.enter_context(resources.as_file(capture_of("lab")))
         path, count = meter_capture(
             capture, ChunkStore(output), active_timeout_s=active_timeout, idle_timeout_s=idle_timeout,
             is_biflow=is_biflow,

@@ -7,11 +7,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from nsstream_daemon.twin_commands import DEMO_CAPTURE
+from nsstream_daemon.bundled_command import capture_of
 
 NSSTREAM: Final = (sys.executable, "-m", "nsstream_daemon")
 FEW_PACKETS: Final = 2_000  # which have what there is to compile for: IPv4 and IPv6, TCP, UDP, ICMP
@@ -57,8 +56,7 @@ def _compile_in(folder: Path) -> None:
 
 def _first_packets(path: Path) -> Path:
     """The first packets of the bundled capture, which is little-endian, as a capture."""
-    bundled = resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE
-    with bundled.open("rb") as packed, lzma.open(packed) as capture, path.open("wb") as few:
+    with capture_of("lab").open("rb") as packed, lzma.open(packed) as capture, path.open("wb") as few:
         few.write(capture.read(FILE_HEADER))
         for _ in range(FEW_PACKETS):
             header = capture.read(RECORD_HEADER)

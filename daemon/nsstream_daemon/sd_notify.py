@@ -5,6 +5,7 @@ Own code, because it is this short. The watchdog is fed by the capture loop's ow
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ class Notifier:
         limit = environ.get("WATCHDOG_USEC", "")
         is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._feed_every_s = int(limit) * 1e-6 / FEEDS_A_LIMIT if limit.isdecimal() and is_ours else None
-        self._fed_s = 0.0
+        self._fed_s = -math.inf  # a monotonic clock begins with the machine: 0 may be just now
 
     def ready(self) -> None:
         """Everything works from here on."""

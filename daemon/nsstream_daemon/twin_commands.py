@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from nsstream_daemon.bundled_command import capture_of
 from nsstream_daemon.places import print_places, write_json
 from nsstream_daemon.private_options import (
     DELTA,
@@ -25,7 +26,6 @@ from nsstream_daemon.private_twin import NO_SCORE, interval_of, run_private_flow
 if TYPE_CHECKING:
     from nsstream.pipeline.twin import TwinConfig
 
-DEMO_CAPTURE: Final = "lab.pcap.xz"
 DEMO_BUDGET: Final = "240s"
 SCORE_SUFFIX: Final = ".score.json"
 
@@ -195,7 +195,7 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"cannot make the folder {out}: {err.strerror}") from err
-    with resources.as_file(resources.files("nsstream_daemon") / "data" / DEMO_CAPTURE) as trace:
+    with resources.as_file(capture_of("lab")) as trace:
         config = TwinConfig(
             trace=trace,
             output=out / "twin.pcap",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec, stack_of
 from nsstream.encode.schema import ATTRIBUTE_INDEX, BLOCK_PORTS, HOST_SLOTS, PORT_BLOCKS, PORT_SLOTS, RARE_PORT
+from nsstream.encode.vocabulary import distinct_rows
 
 # Ephemeral ports that no payload of ours suits: tshark warns of what is sent from there to ports that it does not know.
 _SHUNNED: Final = (1628, 1629, 1745, 2246, 3343, 3455, 4341, 4789, 5031, 9214, 9875, 12220, 19132)
@@ -127,17 +128,14 @@ def _rare_addresses(
     fresh = max(1, round(count * fresh_share))
     hosts = np.zeros((0, 16), np.uint8)
     for _ in range(_TRIES):  # new hosts are not one another, as far as there is room
+        if len(hosts) == fresh:
+            break
         more = prefixes[rng.integers(0, len(prefixes), fresh - len(hosts))].astype(np.uint8)
         if version == 4:
             more[:, 15] = rng.integers(1, 255, len(more))
         else:
             more[:, 8:] = rng.integers(0, 256, (len(more), 8))
-        hosts = np.concatenate([hosts, more])
-        first = np.unique(hosts, axis=0, return_index=True)[1]
-        if len(first) == fresh:
-            break
-        hosts = hosts[np.sort(first)]
-    else:
-        hosts = np.concatenate([hosts, hosts[rng.integers(0, len(hosts), fresh - len(hosts))]])
+        hosts = distinct_rows(np.concatenate([hosts, more]).astype(np.int64))[0].astype(np.uint8)
+    hosts = np.concatenate([hosts, hosts[rng.integers(0, len(hosts), fresh - len(hosts))]])
     again = np.concatenate([np.arange(fresh), rng.integers(0, fresh, count - fresh)])
     return np.take(hosts, rng.permutation(again), axis=0)

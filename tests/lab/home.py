@@ -1,4 +1,4 @@
-"""A home: some two dozen devices behind a router, what each of them does, and the servers of their makers.
+"""A home: 27 devices behind a router, what each of them does, and the servers of their makers.
 
 The router (`core`) runs dnsmasq for DHCP, router advertisements and DNS; the makers' servers are those of the lab.
 Devices ask for an address, look up names, set their clocks, hold an MQTT connection, call their makers' servers, tell
@@ -234,7 +234,7 @@ def hub(client: Client) -> None:
 
 def printer(client: Client) -> None:
     """Tell of itself, and ask for new software rarely."""
-    with announced(client):
+    with announced(client, has_upnp=False):
         while client.pause(30.0, 0.3):
             fetch(client, f"http://printer.{DOMAIN}/api/version")
 
@@ -305,15 +305,15 @@ def computer(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def announced(client: Client) -> Iterator[None]:
-    """Tell of the device by mDNS and UPnP meanwhile."""
+def announced(client: Client, *, has_upnp: bool = True) -> Iterator[None]:
+    """Tell of the device by mDNS meanwhile, and by UPnP."""
     device = DEVICES[client.host]
     running = []
     if device.service:
         serve = "mount -t tmpfs none /run && exec avahi-daemon --no-drop-root --no-chroot --no-rlimits"
         running.append(client.lab.start(client.host, "sh", "-c", serve, log=f"avahi-{client.host}.log"))
     address = address_of(client)
-    if address is not None and device.ttl == 64:
+    if address is not None and has_upnp:
         every = str(client.rng.choice((30, 45, 60)))
         argv = (sys.executable, str(UPNP), "serve", address, client.host, "--every", every)
         running.append(client.lab.start(client.host, *argv, log="upnp.log"))

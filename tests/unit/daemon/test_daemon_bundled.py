@@ -37,5 +37,5 @@ def test_what_is_not_there_what_is_there_already_and_no_room_are_told(tmp_path: 
     assert output.read_text() == "mine"
     bundled("lab", output, force=True)
     assert output.read_bytes() == capture_of("lab").read_bytes()
-    with pytest.raises(OutputError, match="No such file"):
+    with pytest.raises(OutputError, match="does not exist"):
         bundled("lab", tmp_path / "gone" / "x")
