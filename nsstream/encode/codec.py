@@ -42,6 +42,7 @@ from nsstream.encode.schema import (
 from nsstream.encode.tokens import moment_of
 from nsstream.encode.urns import Urns
 from nsstream.encode.vocabulary import Vocabulary
+from nsstream.encode.waits import Waits
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import ICMP, ICMPV6, TCP
 
@@ -68,6 +69,7 @@ class Codec:
         talks_to_itself: whether an address is both ends of a conversation, as on a loopback interface.
         endings: how TCP connections end.
         pace: how soon after one packet the next comes, of any conversation.
+        waits: how long each long conversation waits between its packets.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
         rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
     """
@@ -98,6 +100,7 @@ class Codec:
     talks_to_itself: bool
     endings: Endings
     pace: Pace
+    waits: Waits
     rare_prefix: NDArray[np.int64]
     rare_fresh: tuple[float, float]
 
@@ -105,6 +108,10 @@ class Codec:
     def slice_ns(self) -> float:
         """Length of a slice of the chunk."""
         return (self.last_ns + 1 - self.first_ns) / SLICES
+
+    def service_classes(self) -> NDArray[np.int64]:
+        """Whose lengths, and waits, the conversations of each service are counted with (SERVICE_SLOTS,): see `Urns`."""
+        return _service_classes(self.service, self.urns)
 
     @classmethod
     def fit(
@@ -194,6 +201,9 @@ class Codec:
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
             endings=Endings.fit(table),
             pace=Pace.fit(table.observation_time_ns),
+            waits=Waits.fit(
+                _service_classes(service, urns)[service.nearest(services, exact=3)], table.packet_offset, since_any
+            ),
             rare_prefix=_prefixes(rare[::step]),
             rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
         )
@@ -217,6 +227,7 @@ class Codec:
             "talks_to_itself": self.talks_to_itself,
             "endings": self.endings.as_json(),
             "pace": self.pace.as_json(),
+            "waits": self.waits.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
             "rare_fresh": list(self.rare_fresh),
         }
@@ -241,6 +252,7 @@ class Codec:
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
             pace=Pace.from_json(data.get("pace", [])),
+            waits=Waits.from_json(data.get("waits", {"of": [], "cells": []})),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
             rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
         )
@@ -316,6 +328,11 @@ def kind_values(table: ConversationTable) -> NDArray[np.int64]:
         table.tcp_event,
     )  # fmt: skip
     return np.stack([c.astype(np.int64) for c in columns], axis=1)
+
+
+def _service_classes(service: Vocabulary, urns: Urns) -> NDArray[np.int64]:
+    table = service.table()
+    return urns.classes(stack_of(table[:, 0], table[:, 1], table[:, 2])[:SERVICE_SLOTS])
 
 
 def _prefixes(hosts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, SLICES
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.encode.urns import Urns
 from nsstream.encode.vocabulary import Vocabulary
+from nsstream.encode.waits import Waits
 from nsstream.trace.conversations import ConversationTable
 
 _INITIATOR, _RESPONDER = ATTRIBUTE_INDEX["initiator_host"], ATTRIBUTE_INDEX["responder_host"]
@@ -48,6 +49,7 @@ def public_codec(seed: Codec, start_ns: int, end_ns: int) -> Codec:
         gap_shapes=no_shapes,
         endings=replace(seed.endings, completeness=()),
         pace=Pace(),
+        waits=Waits.empty(),
     )
 
 

@@ -22,7 +22,7 @@ STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of
 CLASSES: Final = SERVICE_SLOTS + STACKS
 MOST_ASKED: Final = 1 << 14  # hosts and classes with peers; 50,000 conversations have 7,276 at most
 ASKED: Final = CLASSES + 1  # the last: all classes of which a host has few
-NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "answers", "lengths", "volumes")
+NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "answers", "lengths", "volumes", "loads")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
     "services": (MOMENTS, SERVICE_SLOTS),
@@ -32,6 +32,7 @@ _LIMITS: Final = {
     "answers": (HOST_SLOTS + 2, ATTRIBUTES["ttl"]),
     "lengths": (2 * CLASSES, len(LENGTH_GRID)),
     "volumes": (MOMENTS, len(LENGTH_GRID)),
+    "loads": (ATTRIBUTES["ttl"], len(LENGTH_GRID)),
 }
 
 Pairs = NDArray[np.int64]
@@ -50,6 +51,7 @@ class Urns:
         answers: responder token, TTL token.
         lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
         volumes: moment, token of the number of packets.
+        loads: TTL token, token of the number of packets beyond the grid's exact ones.
     """
 
     hosts: Pairs
@@ -60,6 +62,7 @@ class Urns:
     answers: Pairs
     lengths: Pairs
     volumes: Pairs
+    loads: Pairs
 
     @classmethod
     def empty(cls) -> Self:
@@ -79,7 +82,7 @@ class Urns:
         stack: NDArray[np.int64],
     ) -> Self:
         """Count n conversations, each argument (n,): tokens, moments, stacks, and whether the responder is silent."""
-        class_ = _class_of(service, stack)
+        class_, is_long = _class_of(service, stack), length > LENGTH_GRID.exact
         return cls(
             hosts=_count(moment, initiator),
             services=_count(moment, service),
@@ -89,6 +92,7 @@ class Urns:
             answers=_count(responder, ttl),
             lengths=_count(2 * class_ + is_silent, length),
             volumes=_count(moment, length),
+            loads=_count(ttl[is_long], length[is_long]),
         )
 
     def classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -105,9 +109,9 @@ class Urns:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else.
 
-        Without `answers`, which older checkpoints do not have, none were counted.
+        Without `answers` or `loads`, which older checkpoints do not have, none were counted.
         """
-        told = {"answers": [], **data}
+        told = {"answers": [], "loads": [], **data}
         pairs = {name: np.array(told[name], np.int64).reshape(-1, 3) for name in NAMES}
         for name, (givens, saids) in _LIMITS.items():
             rows = pairs[name]

@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nsstream.encode.codec import Codec, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.codec import Codec
+from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, MOMENTS
 from nsstream.encode.urns import ASKED, CLASSES
 from nsstream.model.frozen_attributes import FrozenAttributes
 from nsstream.model.recurrent import Matrix
@@ -35,8 +35,8 @@ _PEERS, _TTLS, _ANSWERS = (_NAMES.index(name) for name in ("peers", "ttls", "ans
 _HOST, _SERVICE, _PEER = (ATTRIBUTE_INDEX[name] for name in ("initiator_host", "service", "responder_host"))
 _NONE, _ONE = np.float32(0.0), np.float32(1.0)
 _SOFTEST = np.float32(-3.0)  # of two urns of an attribute, the second has less of a say
-_LEFT_OVER = np.float32(1e-3)  # of a conversation: what is used up is unlikely, not impossible
-_NEVER = np.float32(1e-7)  # what was not counted comes where nothing else may
+_LEFT_OVER = np.float32(1e-5)  # of a conversation: what is used up is unlikely, not impossible
+_NEVER = np.float32(1e-9)  # what was not counted comes where nothing else may
 
 
 class AttributeUrns(NamedTuple):
@@ -59,8 +59,7 @@ class AttributeUrns(NamedTuple):
 
 def attribute_urns(codec: Codec, frozen: FrozenAttributes) -> AttributeUrns:
     """Full urns of a chunk's counts."""
-    service = codec.service.table()
-    class_of_service = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
+    class_of_service = codec.service_classes()
     classes, asked = np.unique(class_of_service), np.unique(codec.urns.peers[:, 0])
     tables = []
     for name in _NAMES:

@@ -16,6 +16,7 @@ from nsstream.model.networks import FORBIDDEN
 from nsstream.model.packet_meaning import PacketMeaning
 from nsstream.model.recurrent import Matrix
 from nsstream.model.soften import chance, exponentiate, pick
+from nsstream.model.wait_urns import WaitUrns, note_wait, time_to_wait, weigh_waits
 
 _NONE, _FORBIDDEN = np.float32(0.0), np.float32(FORBIDDEN)
 _HOPELESS = np.float32(60.0)  # what is lawful is less likely than the rest by so many nats, or more
@@ -91,11 +92,15 @@ def choose_gap(
     power: NDArray[np.int32],
     generators: NDArray[np.uint64],
     c: int,
+    waits: WaitUrns,
+    packets_left: int,
+    packets: int,
 ) -> tuple[int, int]:
     """Which of g gaps comes before a packet of a kind, and the packet's time.
 
-    Gaps that the chunk shows by the packet's clock and that go with its kind, that are not over yet, and end before the
-    chunk does, if there are such; a gap that would end after it ends anywhere before.
+    Gaps that the chunk shows by the packet's clock and that go with its kind, and end before the chunk does, if there
+    are such; a gap that would end after it ends anywhere before. What is over already was meant to come at once: it is
+    the soonest that may be, not one of the few long ones that are left.
 
     Args:
         meaning: of the tokens.
@@ -106,6 +111,9 @@ def choose_gap(
         power: work space of `exponentiate`.
         generators: of all conversations.
         c: the conversation.
+        waits: of all conversations; changed.
+        packets_left: of the conversation, this one included.
+        packets: of it but for its first.
     """
     g = len(meaning.gap_least)
     last = last_ns[meaning.rules.side[kind]]
@@ -113,7 +121,9 @@ def choose_gap(
     by_own = 1 if meaning.own_clock[kind] and last >= 0 and elapsed < meaning.longest_own_ns else 0
     if by_own == 0:
         elapsed = 0
-    left = meaning.end_ns - now_ns
+    left, urn = meaning.end_ns - now_ns, waits.row[c]
+    if urn >= 0:
+        left = time_to_wait(waits, urn, left, packets_left)
     active, shown = meaning.gap_active[by_own], meaning.gap_shown[kind, by_own]
     is_known = is_in_time = is_shown = False
     for j in range(g):
@@ -122,11 +132,26 @@ def choose_gap(
         in_time = fits and meaning.gap_least[j] < elapsed + left
         is_in_time |= in_time
         is_shown |= in_time and shown[j]
+    soonest = g
     for j in range(g):
-        fits = active[j] and meaning.gap_end[j] > elapsed and (shown[j] or not is_shown)
+        fits = active[j] and (shown[j] or not is_shown)
         if not fits or (is_in_time and meaning.gap_least[j] >= elapsed + left):
             logits[j] = _FORBIDDEN
+        elif soonest == g and meaning.gap_end[j] > elapsed:
+            soonest = j
     exponentiate(logits, g, power)
+    if soonest < g:
+        for j in range(soonest):
+            logits[soonest] += logits[j]
+            logits[j] = _NONE
+    if urn >= 0:
+        weigh_waits(waits, urn, packets_left / packets)
+        step = 0
+        for j in range(min(soonest, g - 1), g):
+            wait = meaning.gap_middle[j] - elapsed
+            while step < len(waits.weight) - 1 and wait >= waits.upper_ns[step]:
+                step += 1
+            logits[j] *= waits.weight[step]
     gap = max(pick(logits, g, chance(generators, c)), 0) if is_known else g - 1  # this clock has no gap left
     inside, at = meaning.gap_inside[meaning.gap_shape[kind, by_own, gap]], chance(generators, c)
     if by_own:
@@ -135,4 +160,6 @@ def choose_gap(
     wait = max(int(value_at(inside, at)), elapsed) - elapsed
     if wait >= left:
         wait = int(left * chance(generators, c))
+    if urn >= 0:
+        note_wait(waits, urn, wait)
     return gap, now_ns + wait

@@ -19,6 +19,7 @@ from nsstream.model.lawful import allow, say
 from nsstream.model.packet_meaning import PacketMeaning
 from nsstream.model.recurrent import Matrix, recur
 from nsstream.model.soften import chance
+from nsstream.model.wait_urns import WaitUrns
 
 SLOTS: Final = 128  # conversations side by side
 _NONE = np.float32(0.0)
@@ -35,6 +36,7 @@ class Asked(NamedTuple):
         described: (n, 3 d) of `freeze_conversations`.
         law: (n, COLUMNS) of `lawful.begin_law`; changed.
         budget: of `lawful.law_budget`; changed.
+        waits: how long they wait; changed.
         generators: (n,) seeds; changed.
     """
 
@@ -47,6 +49,7 @@ class Asked(NamedTuple):
     described: Matrix
     law: NDArray[np.int32]
     budget: NDArray[np.int64]
+    waits: WaitUrns
     generators: NDArray[np.uint64]
 
 
@@ -247,8 +250,9 @@ def _say_gaps(frozen: FrozenPackets, meaning: PacketMeaning, asked: Asked, slots
         c, kind = slots.owner[i], slots.kind[i]
         _add(logits, frozen.gap_bias[_token_of(meaning.position, slots.step[i])])
         gap, now_ns = choose_gap(
-            meaning, kind, slots.now_ns[i], slots.last_ns[i], logits, slots.power, asked.generators, c
-        )
+            meaning, kind, slots.now_ns[i], slots.last_ns[i], logits, slots.power, asked.generators, c,
+            asked.waits, asked.counts[c] - slots.step[i], asked.counts[c] - 1,
+        )  # fmt: skip
         slots.now_ns[i] = now_ns
         to = asked.offset[c] + slots.step[i]
         out.gap[to], out.time_ns[to] = frozen.gaps[gap], now_ns

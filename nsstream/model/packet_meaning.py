@@ -29,7 +29,7 @@ class PacketMeaning(NamedTuple):
         gap_active: (2, g) gaps that the chunk shows since the packet before, and since the own side's last.
         gap_shown: (k, 2, g) those that go with each kind.
         gap_shape: (k, 2, g) rows of `gap_inside`, (rows, QUANTILES) nanoseconds.
-        gap_least, gap_end: (g,) edges of the gaps in nanoseconds.
+        gap_least, gap_middle, gap_end: (g,) edges of the gaps in nanoseconds, and what lies between.
         countdown, position: tokens by number, the last for all beyond.
         longest_own_ns: beyond every gap since the own side's last.
         end_ns: the first nanosecond after the chunk's last packet.
@@ -49,6 +49,7 @@ class PacketMeaning(NamedTuple):
     gap_shape: NDArray[np.int64]
     gap_inside: NDArray[np.float64]
     gap_least: NDArray[np.float64]
+    gap_middle: NDArray[np.float64]
     gap_end: NDArray[np.float64]
     countdown: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -85,6 +86,7 @@ def meaning_of(codec: Codec, frozen: FrozenPackets) -> PacketMeaning:
         gap_shape=shape,
         gap_inside=np.concatenate([*(bins.quantiles[gaps] for bins in clocks), codec.gap_shapes.quantiles]),
         gap_least=edges[gaps],
+        gap_middle=(edges[gaps] + np.minimum(end[gaps], 2 * edges[gaps])) / 2,
         gap_end=end[gaps],
         countdown=countdown_token(np.arange(_settles(countdown_token, COUNTDOWNS))),
         position=position_token(np.arange(_settles(position_token, POSITIONS))),

@@ -18,6 +18,7 @@ from nsstream.model.networks import PacketNetwork
 from nsstream.model.one_thread import one_blas_thread
 from nsstream.model.packet_loop import Asked, Columns, empty_slots, run
 from nsstream.model.packet_meaning import meaning_of
+from nsstream.model.wait_urns import wait_urns
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def draw_packets(
         described=freeze_conversations(network, attributes),
         law=begin_law(continues, ttl == 0),
         budget=law_budget(codec.endings, events),
+        waits=wait_urns(codec, attributes, counts),
         generators=rng.integers(0, 1 << 64, len(counts), dtype=np.uint64),
     )
     with one_blas_thread():

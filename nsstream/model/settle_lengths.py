@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nsstream.encode.codec import Codec, slice_of, stack_of
-from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID, MOMENTS, SERVICE_SLOTS
+from nsstream.encode.codec import Codec, slice_of
+from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID, MOMENTS
 from nsstream.encode.tokens import moment_of
 
 _SERVICE, _TTL, _LENGTH = (ATTRIBUTE_INDEX[name] for name in ("service", "ttl", "packet_count"))
@@ -27,8 +27,7 @@ def settle_lengths(
     Equal lengths are ranked by lot. Where conversations of a kind are more or fewer than were counted, lengths are
     taken evenly by rank, the longest always. What was never counted keeps what was drawn.
     """
-    service, drawn = codec.service.table(), attributes[:, _LENGTH]
-    classes = codec.urns.classes(stack_of(service[:, 0], service[:, 1], service[:, 2])[:SERVICE_SLOTS])
+    drawn, classes = attributes[:, _LENGTH], codec.service_classes()
     is_silent = codec.ttl.table()[attributes[:, _TTL], -1] == 0
     given = 2 * classes[attributes[:, _SERVICE]] + is_silent
     counted = codec.urns.lengths[codec.length.is_active()[codec.urns.lengths[:, 1]] & (codec.urns.lengths[:, 2] > 0)]

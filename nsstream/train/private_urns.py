@@ -58,6 +58,7 @@ def private_urns(known: Known, codec: Codec, seed: Codec, *, is_loud: bool) -> U
         answers=_NOTHING,
         lengths=lengths,
         volumes=spread(known.moments, known.lengths),
+        loads=_NOTHING,
     )
 
 

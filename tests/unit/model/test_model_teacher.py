@@ -108,7 +108,7 @@ def packet_says(network, codec, given, drawn):
     return {
         "kind": (kinds, drawn.kind),
         "size": (log_softmax(sizes, known)[has_size], drawn.size[has_size]),
-        "gap": (log_softmax(gaps, gaps_in_time(codec, drawn, step, before, left_ns))[timed], drawn.gap[timed]),
+        "gap": (soonest_of(gaps, *gaps_in_time(codec, drawn, step, before, left_ns))[timed], drawn.gap[timed]),
     }
 
 
@@ -127,7 +127,7 @@ def lawful_kinds(codec, given, drawn, owner, step):
 
 
 def gaps_in_time(codec, drawn, step, before, left_ns):
-    """The gaps (m, GAPS) that go with each packet's kind and clock, are not over, and end before the chunk does."""
+    """The gaps (m, GAPS) that go with each packet's kind and clock, and end before the chunk does; and those over."""
     side = codec.kind.table()[drawn.kind, 1].clip(0, 1)
     last, elapsed = np.full(2, -1), np.zeros(len(step), np.int64)
     own = np.zeros(len(step), bool)
@@ -144,9 +144,21 @@ def gaps_in_time(codec, drawn, step, before, left_ns):
     active = np.where(own[:, None], codec.own_gap.is_active(), codec.packet_gap.is_active())
     may = active & (upper > elapsed[:, None])
     in_time = may & (edges < (elapsed + left_ns)[:, None])
-    shown = codec.gap_shapes.may_show(np.arange(KINDS), np.arange(GAPS))[drawn.kind, own.astype(int)] & in_time
-    in_time = np.where(shown.any(1, keepdims=True), shown, in_time)
-    return np.where(in_time.any(1, keepdims=True), in_time, may)
+    of_kind = codec.gap_shapes.may_show(np.arange(KINDS), np.arange(GAPS))[drawn.kind, own.astype(int)]
+    is_shown = (of_kind & in_time).any(1, keepdims=True)
+    in_time = np.where(is_shown, of_kind & in_time, in_time)
+    is_over = active & ~may & (of_kind | ~is_shown)
+    return np.where(in_time.any(1, keepdims=True), in_time, may), is_over
+
+
+def soonest_of(gaps, may, is_over):
+    """Log-probabilities of gaps (m, GAPS): what is over already comes at once, as the soonest that may."""
+    likely = log_softmax(gaps, may | is_over)
+    rows = np.flatnonzero(may.any(1))
+    soonest = may[rows].argmax(1)
+    over = log_sum(np.where(is_over[rows], likely[rows], -np.inf))
+    likely[rows, soonest] = np.logaddexp(likely[rows, soonest], over)
+    return np.where(may, likely, -np.inf)
 
 
 @torch.no_grad()
