@@ -83,6 +83,8 @@ class FlowCodec:
         has_headers: whether octets count headers, so that no packet has fewer than its headers need.
         tail_ns: from the latest start of a record to `last_ns`.
         urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
+        share_again: of rare servers that come back, those that were with the same client before, as
+            `flow_encoding.share_again` counts them.
     """
 
     start_ns: int
@@ -118,6 +120,7 @@ class FlowCodec:
     has_headers: bool
     tail_ns: int = 0
     urns: FlowUrns = field(default_factory=FlowUrns.empty)
+    share_again: float = 0.5
 
     @cached_property
     def layer_of_service(self) -> NDArray[np.int64]:
@@ -208,6 +211,9 @@ class FlowCodec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
+        share_again = float(data.get("share_again", 0.5))
+        if not 0 <= share_again <= 1:
+            raise ValueError("share_again is no share")
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
@@ -217,6 +223,7 @@ class FlowCodec:
             conversation_count=int(data["conversation_count"]),
             record_count=int(data["record_count"]),
             has_headers=bool(data["has_headers"]),
+            share_again=share_again,
             label_names=tuple(str(name) for name in data["label_names"]),
             edges=np.array(data["edges"], np.int64),
             cells=np.array(data["cells"], np.int64),
@@ -241,6 +248,7 @@ _PLAIN: Final = (
     "conversation_count",
     "record_count",
     "has_headers",
+    "share_again",
 )
 _ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
 

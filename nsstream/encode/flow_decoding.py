@@ -139,7 +139,8 @@ def _endpoints(
         token("service_first"),
         family,
         LAG_EDGES,
-        rng.random((n, 2)),
+        rng.random((n, 3)),
+        codec.share_again,
     )
     address, systems = _hosts(codec, families, rng)
     client_port = np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0)

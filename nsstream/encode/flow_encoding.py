@@ -111,21 +111,40 @@ def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -
     )
 
 
-def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
-    table, first = flows.records, flows.first
+def share_again(flows: FlowConversations, codec: FlowCodec) -> float:
+    """Of rare servers that come back, and not as a late peer, the share that was with the same client before.
+
+    A half where there is none.
+    """
+    again = _hosts(flows, codec, _services(flows, codec)[0])[2]
+    return float((again == 1).sum() + 0.5) / float((again >= 0).sum() + 1)
+
+
+def _services(flows: FlowConversations, codec: FlowCodec) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The service token of each conversation (n,), and whether its port has none of its own."""
     services = service_values(flows)
-    port = services[:, 2].copy()
     is_rare = codec.service.tokens(services) < 0
     services[is_rare, 2] = RARE_PORT
+    return codec.service.nearest(services, exact=2), is_rare
+
+
+def _hosts(
+    flows: FlowConversations, codec: FlowCodec, service: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """`host_tokens` of conversations with these services (n,)."""
     hosts = np.concatenate([host_values(flows, 0), host_values(flows, 1)])
     distinct, which = np.unique(hosts, axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    family = (table.ip_version[first] == 6).astype(np.int64)
-    slot, service = codec.host.tokens(distinct), codec.service.nearest(services, exact=2)
-    service_first = flows.from_service[first].astype(np.int64)
-    client, server = host_tokens(
-        which[: len(flows)], which[len(flows) :], service, service_first, family, slot, LAG_EDGES
-    )
+    clients, servers = which.reshape(2, -1)
+    family = (flows.records.ip_version[flows.first] == 6).astype(np.int64)
+    service_first = flows.from_service[flows.first].astype(np.int64)
+    return host_tokens(clients, servers, service, service_first, family, codec.host.tokens(distinct), LAG_EDGES)
+
+
+def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray[np.int64]]:
+    table, first = flows.records, flows.first
+    port = service_values(flows)[:, 2]
+    service, is_rare = _services(flows, codec)
+    client, server, _ = _hosts(flows, codec, service)
     client_port = codec.port.tokens(flows.client_port[:, None])
     start = table.flow_start_ns[first]
     return {
@@ -134,7 +153,7 @@ def _attributes(flows: FlowConversations, codec: FlowCodec) -> dict[str, NDArray
         "service": service,
         "service_port_high": np.where(is_rare, 1 + (port >> 8), 0),
         "service_port_low": np.where(is_rare, 1 + (port & 0xFF), 0),
-        "service_first": service_first,
+        "service_first": flows.from_service[first].astype(np.int64),
         "client": client,
         "server": server,
         "client_port": np.where(client_port >= 0, client_port, PORT_SLOTS + flows.client_port // BLOCK_PORTS),

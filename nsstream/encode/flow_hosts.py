@@ -4,7 +4,9 @@ A host that is frequent has a slot. Any other is new, or somebody of a kind, las
 by bin): named in that role (who sends the first record, or who gets it) once before, twice, more often, or in the other
 role alone. How often hosts come back, after how long and in which roles is kept, and who they are is not. Where one of
 both is rare, a server whom its client asked lately is told as that: as its latest peer for the same service, the one
-before, ..., or as one for another service. So hosts talk to as many others as they did.
+before, ..., or as one for another service. Of rare servers that come back otherwise, some were with the same client
+before and some with another; their share differs from network to network, and is kept. So hosts talk to as many others
+as they did.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _OTHER_ROLE: Final = KNOWN - 1
 # First lag of each bin; the last one has no end.
 LAG_EDGES: Final[NDArray[np.int64]] = np.append(2 ** np.arange(REACHES), 1 << 62)
 
+_ANYBODY, _OTHER, _SAME = range(3)  # with whom somebody who comes back was before
 _KEPT: Final = 16  # peers that are remembered of a client, each with a service
 
 
@@ -36,8 +39,10 @@ def host_tokens(
     family: NDArray[np.int64],
     slot: NDArray[np.int64],
     edges: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens (n,) of clients and of servers.
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens (n,) of clients and of servers, and with whom each server was before, where its token is a lag.
+
+    That is 1 if it was with the same client, 0 if with another, and -1 where the token is no lag.
 
     Args:
         client: (n,) a number a host, below `len(slot)`.
@@ -49,8 +54,8 @@ def host_tokens(
         edges: `LAG_EDGES`.
     """
     n, hosts = len(client), len(slot)
-    out_client, out_server = np.empty(n, np.int64), np.empty(n, np.int64)
-    last = np.full(hosts, -1, np.int64)
+    out_client, out_server, again = np.empty(n, np.int64), np.empty(n, np.int64), np.full(n, -1, np.int64)
+    last, partner = np.full(hosts, -1, np.int64), np.full(hosts, -1, np.int64)
     named = np.zeros((2, hosts), np.int64)
     met = np.zeros(2, np.int64)
     peers = np.full((hosts, _KEPT, 2), -1, np.int32)
@@ -70,15 +75,17 @@ def host_tokens(
             out_server[i] = PEERS + slot[s]
         elif last[s] >= 0:
             out_server[i] = PEERS + _lag_token(met[f] - last[s], named[1 - role, s], edges)
+            again[i] = partner[s] == c
         else:
             out_server[i] = PEERS + FRESH
         _remember(peers[c], s, service[i])
+        partner[c], partner[s] = s, c
         for way, host in ((role, c), (1 - role, s)):
             if slot[host] < 0:
                 last[host] = met[f]
                 named[way, host] += 1
                 met[f] += 1
-    return out_client, out_server
+    return out_client, out_server, again
 
 
 @numba.njit(cache=True, nogil=True)
@@ -90,12 +97,13 @@ def hosts_of_tokens(
     family: NDArray[np.int64],
     edges: NDArray[np.int64],
     chance: NDArray[np.float64],
+    share_again: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """A number a host for the client and the server of each conversation (n,), and the family of each made-up host.
 
     Numbers below `HOST_SLOTS` are slots; the k-th made-up host is `HOST_SLOTS` + k. What a token asks for and is not
     there is, of a peer, the latest one, of somebody known, one of that kind with another lag, and else a new host.
-    `chance` (n, 2) is uniform.
+    `chance` (n, 3) is uniform. `share_again` of the servers that come back were with the same client before.
     """
     n = len(client)
     hosts = HOST_SLOTS + 2 * n
@@ -104,7 +112,7 @@ def hosts_of_tokens(
     count = 0
     peers = np.full((hosts, _KEPT, 2), -1, np.int32)
     seen = np.empty((2, 2 * n), np.int64)
-    last = np.full(hosts, -1, np.int64)
+    last, partner = np.full(hosts, -1, np.int64), np.full(hosts, -1, np.int64)
     named = np.zeros((2, hosts), np.int64)
     met = np.zeros(2, np.int64)
     for i in range(n):
@@ -114,7 +122,7 @@ def hosts_of_tokens(
         if token < HOST_SLOTS:
             c = token
         elif token >= LAG:
-            c = _back(seen[f, : met[f]], last, named[role], token - LAG, edges, chance[i, 0], -1)
+            c = _back(seen[f, : met[f]], last, named[role], token - LAG, edges, chance[i, 0], -1, partner, _ANYBODY)
         if c < 0:
             c = HOST_SLOTS + count
             made[count] = f
@@ -125,12 +133,15 @@ def hosts_of_tokens(
         elif token < PEERS + HOST_SLOTS:
             s = token - PEERS
         elif token >= PEERS + LAG:
-            s = _back(seen[f, : met[f]], last, named[1 - role], token - PEERS - LAG, edges, chance[i, 1], c)
+            was_with = _SAME if chance[i, 2] < share_again else _OTHER
+            kind = token - PEERS - LAG
+            s = _back(seen[f, : met[f]], last, named[1 - role], kind, edges, chance[i, 1], c, partner, was_with)
         if s < 0:
             s = HOST_SLOTS + count
             made[count] = f
             count += 1
         _remember(peers[c], s, service[i])
+        partner[c], partner[s] = s, c
         for way, host in ((role, c), (1 - role, s)):
             if host >= HOST_SLOTS:
                 seen[f, met[f]] = host
@@ -209,18 +220,24 @@ def _back(
     edges: NDArray[np.int64],
     chance: float,
     other: int,
+    partner: NDArray[np.int64],
+    was_with: int,
 ) -> int:
     """A host of a token's kind, last named a lag ago or, where there is none, at any time; -1 where there is none.
 
     `seen` (k,) are the rare hosts in the order in which they were named, `last` and `named` where and how often each
-    was; `other` is nobody to be found.
+    was, `partner` with whom; `other` is nobody to be found, and who is was last with him, or not, if there are such.
     """
     kind, reach = token // REACHES, token % REACHES
     met = len(seen)
-    for first, end in ((max(met - edges[reach + 1] + 1, 0), met - edges[reach] + 1), (0, met)):
-        for step in range(end - first):
-            at = first + (int(chance * (end - first)) + step) % (end - first)
-            host = seen[at]
-            if last[host] == at and _kind(named[host]) == kind and host != other:
-                return int(host)
+    for wanted in (was_with, _ANYBODY):
+        for first, end in ((max(met - edges[reach + 1] + 1, 0), met - edges[reach] + 1), (0, met)):
+            for step in range(end - first):
+                at = first + (int(chance * (end - first)) + step) % (end - first)
+                host = seen[at]
+                fits = wanted == _ANYBODY or (partner[host] == other) == (wanted == _SAME)
+                if fits and last[host] == at and _kind(named[host]) == kind and host != other:
+                    return int(host)
+        if was_with == _ANYBODY:
+            break
     return -1

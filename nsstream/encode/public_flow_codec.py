@@ -205,7 +205,7 @@ def _server_tokens(
     nobody = np.full(len(distinct), -1, np.int64)
     family = (hosts[: len(flows), 0] == 6).astype(np.int64)
     clients, servers, any_way = which[: len(flows)], which[len(flows) :], np.zeros_like(service)
-    _, peers = host_tokens(clients, servers, service, any_way, family, nobody, LAG_EDGES)
+    _, peers, _ = host_tokens(clients, servers, service, any_way, family, nobody, LAG_EDGES)
     return np.where(peers < PEERS, peers, named)
 
 
