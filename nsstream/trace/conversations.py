@@ -36,7 +36,7 @@ CONVERSATION_FIELDS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] 
     "protocol_identifier": (np.uint8, ()),
     "initiator_port": (np.uint16, ()),
     "responder_port": (np.uint16, ()),
-    "initiator_ttl": (np.uint8, ()),  # of the middle packet in each direction; 0 where that direction is silent
+    "initiator_ttl": (np.uint8, ()),  # of the first packet in each direction; 0 where that direction is silent
     "responder_ttl": (np.uint8, ()),
     "initiator_class_of_service": (np.uint8, ()),
     "responder_class_of_service": (np.uint8, ()),

@@ -72,7 +72,7 @@ def group_conversations(
     is_known = known >= 0
     initiator_is_high = _guess_initiator(opening, is_high[first])
     initiator_is_high[is_known] = before.initiator_is_high[known[is_known]]
-    order, direction, middle = arrange(by_time, ids, is_high, initiator_is_high, offset)
+    order, direction, first_of_direction = arrange(by_time, ids, is_high, initiator_is_high, offset)
 
     def arranged(column: NDArray[Any]) -> NDArray[Any]:
         return np.take(column, order)
@@ -91,7 +91,7 @@ def group_conversations(
     low_address, high_address = address[:, :16], address[:, 16:32]
     low_port, high_port, protocol, is_fragment = tail_parts(keys[:, 4])
     flipped = initiator_is_high.astype(bool)
-    forward, back = middle[:, 0], middle[:, 1]  # a first one may be a proxy's, which knows less of the way
+    forward, back = first_of_direction[:, 0], first_of_direction[:, 1]
     table = ConversationTable(
         initiator_address=np.where(flipped[:, None], high_address, low_address),
         responder_address=np.where(flipped[:, None], low_address, high_address),

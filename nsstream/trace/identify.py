@@ -104,27 +104,19 @@ def arrange(
     """Sort by conversation, otherwise as they come.
 
     Returns:
-        rows (n,) and their direction; for each conversation its middle row in either direction (k, 2), the later one
-        of two, -1 for none.
+        rows (n,) and their direction; for each conversation its first row in either direction (k, 2), -1 for none.
     """
     order, direction = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint8)
-    middle, sent = np.full((len(offset) - 1, 2), -1, np.int64), np.zeros((len(offset) - 1, 2), np.int64)
+    first_of_direction = np.full((len(offset) - 1, 2), -1, np.int64)
     filled = offset[:-1].copy()
     for i in range(len(rows)):
         c = ids[i]
         d = is_high[i] ^ initiator_is_high[c]
         order[filled[c]], direction[filled[c]] = rows[i], d
         filled[c] += 1
-        sent[c, d] += 1
-    for c in range(len(middle)):
-        sent[c, 0] //= 2
-        sent[c, 1] //= 2
-        for at in range(offset[c], offset[c + 1]):
-            d = direction[at]
-            if sent[c, d] == 0:
-                middle[c, d] = order[at]
-            sent[c, d] -= 1
-    return order, direction, middle
+        if first_of_direction[c, d] < 0:
+            first_of_direction[c, d] = rows[i]
+    return order, direction, first_of_direction
 
 
 @njit(cache=True, nogil=True)

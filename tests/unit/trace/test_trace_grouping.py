@@ -138,15 +138,13 @@ def test_tcp_is_open_until_both_sides_sent_fin_or_one_sent_rst(rows, is_open):
     assert len(left) == is_open
 
 
-def test_ttl_and_marking_are_of_the_middle_packet_in_each_direction():
-    """A proxy in front of a server answers SYNs, and all else comes from behind it."""
+def test_ttl_and_marking_are_of_the_first_packet_in_each_direction():
     table = table_of(
-        packet(0, ip_ttl=99, vlan_id=7),
-        packet(1, SERVER, CLIENT, ip_ttl=250),
-        packet(2, ip_ttl=61, ip_class_of_service=4),
-        packet(3, SERVER, CLIENT, ip_ttl=50, ip_class_of_service=8),
-        packet(4, SERVER, CLIENT, ip_ttl=1),
-        packet(5, ("192.0.2.7", 5000), ip_ttl=30),
+        packet(0, ip_ttl=61, ip_class_of_service=4, vlan_id=7),
+        packet(1, ip_ttl=99),
+        packet(2, SERVER, CLIENT, ip_ttl=50, ip_class_of_service=8),
+        packet(3, SERVER, CLIENT, ip_ttl=1),
+        packet(4, ("192.0.2.7", 5000), ip_ttl=30),
     )
     assert table.initiator_ttl.tolist() == [61, 30]
     assert table.responder_ttl.tolist() == [50, 0]
