@@ -59,7 +59,8 @@ def bulk_table(length_of_data: int, connections: int) -> ConversationTable:
     columns["protocol_identifier"][:] = TCP_NUMBER
     columns["initiator_port"][:] = 10_000 + np.arange(connections)
     columns["responder_port"][:] = 443
-    columns["initiator_ttl"][:] = columns["responder_ttl"][:] = 64
+    for name in ("initiator_ttl", "responder_ttl", "responder_syn_ttl"):
+        columns[name][:] = 64
     start_ns = 1_700_000_000_000_000_000 + np.arange(connections)[:, None] * 1_000_000
     times_ns = (start_ns + np.arange(len(direction)) * 300_000).ravel()
     values = (times_ns, np.tile(direction, connections), *(np.tile(column, connections) for column in one))

@@ -70,9 +70,11 @@ def tcp(
     return packet(time_ms, *ends, TCP, octets, tcp_control_bits=flags, **known, **fields)
 
 
-def back(time_ms: float, flags: int, seq: int = 0, ack: int = 0, octets: int = 0, window: int = 1000) -> Row:
+def back(
+    time_ms: float, flags: int, seq: int = 0, ack: int = 0, octets: int = 0, window: int = 1000, **fields: Any
+) -> Row:
     """One segment from the server to the client."""
-    return tcp(time_ms, flags, seq, ack, octets, window, ends=(SERVER, CLIENT))
+    return tcp(time_ms, flags, seq, ack, octets, window, ends=(SERVER, CLIENT), **fields)
 
 
 def batch_of(rows: Iterable[Row]) -> PacketBatch:

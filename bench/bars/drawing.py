@@ -71,7 +71,7 @@ def time_packets(model: Path, seed: int) -> Shares:
 
     table = codec.kind.table()[frozen.kinds]
     rules, of_stack = kind_rules(table, codec.endings), np.ascontiguousarray(allowed_kinds(codec)[:, frozen.kinds])
-    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]] == 0
+    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]][:, [0, -1]] == 0
     continues = attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0
     kind = np.searchsorted(frozen.kinds, drawn.kind)
     for part in (1, len(counts)):  # the first compiles

@@ -132,6 +132,8 @@ class Assembler:
         rows["address"] = np.stack([table.initiator_address, table.responder_address], axis=1)
         rows["port"] = np.stack([table.initiator_port, table.responder_port], axis=1)
         rows["ttl"] = np.stack([table.initiator_ttl, table.responder_ttl], axis=1)
+        rows["syn_ttl"] = np.stack([table.initiator_ttl, table.responder_syn_ttl], axis=1)
+        rows["syn_ttl"] = np.where(rows["syn_ttl"] > 0, rows["syn_ttl"], rows["ttl"])
         rows["class_of_service"] = np.stack(
             [table.initiator_class_of_service, table.responder_class_of_service], axis=1
         )
@@ -143,7 +145,7 @@ class Assembler:
         rows["mac"][_to_directed_broadcast(table), 1] = 0xFF
         is_group = group_addresses(rows["address"], rows["version"])
         turned = is_group[:, 0] & ~is_group[:, 1]
-        for name in ("address", "mac", "port", "ttl", "class_of_service"):
+        for name in ("address", "mac", "port", "ttl", "syn_ttl", "class_of_service"):
             rows[name][turned] = rows[name][turned][:, ::-1]
         _as_numbers(rows)
         rows["is_group"] = is_group.any(axis=1).astype(np.uint8) + is_group.all(axis=1)

@@ -13,7 +13,7 @@ from numba import njit
 
 from nsstream.assemble.icmpv6 import wanted_hop_limit
 from nsstream.assemble.octets import Octets, put_run, put_u16, put_u32, put_u64, signed
-from nsstream.trace.fields import ICMPV6, TCP
+from nsstream.trace.fields import ICMPV6, SYN, TCP
 from nsstream.wire.checksum import fold, ones_complement_sum
 
 ETHERNET_BYTES: Final = 14
@@ -51,6 +51,13 @@ def write_ethernet(octets: Octets, at: int, packet: Any, conversation: Any) -> i
 
 
 @njit(cache=True, inline="always")
+def _hop_limit(packet: Any, conversation: Any) -> Any:
+    """The TTL of a packet: a proxy that answers for a server may be nearer than the server behind it."""
+    is_syn = conversation.protocol == TCP and packet.control & SYN != 0 and conversation.is_fragment == 0
+    return (conversation.syn_ttl if is_syn else conversation.ttl)[np.uintp(packet.direction)]
+
+
+@njit(cache=True, inline="always")
 def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header with its checksum; returns the position behind it."""
     header = signed(packet.ip_header)
@@ -64,7 +71,7 @@ def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
         flags = 0x4000
     first = (0x40 | header >> 2) << 24 | signed(conversation.class_of_service[direction]) << 16 | packet.total_length
     second = signed(packet.ip_id) << 16 | flags
-    third = signed(conversation.ttl[direction]) << 24 | signed(conversation.protocol) << 16
+    third = signed(_hop_limit(packet, conversation)) << 24 | signed(conversation.protocol) << 16
     total = first + second + third + conversation.address_sum
     if header > 20:
         put_run(octets, at + 20, header - 20, _NO_OPERATION)
@@ -82,7 +89,7 @@ def write_ipv4(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
 def write_ipv6(octets: Octets, at: int, packet: Any, conversation: Any) -> int:
     """Write the header and the extension headers that its length asks for; returns the position behind them."""
     header = signed(packet.ip_header)
-    hop_limit = conversation.ttl[packet.direction]
+    hop_limit = _hop_limit(packet, conversation)
     if conversation.protocol == ICMPV6 and not conversation.is_fragment:
         hop_limit = wanted_hop_limit(packet.control >> 8, hop_limit)
     traffic_class = signed(conversation.class_of_service[packet.direction])

@@ -164,6 +164,7 @@ def _number(packets: Any, first: int, end: int, conversation: Any, stream: Any, 
         side = packet.direction ^ conversation.is_swapped
         if conversation.ttl[packet.direction] == 0:
             conversation.ttl[packet.direction] = _DEFAULT_TTL
+            conversation.syn_ttl[packet.direction] = _DEFAULT_TTL
             tally[Repair.TTL_DEFAULTED] += 1
         if conversation.version == 6:
             packet.ip_id = draw(stream, 1 << 32) if conversation.is_fragment else 0

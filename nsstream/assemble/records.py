@@ -24,6 +24,7 @@ CONVERSATION: Final = np.dtype(
         ("address_sum", np.int64),  # ones' complement sum of both addresses
         ("port", np.uint16, (2,)),
         ("ttl", np.uint8, (2,)),
+        ("syn_ttl", np.uint8, (2,)),  # of segments with SYN
         ("class_of_service", np.uint8, (2,)),
         ("vlan_id", np.uint16),
         ("protocol", np.uint8),

@@ -232,8 +232,8 @@ def to_table(ends: Endpoints, packets: DrawnPackets | DecodedSeries, codec: Code
 
 _SHARED: Final = (
     "initiator_address", "responder_address", "ip_version", "protocol_identifier", "initiator_port", "responder_port",
-    "initiator_ttl", "responder_ttl", "initiator_class_of_service", "responder_class_of_service", "vlan_id",
-    "is_fragment", "continues_from_before",
+    "initiator_ttl", "responder_ttl", "responder_syn_ttl", "initiator_class_of_service", "responder_class_of_service",
+    "vlan_id", "is_fragment", "continues_from_before",
 )  # fmt: skip
 
 

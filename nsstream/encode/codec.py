@@ -298,8 +298,9 @@ def service_values(table: ConversationTable) -> NDArray[np.int64]:
 
 
 def ttl_values(table: ConversationTable) -> NDArray[np.int64]:
-    """Rows (n, 2): the initiator's TTL and the responder's."""
-    return np.stack([table.initiator_ttl, table.responder_ttl], axis=1).astype(np.int64)
+    """Rows (n, 3): the initiator's TTL, that of the responder's SYN, and the responder's."""
+    columns = (table.initiator_ttl, table.responder_syn_ttl, table.responder_ttl)
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def marking_values(table: ConversationTable) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ class Endpoints:
     responder_port: NDArray[np.uint16]
     initiator_ttl: NDArray[np.uint8]
     responder_ttl: NDArray[np.uint8]
+    responder_syn_ttl: NDArray[np.uint8]
     initiator_class_of_service: NDArray[np.uint8]
     responder_class_of_service: NDArray[np.uint8]
     vlan_id: NDArray[np.uint16]
@@ -67,7 +68,8 @@ def decode_endpoints(attributes: NDArray[np.int64], codec: Codec, rng: np.random
         initiator_port=np.where(has_ports, initiator_port, 0).astype(np.uint16),
         responder_port=np.where(has_ports, responder_port, 0).astype(np.uint16),
         initiator_ttl=ttl[:, 0].astype(np.uint8),
-        responder_ttl=ttl[:, 1].astype(np.uint8),
+        responder_ttl=ttl[:, 2].astype(np.uint8),
+        responder_syn_ttl=ttl[:, 1].astype(np.uint8),
         initiator_class_of_service=marking[:, 1].astype(np.uint8),
         responder_class_of_service=marking[:, 2].astype(np.uint8),
         vlan_id=marking[:, 0].astype(np.uint16),

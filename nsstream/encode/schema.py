@@ -10,7 +10,7 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-SCHEMA_ID: Final = "conversations-5"
+SCHEMA_ID: Final = "conversations-6"
 
 START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=10, largest=100_000 * 10**9)  # nanoseconds
 PACKET_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=30, largest=100_000 * 10**9)
@@ -37,7 +37,7 @@ ATTRIBUTES: Final[dict[str, int]] = {
     "responder_port_low": 257,
     "responder_host": HOST_SLOTS + 2,
     "initiator_port": PORT_SLOTS + PORT_BLOCKS,  # a frequent port, or the block of another
-    "ttl": 384,  # (initiator's, responder's)
+    "ttl": 384,  # (initiator's, of the responder's SYN, responder's)
     "marking": 64,  # (VLAN, class of service of both directions)
     "packet_count": len(LENGTH_GRID),
 }

@@ -213,6 +213,7 @@ def _endpoints(attributes: Numbers, codec: SeriesCodec, rng: np.random.Generator
         responder_port=np.where(with_ports, ports[1], 0).astype(np.uint16),
         initiator_ttl=octets[:, 0],
         responder_ttl=octets[:, 1],
+        responder_syn_ttl=octets[:, 1],
         initiator_class_of_service=octets[:, 2],
         responder_class_of_service=octets[:, 3],
         vlan_id=np.full(len(attributes), codec.vlan_id, np.uint16),

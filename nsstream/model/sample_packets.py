@@ -88,7 +88,7 @@ def draw_packets(
     offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     out = Columns(*(np.zeros(int(offset[-1]), np.int64) for _ in Columns._fields))
     continues = attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0
-    ttl = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]]
+    ttl = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]][:, [0, -1]]
     frozen = freeze_packets(network, codec)
     asked = Asked(
         stack=stack,

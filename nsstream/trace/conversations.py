@@ -36,8 +36,9 @@ CONVERSATION_FIELDS: Final[dict[str, tuple[type[np.generic], tuple[int, ...]]]] 
     "protocol_identifier": (np.uint8, ()),
     "initiator_port": (np.uint16, ()),
     "responder_port": (np.uint16, ()),
-    "initiator_ttl": (np.uint8, ()),  # of the first packet in each direction; 0 where that direction is silent
+    "initiator_ttl": (np.uint8, ()),  # of the middle packet in each direction; 0 where that direction is silent
     "responder_ttl": (np.uint8, ()),
+    "responder_syn_ttl": (np.uint8, ()),  # of its SYN, which may be a proxy's; as the other where it sent none
     "initiator_class_of_service": (np.uint8, ()),
     "responder_class_of_service": (np.uint8, ()),
     "vlan_id": (np.uint16, ()),
@@ -68,6 +69,7 @@ class ConversationTable:
     responder_port: NDArray[np.uint16]
     initiator_ttl: NDArray[np.uint8]
     responder_ttl: NDArray[np.uint8]
+    responder_syn_ttl: NDArray[np.uint8]
     initiator_class_of_service: NDArray[np.uint8]
     responder_class_of_service: NDArray[np.uint8]
     vlan_id: NDArray[np.uint16]

@@ -72,7 +72,7 @@ def group_conversations(
     is_known = known >= 0
     initiator_is_high = _guess_initiator(opening, is_high[first])
     initiator_is_high[is_known] = before.initiator_is_high[known[is_known]]
-    order, direction, first_of_direction = arrange(by_time, ids, is_high, initiator_is_high, offset)
+    order, direction, first_sent, middle = arrange(by_time, ids, is_high, initiator_is_high, offset)
 
     def arranged(column: NDArray[Any]) -> NDArray[Any]:
         return np.take(column, order)
@@ -91,7 +91,8 @@ def group_conversations(
     low_address, high_address = address[:, :16], address[:, 16:32]
     low_port, high_port, protocol, is_fragment = tail_parts(keys[:, 4])
     flipped = initiator_is_high.astype(bool)
-    forward, back = first_of_direction[:, 0], first_of_direction[:, 1]
+    forward, back, answer = middle[:, 0], middle[:, 1], first_sent[:, 1]
+    is_syn = (protocol == TCP) & (is_fragment == 0) & (_at(packets.tcp_control_bits, answer) & SYN > 0)
     table = ConversationTable(
         initiator_address=np.where(flipped[:, None], high_address, low_address),
         responder_address=np.where(flipped[:, None], low_address, high_address),
@@ -101,6 +102,7 @@ def group_conversations(
         responder_port=np.where(flipped, low_port, high_port),
         initiator_ttl=_at(packets.ip_ttl, forward),
         responder_ttl=_at(packets.ip_ttl, back),
+        responder_syn_ttl=_at(packets.ip_ttl, np.where(is_syn, answer, back)),
         initiator_class_of_service=_at(packets.ip_class_of_service, forward),
         responder_class_of_service=_at(packets.ip_class_of_service, back),
         vlan_id=opening.vlan_id,
@@ -120,8 +122,8 @@ def group_conversations(
     return table, OpenConversations(keys[left], initiator_is_high[left])
 
 
-def _at(column: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The column at these rows, 0 where a row is -1."""
+def _at(column: NDArray[np.unsignedinteger], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The low octet of the column at these rows, 0 where a row is -1."""
     if not len(column):
         return np.zeros(len(rows), np.uint8)
     return np.where(rows >= 0, column[rows], 0).astype(np.uint8)

@@ -100,23 +100,34 @@ def arrange(
     is_high: NDArray[np.uint8],
     initiator_is_high: NDArray[np.uint8],
     offset: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Sort by conversation, otherwise as they come.
 
     Returns:
-        rows (n,) and their direction; for each conversation its first row in either direction (k, 2), -1 for none.
+        rows (n,) and their direction; for each conversation its first and its middle row (the later one of two) in
+        either direction, (k, 2) each, -1 for none.
     """
     order, direction = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint8)
-    first_of_direction = np.full((len(offset) - 1, 2), -1, np.int64)
+    first, middle = np.full((len(offset) - 1, 2), -1, np.int64), np.full((len(offset) - 1, 2), -1, np.int64)
+    sent = np.zeros((len(offset) - 1, 2), np.int64)
     filled = offset[:-1].copy()
     for i in range(len(rows)):
         c = ids[i]
         d = is_high[i] ^ initiator_is_high[c]
         order[filled[c]], direction[filled[c]] = rows[i], d
         filled[c] += 1
-        if first_of_direction[c, d] < 0:
-            first_of_direction[c, d] = rows[i]
-    return order, direction, first_of_direction
+        if sent[c, d] == 0:
+            first[c, d] = rows[i]
+        sent[c, d] += 1
+    for c in range(len(middle)):
+        sent[c, 0] //= 2
+        sent[c, 1] //= 2
+        for at in range(offset[c], offset[c + 1]):
+            d = direction[at]
+            if sent[c, d] == 0:
+                middle[c, d] = order[at]
+            sent[c, d] -= 1
+    return order, direction, first, middle
 
 
 @njit(cache=True, nogil=True)

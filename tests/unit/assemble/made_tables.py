@@ -46,6 +46,7 @@ def table_of(*conversations: tuple[dict[str, object], Sequence[Packet]]) -> Conv
         "responder_port": 80,
         "initiator_ttl": 64,
         "responder_ttl": 63,
+        "responder_syn_ttl": 63,
         "is_open_at_end": 1,
     }
     columns = {k: np.zeros((len(conversations), *cell), dtype) for k, (dtype, cell) in CONVERSATION_FIELDS.items()}
@@ -88,6 +89,7 @@ def _chance_conversation(rng: np.random.Generator, has_events: bool) -> tuple[di
         "responder_port": int(rng.choice(SERVICE_PORTS)),
         "initiator_ttl": int(rng.integers(0, 256)),
         "responder_ttl": int(rng.integers(0, 256)),
+        "responder_syn_ttl": int(rng.integers(0, 256)),
         "initiator_class_of_service": int(rng.integers(0, 256)),
         "vlan_id": int(rng.choice([0, 0, 7, 4094])),
         "is_fragment": int(rng.random() < 0.05),

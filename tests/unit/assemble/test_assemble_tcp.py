@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from made_tables import Packet, chance_table, table_of
-from scapy.layers.inet import TCP
+from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from nsstream.assemble import Assembler, Frames
@@ -28,6 +28,14 @@ def test_a_handshake_acknowledges_both_initial_numbers() -> None:
     (syn, syn_ack, ack), _ = assembled(*HANDSHAKE)
     assert syn_ack.ack == (syn.seq + 1) % 2**32
     assert (ack.seq, ack.ack) == (syn_ack.ack, (syn_ack.seq + 1) % 2**32)
+
+
+@pytest.mark.parametrize(("syn_ttl", "answered"), [(38, 38), (0, 230)])
+def test_a_proxy_answers_a_syn_with_a_ttl_of_its_own(syn_ttl: int, answered: int) -> None:
+    packets = (*HANDSHAKE, Packet(30, 1, 1052, ACK, 32))
+    table = table_of(({"responder_ttl": 230, "responder_syn_ttl": syn_ttl}, packets))
+    frames = Assembler(np.random.default_rng(1)).assemble(table)
+    assert [Ether(frames.frame(i))[IP].ttl for i in range(len(frames))] == [64, answered, 64, 230]
 
 
 def test_syn_options_are_those_that_their_length_holds() -> None:

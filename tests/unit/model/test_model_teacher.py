@@ -114,7 +114,7 @@ def packet_says(network, codec, given, drawn):
 
 def lawful_kinds(codec, given, drawn, owner, step):
     attributes, stack, _, counts = given
-    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]] == 0
+    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]][:, [0, -1]] == 0
     rows = begin_law(attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0, is_silent)
     rules, budget = kind_rules(codec.kind.table(), codec.endings), law_budget(codec.endings, None)
     lawful = np.zeros((len(owner), len(rules.traits)), np.bool_)

@@ -138,19 +138,35 @@ def test_tcp_is_open_until_both_sides_sent_fin_or_one_sent_rst(rows, is_open):
     assert len(left) == is_open
 
 
-def test_ttl_and_marking_are_of_the_first_packet_in_each_direction():
+def test_ttl_and_marking_are_of_the_middle_packet_in_each_direction():
     table = table_of(
-        packet(0, ip_ttl=61, ip_class_of_service=4, vlan_id=7),
-        packet(1, ip_ttl=99),
-        packet(2, SERVER, CLIENT, ip_ttl=50, ip_class_of_service=8),
-        packet(3, SERVER, CLIENT, ip_ttl=1),
-        packet(4, ("192.0.2.7", 5000), ip_ttl=30),
+        packet(0, ip_ttl=99, vlan_id=7),
+        packet(1, SERVER, CLIENT, ip_ttl=250),
+        packet(2, ip_ttl=61, ip_class_of_service=4),
+        packet(3, SERVER, CLIENT, ip_ttl=50, ip_class_of_service=8),
+        packet(4, SERVER, CLIENT, ip_ttl=1),
+        packet(5, ("192.0.2.7", 5000), ip_ttl=30),
     )
     assert table.initiator_ttl.tolist() == [61, 30]
     assert table.responder_ttl.tolist() == [50, 0]
     assert table.initiator_class_of_service.tolist() == [4, 0]
     assert table.responder_class_of_service.tolist() == [8, 0]
     assert table.vlan_id.tolist() == [7, 0]
+
+
+def test_the_ttl_of_a_servers_syn_is_kept_apart():
+    """A proxy in front of a server answers SYNs, and all else comes from behind it."""
+    proxied = [
+        tcp(0, SYN),
+        back(1, SYN | ACK, ip_ttl=38),
+        tcp(2, ACK),
+        back(3, ACK, ip_ttl=230),
+        back(4, ACK, ip_ttl=230),
+    ]
+    begun_before = [back(1, ACK, ip_ttl=38), back(2, ACK, ip_ttl=230)]
+    for rows, ttls in ((proxied, (38, 230)), (begun_before, (230, 230)), ([tcp(0, SYN)], (0, 0))):
+        table = table_of(*rows)
+        assert (table.responder_syn_ttl.tolist(), table.responder_ttl.tolist()) == ([ttls[0]], [ttls[1]])
 
 
 def test_a_conversation_of_answers_alone_has_no_ttl_of_its_initiator():
