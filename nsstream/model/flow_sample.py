@@ -23,6 +23,7 @@ from nsstream.encode.flow_encoding import (
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS, RARE_PORT
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_urns import DrawingUrns, Seen
+from nsstream.model.settle_sizes import settle_sizes
 from nsstream.trace.fields import TCP
 
 RUN: Final = 128  # conversations drawn one after the other
@@ -181,6 +182,10 @@ def draw_records(
                 now[:k] += np.where(gap <= left, gap, np.minimum(even, left)) // codec.tick_ns * codec.tick_ns
             fields[offset[rows[:k]] + index] = tokens.numpy()
             starts[offset[rows[:k]] + index] = now[:k]
+    if urns is not None:
+        before_ns = np.append(start_ns[:1], starts[:-1])
+        before_ns[offset[:-1]] = start_ns
+        settle_sizes(fields, np.repeat(attributes, counts, axis=0), before_ns, codec, urns, rng)
     return DrawnRecords(offset, fields, starts)
 
 

@@ -87,7 +87,38 @@ class DrawingUrns:
     def __init__(self, codec: FlowCodec, shown: dict[str, NDArray[np.int64]]) -> None:
         self._codec = codec
         self._givens = Givens(codec.layer_of_service)
+        self._shown = shown
         self._urns = {name: full_urn(codec.urns.pairs[name], shown[said]) for name, said in SAID.items()}
+
+    def urn(self, name: str) -> Urn:
+        """One of them, by its name in `SAID`."""
+        return self._urns[name]
+
+    def shown(self, name: str) -> NDArray[np.int64]:
+        """The tokens (t,) of an urn's columns, rising."""
+        return self._shown[SAID[name]]
+
+    def rows_of_kind(
+        self,
+        name: str,
+        tokens: NDArray[np.int64],
+        attributes: NDArray[np.int64],
+        octave: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
+        """The row of records (k,) with these fields (k, f) in an urn by kind, or by kind and octave (k,)."""
+        own, general = self._of_kind(tokens, attributes)
+        if octave is not None:
+            own, general = own * OCTAVES + octave, general * OCTAVES + octave
+        return rows_of(self._urns[name], own, general)
+
+    def rows_of_cell(self, before_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row of records (k,) in the urn of packets by cell; `before_ns` as of `draw_field`."""
+        return rows_of(self._urns["volumes"], self._codec.cell_at(before_ns))
+
+    def is_left_in_cell(self, row: NDArray[np.int64], column: int) -> NDArray[np.bool_]:
+        """Whether these rows (k,) of that urn, -1 for none, have a token left."""
+        left = self._urns["volumes"].left
+        return (row >= 0) & (left[row, column] >= 1) if len(left) else np.zeros(len(row), bool)
 
     def draw_attribute(
         self, name: str, tokens: Tensor, row: NDArray[np.int64], generator: torch.Generator, weights: Tensor
@@ -119,10 +150,8 @@ class DrawingUrns:
         `tokens` (k, f) are the fields before it; `before_ns` (k,) is when the record before started, or the
         conversation.
         """
-        is_reverse = tokens[:, FIELD_INDEX["is_reverse"]].numpy() == 1
-        way = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse
         label, service = (attributes[:, ATTRIBUTE_INDEX[said]] for said in ("label", "service"))
-        of_kind = self._givens.of_kind(label, service, way)
+        of_kind = self._of_kind(tokens.numpy(), attributes)
         given: _Given = dict.fromkeys(BY_CELL, (self._codec.cell_at(before_ns), None))
         given |= dict.fromkeys(BY_KIND, of_kind)
         given |= dict.fromkeys(LATER_BY_CLASS, self._givens.of_class(label, service))
@@ -131,6 +160,13 @@ class DrawingUrns:
             own, general = (kind * OCTAVES + octave for kind in of_kind)
             given |= dict.fromkeys(BY_KIND_AND_SIZE, (own, general))
         return self._draw(name, weights, given, generator)
+
+    def _of_kind(
+        self, tokens: NDArray[np.int64], attributes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        way = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ (tokens[:, FIELD_INDEX["is_reverse"]] == 1)
+        label, service = (attributes[:, ATTRIBUTE_INDEX[said]] for said in ("label", "service"))
+        return self._givens.of_kind(label, service, way)
 
     def _draw(self, name: str, weights: Tensor, given: _Given, generator: torch.Generator) -> Tensor:
         chance = torch.rand(len(weights), generator=generator, dtype=torch.float64).numpy()
