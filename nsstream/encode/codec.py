@@ -20,7 +20,9 @@ from nsstream.encode.bins import Bins
 from nsstream.encode.clocks import gaps_of, measure_clocks
 from nsstream.encode.endings import Endings
 from nsstream.encode.gap_shapes import GapShapes
+from nsstream.encode.makeup import MAKEUP, fit_makeup
 from nsstream.encode.pace import Pace
+from nsstream.encode.profiles import Profiles
 from nsstream.encode.schema import (
     ATTRIBUTES,
     BLOCK_PORTS,
@@ -42,7 +44,7 @@ from nsstream.encode.schema import (
 from nsstream.encode.tokens import moment_of
 from nsstream.encode.urns import Urns
 from nsstream.encode.vocabulary import Vocabulary
-from nsstream.encode.waits import Waits
+from nsstream.encode.waits import WAITS, fit_waits
 from nsstream.trace.conversations import ConversationTable
 from nsstream.trace.fields import ICMP, ICMPV6, TCP
 
@@ -70,6 +72,7 @@ class Codec:
         endings: how TCP connections end.
         pace: how soon after one packet the next comes, of any conversation.
         waits: how long each long conversation waits between its packets.
+        makeup: what packets each longer conversation is made of.
         rare_prefix: (k, 17) IP version and address of rare hosts, host bits zeroed.
         rare_fresh: share of rare-host tokens that name a host not named before, of initiators and responders.
     """
@@ -100,7 +103,8 @@ class Codec:
     talks_to_itself: bool
     endings: Endings
     pace: Pace
-    waits: Waits
+    waits: Profiles
+    makeup: Profiles
     rare_prefix: NDArray[np.int64]
     rare_fresh: tuple[float, float]
 
@@ -170,6 +174,7 @@ class Codec:
             length=LENGTH_GRID.tokens(table.packet_count),
             stack=stack_of(services[:, 0], services[:, 1], services[:, 2]),
         )
+        class_ = _service_classes(service, urns)[service.nearest(services, exact=3)]
         rare = np.unique(hosts[host.tokens(hosts) < 0], axis=0)
         step = max(1, len(rare) // RARE_PREFIXES)
         return cls(
@@ -201,9 +206,8 @@ class Codec:
             talks_to_itself=bool((table.initiator_address == table.responder_address).all(axis=1).any()),
             endings=Endings.fit(table),
             pace=Pace.fit(table.observation_time_ns),
-            waits=Waits.fit(
-                _service_classes(service, urns)[service.nearest(services, exact=3)], table.packet_offset, since_any
-            ),
+            waits=fit_waits(class_, table.packet_offset, since_any),
+            makeup=fit_makeup(class_, table.packet_offset, kinds[:, 1], kinds[:, 5] > 0, sizes[:, 0]),
             rare_prefix=_prefixes(rare[::step]),
             rare_fresh=(_fresh_share(table, host, 0), _fresh_share(table, host, 1)),
         )
@@ -228,6 +232,7 @@ class Codec:
             "endings": self.endings.as_json(),
             "pace": self.pace.as_json(),
             "waits": self.waits.as_json(),
+            "makeup": self.makeup.as_json(),
             "rare_prefix": self.rare_prefix.tolist(),
             "rare_fresh": list(self.rare_fresh),
         }
@@ -252,7 +257,8 @@ class Codec:
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
             pace=Pace.from_json(data.get("pace", [])),
-            waits=Waits.from_json(data.get("waits", {"of": [], "cells": []})),
+            waits=Profiles.from_json(WAITS, data["waits"]),
+            makeup=Profiles.from_json(MAKEUP, data["makeup"]),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),
             rare_fresh=(float(data["rare_fresh"][0]), float(data["rare_fresh"][1])),
         )

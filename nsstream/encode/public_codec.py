@@ -20,12 +20,12 @@ from nsstream.encode.encoding import encode_alone
 from nsstream.encode.gap_shapes import GapShapes
 from nsstream.encode.made_up_hosts import hosts_of, made_up_hosts
 from nsstream.encode.pace import Pace
+from nsstream.encode.profiles import Profiles
 from nsstream.encode.public_services import PUBLIC_SERVICES
 from nsstream.encode.schema import ATTRIBUTE_INDEX, HOST_SLOTS, SLICES
 from nsstream.encode.tokens import ChunkTokens
 from nsstream.encode.urns import Urns
 from nsstream.encode.vocabulary import Vocabulary
-from nsstream.encode.waits import Waits
 from nsstream.trace.conversations import ConversationTable
 
 _INITIATOR, _RESPONDER = ATTRIBUTE_INDEX["initiator_host"], ATTRIBUTE_INDEX["responder_host"]
@@ -49,7 +49,8 @@ def public_codec(seed: Codec, start_ns: int, end_ns: int) -> Codec:
         gap_shapes=no_shapes,
         endings=replace(seed.endings, completeness=()),
         pace=Pace(),
-        waits=Waits.empty(),
+        waits=Profiles.empty(),
+        makeup=Profiles.empty(),
     )
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from nsstream.encode.bins import rank_of, value_at
 from nsstream.model.lawful import IS_FILLER
+from nsstream.model.makeup_urns import weigh_kinds, weigh_sizes
 from nsstream.model.networks import FORBIDDEN
 from nsstream.model.packet_meaning import PacketMeaning
+from nsstream.model.profile_urns import ProfileUrns
 from nsstream.model.recurrent import Matrix
 from nsstream.model.soften import chance, exponentiate, pick
 from nsstream.model.wait_urns import WaitUrns, note_wait, time_to_wait, weigh_waits
@@ -28,7 +30,10 @@ def choose_kind(
     logits: Matrix,
     otherwise: NDArray[np.bool_],
     may: NDArray[np.bool_],
-    traits: NDArray[np.uint32],
+    meaning: PacketMeaning,
+    makeup: ProfileUrns,
+    urn: int,
+    share_left: float,
     at: float,
     power: NDArray[np.int32],
 ) -> int:
@@ -38,7 +43,10 @@ def choose_kind(
         logits: (>= k,) of the k kinds; destroyed.
         otherwise: (k,) kinds that go with the conversation's stack.
         may: (k,) those of them that the law allows.
-        traits: (k,) of `KindRules`.
+        meaning: of the tokens.
+        makeup: of all conversations.
+        urn: the row of this one's, -1 if it has none.
+        share_left: of the conversation's packets, this one included.
         at: where in [0, 1) of the cumulated weights.
         power: work space of `exponentiate`.
     """
@@ -53,6 +61,8 @@ def choose_kind(
         if not (may[j] if is_hopeless else otherwise[j]):
             logits[j] = _FORBIDDEN
     exponentiate(logits, k, power)
+    if urn >= 0:
+        weigh_kinds(makeup, urn, share_left, meaning.rules.side, meaning.is_bare, logits)
     share = _SCARCE
     if not is_hopeless:
         total, lawful = _NONE, _NONE
@@ -63,18 +73,31 @@ def choose_kind(
             lawful += logits[j]
         share = lawful / total
     for j in range(k):
-        if traits[j] & IS_FILLER:
+        if meaning.rules.traits[j] & IS_FILLER:
             logits[j] *= share
     return max(pick(logits, k, at), 0)
 
 
 @njit(cache=True)
 def choose_size(
-    meaning: PacketMeaning, logits: Matrix, power: NDArray[np.int32], generators: NDArray[np.uint64], c: int
+    meaning: PacketMeaning,
+    logits: Matrix,
+    makeup: ProfileUrns,
+    urn: int,
+    share_left: float,
+    side: int,
+    power: NDArray[np.int32],
+    generators: NDArray[np.uint64],
+    c: int,
 ) -> tuple[int, int]:
-    """Which of s sizes, by its logits (s,), which are destroyed, and the datagram's octets; c's generator decides."""
+    """Which of s sizes, by its logits (s,), which are destroyed, and the datagram's octets; c's generator decides.
+
+    makeup, urn, share_left: as of `choose_kind`; `side` sends the packet.
+    """
     s = len(meaning.exact)
     exponentiate(logits, s, power)
+    if urn >= 0:
+        weigh_sizes(makeup, urn, share_left, side, meaning.size_step, logits)
     size = max(pick(logits, s, chance(generators, c)), 0)
     octets = meaning.exact[size]
     if octets < 0:
@@ -113,7 +136,7 @@ def choose_gap(
         c: the conversation.
         waits: of all conversations; changed.
         packets_left: of the conversation, this one included.
-        packets: of it but for its first.
+        packets: of it.
     """
     g = len(meaning.gap_least)
     last = last_ns[meaning.rules.side[kind]]
@@ -121,7 +144,7 @@ def choose_gap(
     by_own = 1 if meaning.own_clock[kind] and last >= 0 and elapsed < meaning.longest_own_ns else 0
     if by_own == 0:
         elapsed = 0
-    left, urn = meaning.end_ns - now_ns, waits.row[c]
+    left, urn = meaning.end_ns - now_ns, waits.urns.row[c]
     if urn >= 0:
         left = time_to_wait(waits, urn, left, packets_left)
     active, shown = meaning.gap_active[by_own], meaning.gap_shown[kind, by_own]
@@ -149,9 +172,9 @@ def choose_gap(
         step = 0
         for j in range(min(soonest, g - 1), g):
             wait = meaning.gap_middle[j] - elapsed
-            while step < len(waits.weight) - 1 and wait >= waits.upper_ns[step]:
+            while step < len(waits.upper_ns) - 1 and wait >= waits.upper_ns[step]:
                 step += 1
-            logits[j] *= waits.weight[step]
+            logits[j] *= waits.urns.weight[step]
     gap = max(pick(logits, g, chance(generators, c)), 0) if is_known else g - 1  # this clock has no gap left
     inside, at = meaning.gap_inside[meaning.gap_shape[kind, by_own, gap]], chance(generators, c)
     if by_own:

@@ -16,7 +16,9 @@ from nsstream.encode.schema import TIMES_LEFT
 from nsstream.model.choose_packet import choose_gap, choose_kind, choose_size
 from nsstream.model.frozen_packets import FrozenPackets
 from nsstream.model.lawful import allow, say
+from nsstream.model.makeup_urns import note_packet
 from nsstream.model.packet_meaning import PacketMeaning
+from nsstream.model.profile_urns import ProfileUrns
 from nsstream.model.recurrent import Matrix, recur
 from nsstream.model.soften import chance
 from nsstream.model.wait_urns import WaitUrns
@@ -37,6 +39,7 @@ class Asked(NamedTuple):
         law: (n, COLUMNS) of `lawful.begin_law`; changed.
         budget: of `lawful.law_budget`; changed.
         waits: how long they wait; changed.
+        makeup: what they are made of; changed.
         generators: (n,) seeds; changed.
     """
 
@@ -50,6 +53,7 @@ class Asked(NamedTuple):
     law: NDArray[np.int32]
     budget: NDArray[np.int64]
     waits: WaitUrns
+    makeup: ProfileUrns
     generators: NDArray[np.uint64]
 
 
@@ -187,8 +191,12 @@ def _say_kinds(frozen: FrozenPackets, meaning: PacketMeaning, asked: Asked, slot
         otherwise = meaning.of_stack[asked.stack[c]]
         allow(rules, asked.law[c], asked.counts[c] - step - 1, asked.budget, otherwise, slots.may)
         _add(logits, frozen.kind_bias[_token_of(meaning.position, step)])
-        kind = choose_kind(logits, otherwise, slots.may, rules.traits, chance(asked.generators, c), slots.power)
+        urn, left = asked.makeup.row[c], (asked.counts[c] - step) / asked.counts[c]
+        at = chance(asked.generators, c)
+        kind = choose_kind(logits, otherwise, slots.may, meaning, asked.makeup, urn, left, at, slots.power)
         say(rules, asked.law[c], asked.budget, kind)
+        if urn >= 0 and meaning.is_bare[kind]:
+            note_packet(asked.makeup, urn, rules.side[kind], 0)
         slots.kind[i] = kind
         to = asked.offset[c] + step
         out.kind[to], out.size[to], out.gap[to] = frozen.kinds[kind], meaning.bare_size[kind], 0
@@ -218,7 +226,11 @@ def _say_sizes(frozen: FrozenPackets, meaning: PacketMeaning, asked: Asked, slot
         i, logits = slots.rows[r], slots.sized[r]
         c, kind = slots.owner[i], slots.kind[i]
         _add(logits, frozen.size_bias[_token_of(meaning.position, slots.step[i])])
-        size, octets = choose_size(meaning, logits, slots.power, asked.generators, c)
+        urn, left = asked.makeup.row[c], (asked.counts[c] - slots.step[i]) / asked.counts[c]
+        side = meaning.rules.side[kind]
+        size, octets = choose_size(meaning, logits, asked.makeup, urn, left, side, slots.power, asked.generators, c)
+        if urn >= 0:
+            note_packet(asked.makeup, urn, side, meaning.size_step[size])
         to = asked.offset[c] + slots.step[i]
         out.size[to] = frozen.sizes[size]
         out.octets[to] = max(octets, meaning.header[kind] + (1 if meaning.is_tcp[kind] else 0))
@@ -251,7 +263,7 @@ def _say_gaps(frozen: FrozenPackets, meaning: PacketMeaning, asked: Asked, slots
         _add(logits, frozen.gap_bias[_token_of(meaning.position, slots.step[i])])
         gap, now_ns = choose_gap(
             meaning, kind, slots.now_ns[i], slots.last_ns[i], logits, slots.power, asked.generators, c,
-            asked.waits, asked.counts[c] - slots.step[i], asked.counts[c] - 1,
+            asked.waits, asked.counts[c] - slots.step[i], asked.counts[c],
         )  # fmt: skip
         slots.now_ns[i] = now_ns
         to = asked.offset[c] + slots.step[i]

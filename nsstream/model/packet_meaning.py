@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nsstream.encode.codec import Codec
 from nsstream.encode.encoding import allowed_kinds, size_tokens
+from nsstream.encode.makeup import size_step
 from nsstream.encode.schema import COUNTDOWNS, POSITIONS, SIZE_SLOTS
 from nsstream.encode.tokens import countdown_token, position_token
 from nsstream.model.frozen_packets import FrozenPackets
@@ -26,6 +27,7 @@ class PacketMeaning(NamedTuple):
         is_bare, is_tcp, own_clock: (k,) no octets behind the headers; TCP; timed by its own side.
         bare_size: (k,) the size token of the headers alone.
         exact: (s,) octets of a frequent size, -1 for a bin; octets: (s, QUANTILES) of the bins.
+        size_step: (s,) of `makeup.size_step`.
         gap_active: (2, g) gaps that the chunk shows since the packet before, and since the own side's last.
         gap_shown: (k, 2, g) those that go with each kind.
         gap_shape: (k, 2, g) rows of `gap_inside`, (rows, QUANTILES) nanoseconds.
@@ -44,6 +46,7 @@ class PacketMeaning(NamedTuple):
     bare_size: NDArray[np.int64]
     exact: NDArray[np.int64]
     octets: NDArray[np.float64]
+    size_step: NDArray[np.int64]
     gap_active: NDArray[np.bool_]
     gap_shown: NDArray[np.bool_]
     gap_shape: NDArray[np.int64]
@@ -65,6 +68,7 @@ def meaning_of(codec: Codec, frozen: FrozenPackets) -> PacketMeaning:
     is_exact = sizes < SIZE_SLOTS
     exact = np.full(len(sizes), -1, np.int64)
     exact[is_exact] = codec.size.table()[sizes[is_exact], 0]
+    octets = codec.octets.quantiles[np.where(is_exact, 0, sizes - SIZE_SLOTS)]
     clocks = codec.packet_gap, codec.own_gap
     edges = codec.packet_gap.grid.edges
     end = np.append(edges[1:], np.inf)
@@ -80,7 +84,8 @@ def meaning_of(codec: Codec, frozen: FrozenPackets) -> PacketMeaning:
         own_clock=codec.own_clock[kinds],
         bare_size=size_tokens(header, codec),
         exact=exact,
-        octets=codec.octets.quantiles[np.where(is_exact, 0, sizes - SIZE_SLOTS)],
+        octets=octets,
+        size_step=size_step(np.where(is_exact, exact, octets.mean(axis=1).astype(np.int64))),
         gap_active=np.stack([bins.is_active()[gaps] for bins in clocks]),
         gap_shown=codec.gap_shapes.may_show(kinds, gaps),
         gap_shape=shape,

@@ -14,6 +14,7 @@ from nsstream.encode.codec import Codec
 from nsstream.encode.schema import ATTRIBUTE_INDEX
 from nsstream.model.frozen_packets import freeze_conversations, freeze_packets
 from nsstream.model.lawful import begin_law, law_budget
+from nsstream.model.makeup_urns import makeup_urns
 from nsstream.model.networks import PacketNetwork
 from nsstream.model.one_thread import one_blas_thread
 from nsstream.model.packet_loop import Asked, Columns, empty_slots, run
@@ -101,6 +102,7 @@ def draw_packets(
         law=begin_law(continues, ttl == 0),
         budget=law_budget(codec.endings, events),
         waits=wait_urns(codec, attributes, counts),
+        makeup=makeup_urns(codec, attributes, counts),
         generators=rng.integers(0, 1 << 64, len(counts), dtype=np.uint64),
     )
     with one_blas_thread():

@@ -15,6 +15,7 @@ from scipy import stats
 from nsstream.encode.codec import slice_starts
 from nsstream.encode.decoding import decode_endpoints
 from nsstream.encode.encoding import allowed_attributes, allowed_kinds, hosts_by_family, services_by_family
+from nsstream.encode.profiles import Profiles
 from nsstream.encode.schema import ATTRIBUTE_INDEX, GAPS, HOST_SLOTS, KINDS, MOMENTS, RARE_PORT, SERVICE_SLOTS, SLICES
 from nsstream.encode.tokens import countdown_token, position_token, start_features, time_left_token
 from nsstream.encode.urns import Urns
@@ -26,6 +27,12 @@ from nsstream.model.sample_packets import draw_packets
 SHARP = 1000.0
 NEAR = 0.02  # of a logit before it is sharpened: e**-20 times as likely
 SCARCE = -60.0  # log of the least share that drawing tells
+
+
+@pytest.fixture(scope="module")
+def codec(codec):
+    """Without profiles of single conversations, so that the networks alone decide."""
+    return dataclasses.replace(codec, waits=Profiles.empty(), makeup=Profiles.empty())
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nsstream.encode.bins import Bins
+from nsstream.encode.profiles import Profiles
 from nsstream.encode.schema import ATTRIBUTE_INDEX, PACKET_GAP_GRID
-from nsstream.encode.waits import LONG, STEPS, Waits, step_of
+from nsstream.encode.waits import WAITS, step_of
 from nsstream.model.sample_packets import draw_packets
 from nsstream.model.wait_urns import time_to_wait, wait_urns
 
@@ -35,12 +36,12 @@ def sessions(codec, attributes):
     """A codec in which gaps are short or pauses, and one session of that service made five pauses."""
     class_ = int(codec.service_classes()[attributes[0, ATTRIBUTE_INDEX["service"]]])
     short, pause = steps(SHORT_NS, PAUSE_NS)
-    waits = Waits(np.array([[class_, PACKETS]]), np.array([[0, short, PACKETS - 1 - PAUSES], [0, pause, PAUSES]]))
+    waits = Profiles(np.array([[class_, PACKETS]]), np.array([[0, short, PACKETS - 1 - PAUSES], [0, pause, PAUSES]]))
     gaps = Bins.fit(PACKET_GAP_GRID, np.array([SHORT_NS, PAUSE_NS]))
     nothing = dataclasses.replace(codec.gap_shapes, cells=codec.gap_shapes.cells[:0], shape=codec.gap_shapes.shape[:0])
     return dataclasses.replace(
-        codec, waits=waits, packet_gap=gaps, gap_shapes=nothing, own_clock=np.zeros_like(codec.own_clock),
-        last_ns=codec.first_ns + 10**12,
+        codec, waits=waits, makeup=Profiles.empty(), packet_gap=gaps, gap_shapes=nothing,
+        own_clock=np.zeros_like(codec.own_clock), last_ns=codec.first_ns + 10**12,
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def test_pauses_come_about_as_often_as_counted_whatever_the_network_likes(networ
     waits = drawn_waits(network, sessions, attributes)
     often = (waits == PAUSE_NS).sum(axis=1)
     assert (abs(often - PAUSES) <= 3).all()
-    alone = drawn_waits(network, dataclasses.replace(sessions, waits=Waits.empty()), attributes)
+    alone = drawn_waits(network, dataclasses.replace(sessions, waits=Profiles.empty()), attributes)
     assert (abs((alone > SHORT_NS).sum(axis=1) - PAUSES) > 20).all() or by == -4.0
 
 
@@ -80,19 +81,19 @@ def test_who_is_late_makes_no_pause_and_is_not_squeezed(networks, sessions, attr
 def test_the_shortest_has_the_waits_of_the_shortest_that_was_counted(sessions, attributes):
     short, pause = steps(SHORT_NS, PAUSE_NS)
     class_ = int(sessions.waits.of[0, 0])
-    two = Waits(np.array([[class_, 200], [class_, 400]]), np.array([[0, short, 199], [1, pause, 399]]))
-    urns = wait_urns(dataclasses.replace(sessions, waits=two), attributes, np.array([LONG, 600, 150, 399]))
-    assert urns.row.tolist() == [-1, 2, 0, 1]
-    expected = np.zeros((3, STEPS))
-    expected[0, short], expected[1, short], expected[2, pause] = 149, 398, 599
-    np.testing.assert_allclose(urns.wanted, expected, rtol=1e-6)
+    two = Profiles(np.array([[class_, 200], [class_, 400]]), np.array([[0, short, 199], [1, pause, 399]]))
+    urns = wait_urns(dataclasses.replace(sessions, waits=two), attributes, np.array([WAITS.longer_than, 600, 150, 399]))
+    assert urns.urns.row.tolist() == [-1, 2, 0, 1]
+    expected = np.zeros((3, WAITS.steps))
+    expected[0, short], expected[1, short], expected[2, pause] = 199 * 0.75, 199 * 399 / 200, 399 * 1.5
+    np.testing.assert_allclose(urns.urns.wanted, expected, rtol=1e-6)
     assert urns.pace_ns[0] == pytest.approx(SHORT_NS, rel=0.4)
     assert urns.pace_ns[2] == 0
 
 
 def test_of_a_service_that_had_no_long_conversation_none_has_an_urn(sessions, attributes):
-    silent = dataclasses.replace(sessions, waits=Waits.empty())
-    assert (wait_urns(silent, attributes, np.full(len(attributes), 500)).row == -1).all()
+    silent = dataclasses.replace(sessions, waits=Profiles.empty())
+    assert (wait_urns(silent, attributes, np.full(len(attributes), 500)).urns.row == -1).all()
 
 
 def test_time_is_left_for_as_many_packets_as_are_to_come(sessions, attributes):
