@@ -34,7 +34,7 @@ def forbidden_share(path):
     total = np.diff(tokens.packet_offset)
     order = np.argsort(-total, kind="stable")
     total, begin, attributes = total[order], tokens.packet_offset[:-1][order], tokens.attributes[order]
-    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]] == 0
+    is_silent = codec.ttl.table()[attributes[:, ATTRIBUTE_INDEX["ttl"]]][:, [0, -1]] == 0
     continues = attributes[:, ATTRIBUTE_INDEX["continues_from_before"]] > 0
     allowed = allowed_kinds(codec)[tokens.stack[order]]
     rules, rows = kind_rules(codec.kind.table(), codec.endings), begin_law(continues, is_silent)
