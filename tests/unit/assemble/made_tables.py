@@ -89,12 +89,12 @@ def _chance_conversation(rng: np.random.Generator, has_events: bool) -> tuple[di
         "responder_port": int(rng.choice(SERVICE_PORTS)),
         "initiator_ttl": int(rng.integers(0, 256)),
         "responder_ttl": int(rng.integers(0, 256)),
-        "responder_syn_ttl": int(rng.integers(0, 256)),
         "initiator_class_of_service": int(rng.integers(0, 256)),
         "vlan_id": int(rng.choice([0, 0, 7, 4094])),
         "is_fragment": int(rng.random() < 0.05),
         "continues_from_before": int(rng.integers(0, 2)),
     }
+    fields["responder_syn_ttl"] = fields["responder_ttl"] // 2
     count = int(rng.integers(1, 30))
     times = np.sort(rng.integers(0, 60_000_000, count))
     if rng.random() < 0.1:
