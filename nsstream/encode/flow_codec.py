@@ -41,7 +41,7 @@ from nsstream.encode.flow_schema import (
     SLICES,
     START_GAP_GRID,
 )
-from nsstream.encode.flow_urns import FlowUrns
+from nsstream.encode.flow_urns import OCTAVES, FlowUrns
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.errors import TrainError
@@ -85,6 +85,7 @@ class FlowCodec:
         urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
         share_again: of rare servers that come back, those that were with the same client before, as
             `flow_encoding.share_again` counts them.
+        loads: which clients have how many large records, as `flow_encoding.count_loads` counts them.
     """
 
     start_ns: int
@@ -121,6 +122,7 @@ class FlowCodec:
     tail_ns: int = 0
     urns: FlowUrns = field(default_factory=FlowUrns.empty)
     share_again: float = 0.5
+    loads: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
 
     @cached_property
     def layer_of_service(self) -> NDArray[np.int64]:
@@ -214,6 +216,9 @@ class FlowCodec:
         share_again = float(data.get("share_again", 0.5))
         if not 0 <= share_again <= 1:
             raise ValueError("share_again is no share")
+        loads = np.array(data.get("loads", []), np.int64).reshape(-1, 3)
+        if not ((loads >= 0).all() and (loads[:, 0] <= HOST_SLOTS).all() and (loads[:, 1] < OCTAVES).all()):
+            raise ValueError("loads name what there is not")
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
@@ -224,6 +229,7 @@ class FlowCodec:
             record_count=int(data["record_count"]),
             has_headers=bool(data["has_headers"]),
             share_again=share_again,
+            loads=loads,
             label_names=tuple(str(name) for name in data["label_names"]),
             edges=np.array(data["edges"], np.int64),
             cells=np.array(data["cells"], np.int64),
@@ -250,7 +256,7 @@ _PLAIN: Final = (
     "has_headers",
     "share_again",
 )
-_ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as")
+_ARRAYS: Final = ("edges", "cells", "labels", "host_as", "port_blocks", "networks", "rare_as", "loads")
 
 
 def measure_cells(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -25,6 +25,7 @@ from nsstream.encode.flow_schema import (
     COUNTDOWNS,
     FIELD_INDEX,
     FIELDS,
+    HOST_SLOTS,
     HOSTS,
     MOMENTS,
     PEERS,
@@ -39,6 +40,7 @@ from nsstream.encode.flow_schema import (
 )
 from nsstream.encode.flow_urns import OCTAVES, FlowUrns, Givens
 from nsstream.encode.flow_values import Counts, flag_values, mark_values, path_values
+from nsstream.encode.vocabulary import distinct_rows
 from nsstream.trace.fields import TCP, UDP
 
 
@@ -109,6 +111,19 @@ def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -
         is_from_service=(tokens.attributes[owner, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse,
         octave=octave_of(tokens.fields, codec),
     )
+
+
+def count_loads(tokens: FlowTokens, codec: FlowCodec) -> NDArray[np.int64]:
+    """How many large records each client has: rows (k, 3) of `client_class`, octave and how many."""
+    client = client_class(np.repeat(tokens.attributes, np.diff(tokens.offset), axis=0))
+    octave = octave_of(tokens.fields, codec)
+    rows, _, times = distinct_rows(np.stack([client, octave], axis=1)[octave >= LEAST_OCTAVE])
+    return np.concatenate([rows, times[:, None]], axis=1)
+
+
+def client_class(attributes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The client's slot (n,), or `HOST_SLOTS` for all who have none."""
+    return np.asarray(np.minimum(attributes[:, ATTRIBUTE_INDEX["client"]], HOST_SLOTS), np.int64)
 
 
 def share_again(flows: FlowConversations, codec: FlowCodec) -> float:
@@ -212,6 +227,7 @@ def _largest(fields: NDArray[np.int64], codec: FlowCodec, bounds: NDArray[np.int
     return np.asarray(np.maximum(*sizes), np.int64)
 
 
+LEAST_OCTAVE: Final = 6  # of a large record: 33 packets
 _OCTAVES: Final = 2 ** np.arange(OCTAVES - 1)
 _SIZES: Final = np.array([1, 2, 4, 8, 16, 64, 256, 1024])
 

@@ -100,6 +100,7 @@ def public_flow_codec(
         conversation_count=MOMENTS,
         record_count=MOMENTS,
         label_names=(),
+        loads=np.zeros((0, 3), np.int64),
         labels=np.bincount([0], minlength=LABELS) * MOMENTS,
         host=_made_up_hosts(mapped),
         host_as=np.zeros(HOST_SLOTS, np.int64),

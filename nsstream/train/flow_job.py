@@ -15,7 +15,7 @@ from nsstream.encode.address_map import AddressMap
 from nsstream.encode.as_map import map_systems
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_conversations import group_flows
-from nsstream.encode.flow_encoding import count_urns, encode_flows, share_again
+from nsstream.encode.flow_encoding import count_loads, count_urns, encode_flows, share_again
 from nsstream.errors import TrainError
 from nsstream.model.flow_checkpoint import (
     FlowModel,
@@ -44,7 +44,12 @@ def train_flows(job: TrainJob, report: Callable[[Progress], None], seat: Seat) -
     if parent:
         networks.load_state_dict(_weights(parent))
     tokens = encode_flows(flows, codec)
-    codec = dataclasses.replace(codec, urns=count_urns(tokens, flows, codec), share_again=share_again(flows, codec))
+    codec = dataclasses.replace(
+        codec,
+        urns=count_urns(tokens, flows, codec),
+        share_again=share_again(flows, codec),
+        loads=count_loads(tokens, codec),
+    )
     config = FitConfig(steps=job.steps, budget_s=job.budget_s, learning_rate=1e-3 if parent else 3e-3)
     fit = FlowFit(
         networks, tokens, flows.records.flow_start_ns, codec, config, job.seed, SystemClock(), report, seat.device
