@@ -65,5 +65,7 @@ SKETCHES: Final[dict[str, Sketch]] = {
 def error_of(sketch: Sketch, counts: Counts, memory: int, runs: int, rng: np.random.Generator) -> float:
     """By what share of its count a heavy hitter's estimate is off, in the mean over heavy hitters and runs."""
     heavy = counts >= max(1, HEAVY * counts.sum())
+    if not heavy.any():
+        return float("nan")
     off = [abs(sketch(counts, memory, rng)[heavy] / counts[heavy] - 1).mean() for _ in range(runs)]
     return float(np.mean(off))

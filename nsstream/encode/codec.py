@@ -256,7 +256,7 @@ class Codec:
             taken_ports=_ports(data["taken_ports"]),
             talks_to_itself=bool(data["talks_to_itself"]),
             endings=Endings.from_json(data["endings"]),
-            pace=Pace.from_json(data.get("pace", [])),
+            pace=Pace.from_json(data["pace"]),
             waits=Profiles.from_json(WAITS, data["waits"]),
             makeup=Profiles.from_json(MAKEUP, data["makeup"]),
             rare_prefix=np.array(data["rare_prefix"], np.int64).reshape(-1, 17),

@@ -107,12 +107,8 @@ class Urns:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else.
-
-        Without `answers` or `loads`, which older checkpoints do not have, none were counted.
-        """
-        told = {"answers": [], "loads": [], **data}
-        pairs = {name: np.array(told[name], np.int64).reshape(-1, 3) for name in NAMES}
+        """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
+        pairs = {name: np.array(data[name], np.int64).reshape(-1, 3) for name in NAMES}
         for name, (givens, saids) in _LIMITS.items():
             rows = pairs[name]
             if not ((rows >= 0).all() and (rows[:, 0] < givens).all() and (rows[:, 1] < saids).all()):

@@ -9,7 +9,7 @@ records of that size.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,28 +43,32 @@ def settle_sizes(
         urns: as the drawing left them; changed.
         rng: of all chance.
     """
+    drawn = _Drawn(fields, attributes, before_ns, codec, urns)
     for name in _OF:
-        _settle(name, fields, attributes, before_ns, codec, urns, rng)
+        _settle(name, drawn, rng)
 
 
-def _settle(
-    name: str,
-    fields: NDArray[np.int64],
-    attributes: NDArray[np.int64],
-    before_ns: NDArray[np.int64],
-    codec: FlowCodec,
-    urns: DrawingUrns,
-    rng: np.random.Generator,
-) -> None:
+class _Drawn(NamedTuple):
+    """What `settle_sizes` is given."""
+
+    fields: NDArray[np.int64]
+    attributes: NDArray[np.int64]
+    before_ns: NDArray[np.int64]
+    codec: FlowCodec
+    urns: DrawingUrns
+
+
+def _settle(name: str, drawn: _Drawn, rng: np.random.Generator) -> None:
+    fields, attributes, before_ns, codec, urns = drawn
     urn, shown, at = urns.urn(name), urns.shown(name), FIELD_INDEX[name]
     counts = getattr(codec, name)
     value = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])[shown]
     kind = urns.rows_of_kind(name, fields, attributes)
     cell = urns.rows_of_cell(before_ns)
     column = np.searchsorted(shown, fields[:, at])
-    drawn = np.zeros(urn.wanted.shape, np.int64)
+    times = np.zeros(urn.wanted.shape, np.int64)
     known = np.flatnonzero(kind >= 0)
-    np.add.at(drawn, (kind[known], column[known]), 1)
+    np.add.at(times, (kind[known], column[known]), 1)
     large = _large(value, urn)
     rows, columns = np.nonzero((urn.left >= 1) & (value >= large))
     for which in np.argsort(-value[columns], kind="stable").tolist():
@@ -72,17 +76,17 @@ def _settle(
         mine = known[kind[known] == row]
         for _ in range(int(urn.left[row, wanted])):
             size = value[column[mine]]
-            may = (size < value[wanted]) & ((size < large) | (drawn[row, column[mine]] > urn.wanted[row, column[mine]]))
+            may = (size < value[wanted]) & ((size < large) | (times[row, column[mine]] > urn.wanted[row, column[mine]]))
             if not may.any():
                 break
             fits = urns.is_left_in_cell(cell[mine], wanted) if name == "packets" else np.zeros(len(mine), bool)
             likeness = np.floor(np.log2(np.clip(size, 1, large))) + 0.5 * fits + 0.25 * size / value[wanted]
             chosen = int(mine[np.argmax(np.where(may, likeness, -1.0))])
-            others = [_Place(other, chosen, fields, attributes, codec, urns) for other in _OF[name]]
+            others = [_Place(other, chosen, drawn) for other in _OF[name]]
             for other in others:
                 other.give_back()
-            drawn[row, column[chosen]] -= 1
-            drawn[row, wanted] += 1
+            times[row, column[chosen]] -= 1
+            times[row, wanted] += 1
             column[chosen] = wanted
             fields[chosen, at] = shown[wanted]
             _take(urn, row, wanted)
@@ -101,19 +105,11 @@ def _large(value: NDArray[np.float64], urn: Urn) -> float:
 class _Place:
     """One record's octets or duration, in the urn of those of its kind and size."""
 
-    def __init__(
-        self,
-        name: str,
-        record: int,
-        fields: NDArray[np.int64],
-        attributes: NDArray[np.int64],
-        codec: FlowCodec,
-        urns: DrawingUrns,
-    ) -> None:
+    def __init__(self, name: str, record: int, drawn: _Drawn) -> None:
         self._name, self._field = name, FIELD_INDEX[_FIELD[name]]
-        self._record, self._fields = fields[record], fields[record : record + 1]
-        self._attributes = attributes[record : record + 1]
-        self._codec, self._urns, self._urn = codec, urns, urns.urn(name)
+        self._record, self._fields = drawn.fields[record], drawn.fields[record : record + 1]
+        self._attributes = drawn.attributes[record : record + 1]
+        self._codec, self._urns, self._urn = drawn.codec, drawn.urns, drawn.urns.urn(name)
 
     def give_back(self) -> None:
         """Put what it has into the urn, if that counted it."""

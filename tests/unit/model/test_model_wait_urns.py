@@ -67,8 +67,9 @@ def test_pauses_come_about_as_often_as_counted_whatever_the_network_likes(networ
     waits = drawn_waits(network, sessions, attributes)
     often = (waits == PAUSE_NS).sum(axis=1)
     assert (abs(often - PAUSES) <= 3).all()
-    alone = drawn_waits(network, dataclasses.replace(sessions, waits=Profiles.empty()), attributes)
-    assert (abs((alone > SHORT_NS).sum(axis=1) - PAUSES) > 20).all() or by == -4.0
+    if by >= 0:  # where it likes them less they are few without urns, too
+        alone = drawn_waits(network, dataclasses.replace(sessions, waits=Profiles.empty()), attributes)
+        assert (abs((alone > SHORT_NS).sum(axis=1) - PAUSES) > 20).all()
 
 
 def test_who_is_late_makes_no_pause_and_is_not_squeezed(networks, sessions, attributes):
