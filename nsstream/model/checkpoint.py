@@ -138,7 +138,7 @@ def read_checkpoint(directory: Path, schema: str) -> tuple[dict[str, Any], Any, 
         if manifest.get("format") != FORMAT or manifest.get("schema") != schema:
             raise StateError(
                 f"{directory} is a checkpoint of format {manifest.get('format')}, schema {manifest.get('schema')}; "
-                f"this nsstream reads format {FORMAT}, schema {schema}"
+                f"this nsstream reads format {FORMAT}, schema {schema}: train it anew"
             )
         codec = json.loads((directory / "codec.json").read_bytes())
         return manifest, codec, load((directory / "weights.safetensors").read_bytes())
