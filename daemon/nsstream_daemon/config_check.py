@@ -17,10 +17,12 @@ from typing import Final
 from nsstream.capture.interface import InterfaceQuery
 from nsstream.capture.live import ANY
 from nsstream.clock import SystemClock
-from nsstream.errors import InputError, NsstreamError
+from nsstream.errors import InputError, NsstreamError, StateError
+from nsstream.model.schemas import check_schema
 from nsstream.pipeline.address_keys import own_key
 from nsstream.pipeline.config_file import load_config
 from nsstream.pipeline.ingest_plan import IngestPlan
+from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.privacy_ledger import SpendingRefusedError
 from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.service_config import ServiceConfig
@@ -106,6 +108,11 @@ def _check_seed(config: ServiceConfig, is_service: bool) -> None:
     seed_model = config.training.seed_model
     if seed_model is not None and (reason := _why_unread(seed_model / "manifest.json")):
         raise InputError(f"training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint: {reason}")
+    if seed_model is not None:
+        try:
+            check_schema(seed_model, manifest_of(seed_model))
+        except StateError as err:
+            raise InputError(f"training.seed_model = {str(seed_model)!r}: {err}") from err
     for capture in config.training.seed_captures:
         if reason := _why_unread(capture):
             raise InputError(f"training.seed_captures has {str(capture)!r}: {reason}")

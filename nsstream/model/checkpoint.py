@@ -31,9 +31,9 @@ from nsstream.model.identity import identity_of
 from nsstream.model.layout import LAYOUT
 from nsstream.model.networks import AttributeNetwork, PacketNetwork
 from nsstream.model.portrait import FEATURES
+from nsstream.model.schemas import FORMAT, check_schema
 from nsstream.model.trees import Trees
 
-FORMAT: Final = 2
 _TREES: Final = "trees."
 
 
@@ -135,11 +135,7 @@ def read_checkpoint(directory: Path, schema: str) -> tuple[dict[str, Any], Any, 
     """Manifest, codec as JSON and weights of a checkpoint; raises StateError if it is of another format or schema."""
     with reading_checkpoint(directory):
         manifest = json.loads((directory / "manifest.json").read_bytes())
-        if manifest.get("format") != FORMAT or manifest.get("schema") != schema:
-            raise StateError(
-                f"{directory} is a checkpoint of format {manifest.get('format')}, schema {manifest.get('schema')}; "
-                f"this nsstream reads format {FORMAT}, schema {schema}: train it anew"
-            )
+        check_schema(directory, manifest, schema)
         codec = json.loads((directory / "codec.json").read_bytes())
         return manifest, codec, load((directory / "weights.safetensors").read_bytes())
 

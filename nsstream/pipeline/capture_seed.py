@@ -22,6 +22,7 @@ from nsstream.chunk import whole_file
 from nsstream.clock import Clock
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
+from nsstream.model.schemas import check_schema
 from nsstream.pipeline.engine import Errand, Heard, LocalEngine
 from nsstream.pipeline.gate import complaints_about
 from nsstream.pipeline.job_runner import JobRunner, Material
@@ -103,7 +104,7 @@ class CaptureSeed:
             if facts["captures"] != self._facts():
                 return None
             checkpoint = self._folder / str(facts["model"])
-            check_content(checkpoint)
+            check_schema(checkpoint, check_content(checkpoint))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, StateError, OutputError) as err:

@@ -26,6 +26,7 @@ from nsstream.chunk.whole_file import PART_SUFFIX
 from nsstream.errors import StateError
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import MARK, read_promoted
+from nsstream.model.schemas import check_schema
 from nsstream.pipeline.doctor_ledger import LedgerView, view_ledger
 from nsstream.pipeline.findings import Code, Finding
 from nsstream.pipeline.handover_files import HandoverFiles
@@ -81,7 +82,7 @@ def examine(
     damaged: set[str] = set()
     for path in models:
         try:
-            check_content(path)
+            check_schema(path, check_content(path))
             if load is not None:
                 load(path)
         except StateError as err:

@@ -21,6 +21,7 @@ from nsstream.chunk import ChunkStore
 from nsstream.chunk.interval import id_of
 from nsstream.encode.address_map import AddressMap
 from nsstream.errors import StateError
+from nsstream.model.schemas import check_schema
 from nsstream.pipeline.engine import Engine, Errand, Heard, LocalEngine
 from nsstream.pipeline.fit_time import FitTime
 from nsstream.pipeline.ingest import merge_chunks
@@ -96,10 +97,10 @@ class JobRunner:
         shutil.rmtree(self.state / "merged", ignore_errors=True)
 
     def left_candidate(self, job: Job) -> Path | None:
-        """The checkpoint that a process before us trained for the job, whole, and did not settle."""
+        """The checkpoint that a process before us trained for the job, whole and to be read, and did not settle."""
         places = [self.models / job.candidate] if job.candidate else []
         places += [path for path in self.folder_of(job).glob("*") if not path.name.startswith(".")]
-        return next((path for path in places if (path / "manifest.json").is_file()), None)
+        return next(filter(_is_to_be_read, places), None)
 
     def train(
         self,
@@ -228,6 +229,14 @@ class JobRunner:
     ) -> dict[str, Any]:
         errand = Errand(command, told, limit_s, training.silence_s, training.memory_octets, training.nice)
         return self.engine.run(errand, place, heard, cancelled=self.cancelled)
+
+
+def _is_to_be_read(checkpoint: Path) -> bool:
+    try:
+        check_schema(checkpoint, manifest_of(checkpoint))
+    except StateError:
+        return False
+    return True
 
 
 def manifest_of(checkpoint: Path) -> dict[str, Any]:

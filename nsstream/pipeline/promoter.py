@@ -21,6 +21,7 @@ from nsstream.chunk.whole_file import PART_SUFFIX, sync_folder
 from nsstream.errors import OutputError, StateError
 from nsstream.model.identity import check_content
 from nsstream.model.promotion import demote, promote, read_promoted
+from nsstream.model.schemas import check_schema
 from nsstream.pipeline.gate import complaints_about
 from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.model_records import ModelRecord, ModelRecords
@@ -85,9 +86,9 @@ class Promoter:
         )  # fmt: skip
 
     def promoted(self) -> ModelRecord | None:
-        """The model that is promoted, and is what was written: one that is not is lost, and the one before it is.
+        """The model that is promoted, is what was written, and can be read.
 
-        Raises OutputError.
+        One that is not is lost, and the one before it is promoted. Raises OutputError.
         """
         return self._sound(self._records.promoted)
 
@@ -106,7 +107,7 @@ class Promoter:
                 promote(self.folder, promoted.id)
 
     def lose(self, model: str, reason: str) -> None:
-        """Go on without a model that is damaged or gone: what is left of it is set aside; raises OutputError."""
+        """Go on without a model that is damaged, gone or of another schema: it is set aside; raises OutputError."""
         self._records.forget_files(model)
         place = self.folder / model
         aside = set_aside(self.folder.parent, place) if place.exists() else "nowhere"
@@ -116,7 +117,7 @@ class Promoter:
     def _sound(self, ask: Callable[[], ModelRecord | None]) -> ModelRecord | None:
         while (model := ask()) is not None:
             try:
-                check_content(self.folder / model.id)
+                check_schema(place := self.folder / model.id, check_content(place))
                 break
             except StateError as err:
                 self.lose(model.id, str(err))

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 from nsstream.chunk import read_chunk
+from nsstream.encode.schema import SCHEMA_ID
 from nsstream.model.identity import identity_of
+from nsstream.model.schemas import FORMAT
 
 quick, job = Path(os.environ["QUICK"]), json.load(sys.stdin)
 chunk = read_chunk(Path(job["chunk"]))
@@ -69,7 +71,7 @@ template = quick / "template"
 names = ("weights.safetensors", "codec.json")
 weights, meaning = ((template / name).read_bytes() if template.exists() else b"nothing" for name in names)
 told = json.loads((template / "manifest.json").read_text()) if template.exists() else {}
-told = {name: told[name] for name in ("format", "schema") if name in told}
+told = {name: told.get(name, known) for name, known in (("format", FORMAT), ("schema", SCHEMA_ID))}
 name = identity_of(weights, meaning, facts)
 new = Path(job["out"]) / f".new-{name}"
 new.mkdir(parents=True, exist_ok=True)

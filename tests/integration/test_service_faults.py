@@ -1,5 +1,6 @@
 """Faults of what a service stands on: its disk, its files, its clock. Nothing is lost or done twice, and it says so."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -201,6 +202,31 @@ def test_a_checkpoint_that_is_cut_short_is_set_aside_and_the_one_before_is_promo
         assert promoted.name not in parents[2:]
     finally:
         nest.close()
+
+
+def test_models_of_an_older_nsstream_are_set_aside_by_name_and_a_seed_is_trained(nest: Nest):
+    nest.put(3)
+    nest.start()
+    wait_until(lambda: nest.done() == 2)
+    assert nest.stop() == 0
+    older = {name for (name,) in nest.rows("SELECT id FROM model")}
+    for name in older:
+        manifest = nest.state / "models" / name / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": "conversations-5"}))
+    nest.put(2)
+    nest.start()
+    wait_until(lambda: nest.done() == 4)  # and the chunk that was partial
+    told, log = nest.ask("status")["training"], nest.log.read_text()
+    assert (told["failures"], told["jobs"]) == ({}, told["jobs"] | {"failed": 0, "skipped": 0})
+    for name in older:
+        assert f"model_lost id={name} aside={nest.state}/quarantine/models/{name}" in log
+    assert "schema conversations-5; this nsstream reads format 2, schema conversations-6 or" in log
+    newer = {name: parent for name, parent in nest.rows("SELECT id, parent FROM model") if name not in older}
+    assert len(newer) == 2
+    assert list(newer.values()).count(None) == 1
+    assert older.isdisjoint(newer.values())
+    assert is_well(nest)
+    assert read_promoted(nest.state / "models").name in newer
 
 
 def test_the_seed_cut_short_while_nobody_runs_is_set_aside_and_another_is_trained(nest: Nest):

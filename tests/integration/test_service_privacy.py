@@ -11,7 +11,9 @@ import pytest
 from service_nest import Nest, wait_until
 
 from nsstream.clock import SystemClock
+from nsstream.encode.schema import SCHEMA_ID
 from nsstream.errors import InputError
+from nsstream.model.schemas import FORMAT
 from nsstream.pipeline.backup import back_up
 from nsstream.pipeline.doctor import examine
 from nsstream.pipeline.ledger import Ledger
@@ -192,7 +194,7 @@ def test_candidates_that_do_not_pass_do_not_end_private_learning(nest: Nest):
     """Openly, five in a row let a new seed be learned; privately nothing is learned from nothing."""
     public = nest.folder / "public"
     public.mkdir()
-    (public / "manifest.json").write_text(json.dumps({"id": "public"}))
+    (public / "manifest.json").write_text(json.dumps({"id": "public", "format": FORMAT, "schema": SCHEMA_ID}))
     nest.settings["training"]["seed_model"] = str(public)
     nest.write_config()
     can_train(nest)

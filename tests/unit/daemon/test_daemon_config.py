@@ -136,6 +136,12 @@ def test_validate_tells_a_good_file_from_a_bad_one(tmp_path: Path):
     path.write_text(f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n[training]\nseed_model = "/nowhere"\n')
     seedless = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "training.seed_model = '/nowhere': is no directory of a checkpoint" in seedless.stderr
+    (tmp_path / "manifest.json").write_text('{"format": 2, "schema": "conversations-5"}')
+    path.write_text(path.read_text().replace("/nowhere", str(tmp_path)))
+    old = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert f"training.seed_model = '{tmp_path}': {tmp_path} is a checkpoint of format 2, schema conversations-5" in (
+        old.stderr
+    )
     path.write_text(
         f'state = "{tmp_path}/s"\n[source]\ninput = "{capture}"\n'
         f'[training]\nseed_captures = ["{capture}", "/nowhere"]\n'

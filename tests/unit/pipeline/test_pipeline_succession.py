@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from nsstream.clock import ManualClock
+from nsstream.encode.schema import SCHEMA_ID
 from nsstream.model.identity import identity_of
+from nsstream.model.schemas import FORMAT
 from nsstream.pipeline import succession as succession_module
 from nsstream.pipeline.capture_seed import CaptureSeed
 from nsstream.pipeline.ledger import Ledger
@@ -50,7 +52,8 @@ class Nest:
         place.mkdir(parents=True)
         (place / "weights.safetensors").write_bytes(b"weights")
         (place / "codec.json").write_bytes(b"{}")
-        (place / "manifest.json").write_text(json.dumps(facts | {"id": place.name}))
+        manifest = facts | {"id": place.name, "format": FORMAT, "schema": SCHEMA_ID}
+        (place / "manifest.json").write_text(json.dumps(manifest))
         self.models.settle(job, place.name, parent="p", training_s=1.0, complaints=(), figures={"drift": drift})
         return place
 
