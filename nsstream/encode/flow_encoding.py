@@ -222,7 +222,7 @@ def _largest(fields: NDArray[np.int64], codec: FlowCodec, bounds: NDArray[np.int
     sizes = []
     for name in ("packets", "reverse_packets"):
         counts: Counts = getattr(codec, name)
-        values = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])
+        values = counts.usual()
         sizes.append(np.searchsorted(bounds, values)[fields[:, FIELD_INDEX[name]]])
     return np.asarray(np.maximum(*sizes), np.int64)
 

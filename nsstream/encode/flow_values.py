@@ -69,6 +69,10 @@ class Counts:
         first, second = len(self.rates), len(self.rates) + len(self.atoms)
         return np.where(rates >= 0, rates, np.where(atoms >= 0, first + atoms, second + binned))
 
+    def usual(self) -> NDArray[np.float64]:
+        """What each token stands for, in quanta: (t,). Of values that are counted by nothing else."""
+        return np.concatenate([self.atoms.table()[:, 0], self.bins.quantiles.mean(axis=1)])
+
     def draw(
         self, tokens: NDArray[np.int64], rng: np.random.Generator, per: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:

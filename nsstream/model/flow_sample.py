@@ -23,6 +23,7 @@ from nsstream.encode.flow_encoding import (
 from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELD_INDEX, FIELDS, PEERS, RARE_PORT
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
 from nsstream.model.flow_urns import DrawingUrns, Seen
+from nsstream.model.settle_ends import settle_ends
 from nsstream.model.settle_loads import settle_loads
 from nsstream.model.settle_sizes import settle_sizes
 from nsstream.trace.fields import TCP
@@ -188,8 +189,10 @@ def draw_records(
         before_ns[offset[:-1]] = start_ns
         of_records = np.repeat(attributes, counts, axis=0)
         settle_sizes(fields, of_records, before_ns, codec, urns, rng)
+        kind = urns.rows_of_kind("packets", fields, of_records)
+        settle_ends(fields, kind, starts, np.repeat(counts == 1, counts), codec)
         if len(codec.loads):
-            settle_loads(fields, of_records, urns.rows_of_kind("packets", fields, of_records), codec, rng)
+            settle_loads(fields, of_records, kind, codec, rng)
     return DrawnRecords(offset, fields, starts)
 
 

@@ -18,7 +18,7 @@ from nsstream.encode.flow_encoding import LEAST_OCTAVE, client_class, octave_of
 from nsstream.encode.flow_schema import FIELD_INDEX, HOST_SLOTS
 from nsstream.encode.flow_urns import OCTAVES
 
-_CHANGED: Final = [
+CHANGED: Final = [
     FIELD_INDEX[name] for name in ("flags", "packets", "reverse_packets", "octets", "reverse_octets", "duration")
 ]
 
@@ -54,7 +54,7 @@ def settle_loads(
             pair, swapped = [row, other], [other, row]
             for one in pair:
                 lack[client[one], octave[one]] += 1
-            fields[np.ix_(pair, _CHANGED)] = fields[np.ix_(swapped, _CHANGED)]
+            fields[np.ix_(pair, CHANGED)] = fields[np.ix_(swapped, CHANGED)]
             octave[pair] = octave[swapped]
             for one in pair:
                 lack[client[one], octave[one]] -= 1

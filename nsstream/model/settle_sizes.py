@@ -62,7 +62,7 @@ def _settle(name: str, drawn: _Drawn, rng: np.random.Generator) -> None:
     fields, attributes, before_ns, codec, urns = drawn
     urn, shown, at = urns.urn(name), urns.shown(name), FIELD_INDEX[name]
     counts = getattr(codec, name)
-    value = np.concatenate([counts.atoms.table()[:, 0], counts.bins.quantiles.mean(axis=1)])[shown]
+    value = counts.usual()[shown]
     kind = urns.rows_of_kind(name, fields, attributes)
     cell = urns.rows_of_cell(before_ns)
     column = np.searchsorted(shown, fields[:, at])
