@@ -226,17 +226,20 @@ def _back(
     """A host of a token's kind, last named a lag ago or, where there is none, at any time; -1 where there is none.
 
     `seen` (k,) are the rare hosts in the order in which they were named, `last` and `named` where and how often each
-    was, `partner` with whom; `other` is nobody to be found, and who is was last with him, or not, if there are such.
+    was, `partner` with whom; `other` is nobody to be found, and who is was last with him, or not, if there are such:
+    of that kind, or of any.
     """
     kind, reach = token // REACHES, token % REACHES
     met = len(seen)
-    for wanted in (was_with, _ANYBODY):
-        for first, end in ((max(met - edges[reach + 1] + 1, 0), met - edges[reach] + 1), (0, met)):
+    near = max(met - edges[reach + 1] + 1, 0), met - edges[reach] + 1
+    for wanted, of_any_kind in ((was_with, False), (was_with, True), (_ANYBODY, False)):
+        for first, end in (near, (0, met)):
             for step in range(end - first):
                 at = first + (int(chance * (end - first)) + step) % (end - first)
                 host = seen[at]
                 fits = wanted == _ANYBODY or (partner[host] == other) == (wanted == _SAME)
-                if fits and last[host] == at and _kind(named[host]) == kind and host != other:
+                fits &= of_any_kind or _kind(named[host]) == kind
+                if fits and last[host] == at and host != other:
                     return int(host)
         if was_with == _ANYBODY:
             break

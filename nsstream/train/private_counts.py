@@ -38,12 +38,12 @@ from nsstream.encode.tokens import ChunkTokens, moment_of
 from nsstream.encode.vocabulary import Vocabulary
 from nsstream.trace import ConversationTable
 from nsstream.train.private_hosts import OCTAVES, VERSIONS, Hosts, draw_hosts, octave, octaves_of_seed
+from nsstream.train.private_settle import settle
 from nsstream.train.private_units import UnitName
 from nsstream.train.private_urns import LOUD, Known, counts_of, private_urns, whole
 
 _SERVICE: Final = ATTRIBUTE_INDEX["service"]
 SIZES: Final = (1, MOMENTS, ATTRIBUTES["service"], len(LENGTH_GRID), len(VERSIONS), OCTAVES, OCTAVES)
-_DOUBT: Final = 100  # chunks, in fewer than one of which noise makes a bin that the seed does not know
 _FEWEST: Final = 8  # conversations that a chunk is taken to have at least
 _MOST: Final = 1 << 22
 
@@ -167,17 +167,10 @@ def _hosts(
 def _settle(
     noisy: NDArray[np.float64], known: NDArray[np.float64], may: NDArray[np.bool_], total: int, std: float
 ) -> NDArray[np.int64]:
-    """Whole counts (b,) that add up to `total`, of bins that `may` hold something.
-
-    A bin that the seed knows is expected to have the seed's share, give or take as much, and is told by both as they
-    deserve; one that it does not know is believed beyond all that noise alone is likely to make.
-    """
-    expected = np.where(may, known, 0.0)
-    expected *= total / max(expected.sum(), 1.0)
-    trust = expected**2 / (expected**2 + std**2)
-    hidden = std * math.sqrt(2 * math.log(_DOUBT * max(int(may.sum()), 1)))
-    fresh = np.where(may & (noisy > hidden), noisy, 0.0)
-    return whole(np.where(expected > 0, np.maximum(expected + trust * (noisy - expected), 0.0), fresh), total)
+    """Whole counts (b,) that add up to `total`, of bins that `may` hold something, with the seed's shares expected."""
+    told = np.zeros(len(noisy))
+    told[may] = settle(noisy[may], known[may], std, float(total))
+    return whole(told, total)
 
 
 def _shape(

@@ -1,7 +1,7 @@
 """Corrections to the logits of a private flow model, so that what is drawn has the noisy counts; as `flow_calibrate`.
 
 What the networks draw by themselves is what is expected, and the noisy counts say more the less noise there is beside
-them (`private_flow_told.settle`). First heads are taught pairs (`private_flow_taught`), then each
+them (`private_settle`). First heads are taught pairs (`private_flow_taught`), then each
 field is corrected by itself. Nothing but the noisy vector and the model is read here.
 """
 
@@ -36,7 +36,8 @@ from nsstream.train.private_flow_counts import (
 )
 from nsstream.train.private_flow_large import with_large
 from nsstream.train.private_flow_taught import teach_records, teach_ways
-from nsstream.train.private_flow_told import FlowCounts, hidden, popularity, settle
+from nsstream.train.private_flow_told import FlowCounts, popularity, rare_servers
+from nsstream.train.private_settle import hidden, settle
 
 LESSONS: Final = 2  # drawings that pairs are taught by,
 ROUNDS: Final = 6  # and then those that are corrected by
@@ -160,16 +161,8 @@ def _wanted(name: str, counts: FlowCounts, came: NDArray[np.float64]) -> NDArray
     total = float(counts.blocks["conversations"][0])
     if name == "server":
         noisy = noisy.copy()
-        noisy[PEERS + FRESH] = noisy[PEERS + LAG] = 0.0
-        for begin, room in ((0, V4_SLOTS), (V4_SLOTS, ROLE_SLOTS - V4_SLOTS)):
-            at = slice(PEERS + SERVERS + begin, PEERS + SERVERS + begin + room)
-            noisy[at], others, size = popularity(noisy[at], counts.std)
-            noisy[PEERS + FRESH] += others / size
-            noisy[PEERS + LAG] += others - others / size
-        others = noisy[PEERS + FRESH] + noisy[PEERS + LAG]
-        if len(counts.asked):
-            noisy[PEERS + FRESH] = min(len(counts.asked), others)
-            noisy[PEERS + LAG] = others - noisy[PEERS + FRESH]
+        noisy[PEERS + SERVERS : PEERS + 2 * SERVERS] = counts.servers
+        noisy[PEERS + FRESH], noisy[PEERS + LAG] = rare_servers(counts)
         noisy[:PEERS] = np.where(noisy[:PEERS] > hidden(counts.std, PEERS), noisy[:PEERS], 0.0)
         return np.maximum(noisy, 0.0)
     return settle(noisy, came, counts.std, max(total, 1.0))

@@ -2,14 +2,15 @@
 
     conversations | by moment | clients | by service | by server | by client port | by length | packets | octets | time
     | exact client ports | ports that are spelt out | their protocols | clients by how many they start | servers by how
-    many they get | servers by groups of clients | large records by octave | by class of service: ways | packets |
-    octets | time
+    many they get | who asks a server a second time | servers by groups of clients | large records by octave | by class
+    of service: ways | packets | octets | time
 
 Each block adds one a conversation, but for hosts by how many conversations they have, where one more moves a client and
-a server from one entry to another. Packets, octets and time are of one record of it, in a place that says what they go
-with; and once more by the class of the service (`service_classes`). A unit has at most so many conversations, so its
-part of a block is at most that long (l2), or sqrt(2) times as long where one moves. Of hosts as units, the clients have
-one entry a unit, as large as a full unit's conversations: how many conversations it has, all that it has. So many
+a server from one entry to another, and for servers by who asks them a second time, whoever did first or another, which
+one more or less may change. Packets, octets and time are of one record of it, in a place that says what they go with;
+and once more by the class of the service (`service_classes`). A unit has at most so many conversations, so its part of
+a block is at most that long (l2), or sqrt(2) times as long where one moves or changes. Of hosts as units, the clients
+have one entry a unit, as large as a full unit's conversations: how many conversations it has, all that it has. So many
 clients are as busy as that is known far better than anything else.
 """
 
@@ -78,6 +79,7 @@ SIZES: Final[dict[str, int]] = {
     "spelt_protocols": (len(SPELT_PROTOCOLS) + 1) * SPELT_BUCKETS,
     "busy_clients": len(BUSY),
     "busy_servers": len(BUSY),
+    "second": 2,
     "peers": CLIENT_GROUPS * ROLE_SLOTS,
     "large": LAYERS * LARGE_OCTAVES,
     "ways": SERVICE_CLASSES * 4 * ATTRIBUTES["record_count"],
@@ -94,8 +96,8 @@ Noisy = Callable[[NDArray[np.int64], float, float], NDArray[np.int64]]  # counts
 def sensitivity(unit: Literal["host", "flow"], most: int) -> float:
     """The most that one unit with so many conversations changes the vector, in l2; rounded up a little."""
     clients = {"host": (0, 1), "flow": (1, 2)}[unit]  # by bucket; by how many they start
-    others = len(SIZES) - 3
-    squares = others + sum(clients) + 2  # servers by how many they get
+    others = len(SIZES) - 4
+    squares = others + sum(clients) + 2 + 2  # servers by how many they get, and by who asks them again
     return most * math.ceil(math.sqrt(squares) * _GRAIN) / _GRAIN
 
 
@@ -160,6 +162,7 @@ def count_flows(
     }
     counted = {name: np.bincount(values, minlength=SIZES[name]) for name, values in said.items()}
     counted["busy_servers"] = _by_busyness(_times(host_values(flows, 1)))
+    counted["second"] = _seconds(host_values(flows, 0), host_values(flows, 1))
     if unit == "host":
         counted["clients"] = np.zeros(SIZES["clients"], np.int64)
         counted["busy_clients"] = most * _by_busyness(all_of_each)
@@ -177,6 +180,17 @@ def _protocols(protocol: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _by_busyness(conversations: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.bincount(np.searchsorted(BUSY, conversations, side="right") - 1, minlength=len(BUSY))
+
+
+def _seconds(clients: NDArray[np.int64], servers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many servers are asked a second time by another than the first time, and by the same (2,)."""
+    which = distinct_rows(servers)[1]
+    order = np.argsort(which, kind="stable")
+    is_second = np.diff(which[order], prepend=-1) == 0
+    is_second[1:] &= ~is_second[:-1]
+    second = np.flatnonzero(is_second)
+    is_same = (clients[order[second]] == clients[order[second - 1]]).all(axis=1)
+    return np.bincount(is_same, minlength=2)
 
 
 def _times(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -226,8 +240,7 @@ def _by_octets(values: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np
 
 
 def _values(counts: Counts) -> NDArray[np.float64]:
-    atoms = np.maximum(counts.atoms.table()[:, 0], 0)
-    return np.asarray(np.concatenate([atoms, counts.bins.quantiles.mean(axis=1)]) * counts.quantum, np.float64)
+    return np.maximum(counts.usual(), 0) * counts.quantum
 
 
 def _one_record(flows: FlowConversations) -> NDArray[np.int64]:

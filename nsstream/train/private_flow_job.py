@@ -39,9 +39,10 @@ from nsstream.train.private_flow_counts import Noisy, count_flows, sensitivity
 from nsstream.train.private_flow_heads import flow_lessons_of, private_flow_heads
 from nsstream.train.private_flow_networks import networks_of
 from nsstream.train.private_flow_ports import find_ports
-from nsstream.train.private_flow_told import FlowCounts, read_counts, settle
+from nsstream.train.private_flow_told import FlowCounts, read_counts
 from nsstream.train.private_job import promise_by
 from nsstream.train.private_plan import mechanisms_of
+from nsstream.train.private_settle import settle
 from nsstream.train.private_units import units_by
 
 AT_ONCE: Final = 256  # conversations whose units' gradients are held at a time,
@@ -145,7 +146,8 @@ def codec_of(codec: FlowCodec, seed: FlowCodec, counts: FlowCounts) -> FlowCodec
     lengths = settle(counts.blocks["record_count"], had, counts.std, kept)
     lengths = np.rint(lengths * (counts.total / lengths.sum()))
     lengths[0 if not lengths.any() else int(lengths.argmax())] += counts.total - lengths.sum()
-    hosts = list(codec.host.slots)
+    hosts, again = list(codec.host.slots), np.array([1 - seed.share_again, seed.share_again])
+    seconds = settle(counts.blocks["second"], again, counts.std, max(float(counts.blocks["second"].sum()), 1.0))
     for bucket in np.flatnonzero((counts.clients > 0) & (counts.servers > 0)):  # one host in both roles, most likely
         hosts[SERVERS + bucket] = hosts[bucket]
     records = dataclasses.replace(codec.records, counts=np.maximum(lengths, 0).astype(np.int64))
@@ -156,6 +158,7 @@ def codec_of(codec: FlowCodec, seed: FlowCodec, counts: FlowCounts) -> FlowCodec
         record_count=max(int(records.sample(int(cells.sum())).sum()), int(cells.sum())),
         records=records,
         host=dataclasses.replace(codec.host, slots=tuple(hosts)),
+        share_again=float(seconds[1] / seconds.sum()),
         labels=codec.labels // MOMENTS * int(cells.sum()),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsstream.train.private_flow_counts import LARGE, LARGE_OCTAVES, LAYERS
-from nsstream.train.private_flow_told import hidden, settle
+from nsstream.train.private_settle import hidden, settle
 
 
 def with_large(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nsstream.train.private_flow_told import hidden, settle
+from nsstream.train.private_settle import hidden, settle
 
 STEPS: Final = 40
 PACE: Final = 0.02  # of Adam

@@ -18,7 +18,8 @@ from nsstream.encode.flow_schema import PORT_SLOTS, RARE_PORT
 from nsstream.encode.vocabulary import Value, Vocabulary
 from nsstream.trace.fields import ICMPV6, TCP, UDP
 from nsstream.train.private_flow_counts import PORTS, SPELT_BUCKETS, SPELT_PROTOCOLS
-from nsstream.train.private_flow_told import FlowCounts, hidden
+from nsstream.train.private_flow_told import FlowCounts
+from nsstream.train.private_settle import hidden
 
 MOST: Final = 128  # of each kind
 

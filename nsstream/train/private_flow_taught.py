@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from nsstream.encode.flow_codec import FlowCodec
 from nsstream.encode.flow_encoding import FlowTokens, place_by_size, place_of, running_tokens
-from nsstream.encode.flow_schema import ATTRIBUTE_INDEX, ATTRIBUTES, BY_SIZE, FIELDS, PEERS, RARE_PORT, START_FEATURES
+from nsstream.encode.flow_schema import (
+    ATTRIBUTE_INDEX,
+    ATTRIBUTES,
+    BY_SIZE,
+    FIELDS,
+    FRESH,
+    LAG,
+    LAGS,
+    PEERS,
+    RARE_PORT,
+    START_FEATURES,
+)
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS
 from nsstream.encode.service_classes import SERVICE_CLASSES, service_classes
 from nsstream.model.flow_networks import ConversationNetwork, RecordNetwork
@@ -23,9 +34,11 @@ from nsstream.model.flow_sample import DrawnRecords
 from nsstream.train.private_flow_counts import CLIENT_GROUPS, KINDS, SPANS, field_cells
 from nsstream.train.private_flow_heads import record_states
 from nsstream.train.private_flow_pairs import Pairs, teach
-from nsstream.train.private_flow_told import FlowCounts, hidden
+from nsstream.train.private_flow_told import FlowCounts, rare_servers
+from nsstream.train.private_settle import hidden
 
 _SPANS: Final = int(SPANS[-1]) + 1
+_SERVER_STEPS: Final = 160  # who asks whom is far from what the seed says
 
 
 def teach_ways(network: ConversationNetwork, codec: FlowCodec, counts: FlowCounts, drawn: NDArray[np.int64]) -> None:
@@ -68,9 +81,15 @@ def _teach_servers(network: ConversationNetwork, counts: FlowCounts, drawn: NDAr
     std = counts.std * np.sqrt(np.append(np.ones(len(groups)), max(len(rest), 1)))
     usual = np.median(rows, axis=1, keepdims=True)
     told = np.where(rows[:, often] > (hidden(1.0, rows[:, often].size) * std)[:, None], rows[:, often] - usual, 0.0)
-    table = np.concatenate([np.maximum(rows.sum(axis=1) - told.sum(axis=1), 0.0)[:, None], told], axis=1)
+    of_popular = np.bincount(np.flatnonzero(counts.clients > 0) % CLIENT_GROUPS, counts.clients[counts.clients > 0])
+    others = max(float(counts.blocks["conversations"][0] - counts.clients.sum()), 0.0) / CLIENT_GROUPS
+    of_group = np.append(of_popular[groups] + others, others * len(rest))  # known better than the sum of a noisy row
+    rare = rare_servers(counts)
+    of_rare = np.maximum(of_group - told.sum(axis=1), 0.0)[:, None] * rare / max(sum(rare), 1.0)
+    table = np.concatenate([np.zeros((len(rows), 1)), of_rare, told], axis=1)
     cell = np.zeros(ATTRIBUTES["server"], np.int64)
-    cell[PEERS + SERVERS + often] = 1 + np.arange(len(often))
+    cell[PEERS + FRESH], cell[PEERS + LAG : PEERS + LAG + LAGS] = 1, 2
+    cell[PEERS + SERVERS + often] = 3 + np.arange(len(often))
     client = drawn[:, ATTRIBUTE_INDEX["client"]]
     bucket = np.minimum(client, ROLE_SLOTS - 1)
     is_popular = (client < ROLE_SLOTS) & (counts.clients[bucket] > 0)
@@ -86,7 +105,8 @@ def _teach_servers(network: ConversationNetwork, counts: FlowCounts, drawn: NDAr
             cell=cell,
             noisy=table,
             std=counts.std,
-        )
+        ),
+        steps=_SERVER_STEPS,
     )
 
 

@@ -1,7 +1,7 @@
 """What the noisy vector says of private flow records (`private_flow_counts`): post-processing, and free.
 
 A number is believed beyond what noise alone is likely to make; between that and nothing it is weighed with what the
-network draws by itself.
+network draws by itself (`private_settle`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from nsstream.encode.flow_schema import PEERS
 from nsstream.encode.public_flow_codec import ROLE_SLOTS, SERVERS, V4_SLOTS
 from nsstream.train.private_flow_counts import BUSY, SIZES, sensitivity
+from nsstream.train.private_settle import hidden
 
 QUIET: Final = 10.0  # variance of the noise by conversations of a bucket, above which they tell nothing of hosts
 AGAIN: Final = 2.0  # conversations that a host without a slot is then taken to have,
 MOST_AGAIN: Final = 64.0  # and ever at most
 _QUARTILES: Final = 1.349  # standard deviations between the quartiles of normal numbers
-_DOUBT: Final = 100  # chunks, in fewer than one of which noise alone makes a cell that is believed
 _FEWEST: Final = 16  # conversations that a chunk is taken to have at least
 _MOST: Final = 1 << 21
 
@@ -100,6 +100,18 @@ def popularity(buckets: NDArray[np.float64], std: float) -> tuple[NDArray[np.flo
     return popular, max(float(buckets.sum() - popular.sum()), 0.0), size
 
 
+def rare_servers(counts: FlowCounts) -> tuple[float, float]:
+    """Conversations with servers that have no slot: with one that was not asked before, and with one that was."""
+    buckets = counts.blocks["server"][PEERS + SERVERS : PEERS + 2 * SERVERS]
+    fresh = others = 0.0
+    for part in np.split(buckets, [V4_SLOTS]):
+        _, of_others, size = popularity(part, counts.std)
+        fresh, others = fresh + of_others / size, others + of_others
+    if len(counts.asked):
+        fresh = min(float(len(counts.asked)), others)
+    return fresh, others - fresh
+
+
 def _expanded(hosts: NDArray[np.float64], std: float) -> NDArray[np.int64]:
     """Conversations of each host (k,), the busiest first, by noisy numbers of hosts (`BUSY`), where these are seen."""
     sizes = np.sqrt(BUSY * np.append(BUSY[1:] - 1, 2 * BUSY[-1]).astype(np.float64))
@@ -120,24 +132,3 @@ def _others(few: NDArray[np.int64], popular: NDArray[np.float64], total: float) 
     between = math.sqrt(most * float(often.min(initial=most)))
     unseen = max(round((total - float(few.sum()) - float(often.sum())) / between), 0)
     return np.sort(np.concatenate([few, np.full(min(unseen, _MOST), round(between))]))[::-1]
-
-
-def settle(
-    noisy: NDArray[np.float64], expected: NDArray[np.float64], std: float, total: float, cells: int | None = None
-) -> NDArray[np.float64]:
-    """Counts (c,) of a sum `total` by what is noisy and what is expected in these shares, as they deserve.
-
-    A cell is expected to be as it was, give or take as much; one that was not expected is believed beyond all that
-    noise alone is likely to make in so many `cells`, of which these are a part.
-    """
-    expected = expected * (total / max(float(expected.sum()), 1e-9))
-    trust = expected**2 / (expected**2 + std**2)
-    fresh = np.where(noisy > hidden(std, cells or len(noisy)), noisy, 0.0)
-    told = np.where(expected > 0, np.maximum(expected + trust * (noisy - expected), fresh), fresh)
-    told = np.maximum(told, 0.0)
-    return np.asarray(told * (total / told.sum()) if told.sum() > 0 else expected, np.float64)
-
-
-def hidden(std: float, cells: int) -> float:
-    """How large a count of so many cells noise alone is unlikely to make."""
-    return std * math.sqrt(2 * math.log(_DOUBT * cells))

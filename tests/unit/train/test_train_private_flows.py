@@ -20,9 +20,10 @@ from nsstream.train.private_chance import Chance
 from nsstream.train.private_flow_calibrate import NEVER
 from nsstream.train.private_flow_counts import BUSY, SIZES, count_flows, sensitivity
 from nsstream.train.private_flow_heads import NOT_LEARNED
-from nsstream.train.private_flow_job import fit_flows_privately, take_tokens
+from nsstream.train.private_flow_job import codec_of, fit_flows_privately, take_tokens
 from nsstream.train.private_flow_networks import networks_of
-from nsstream.train.private_flow_told import popularity, read_counts, settle
+from nsstream.train.private_flow_told import popularity, read_counts
+from nsstream.train.private_settle import settle
 from nsstream.train.private_units import units_by
 
 INTERVAL = (START_NS, START_NS + 700 * 10**9)
@@ -132,11 +133,29 @@ def test_hosts_are_as_many_and_as_busy_as_noisy_counts_say(seed, flows):
     assert np.searchsorted(BUSY, each, side="right").min() >= 1
 
 
+def test_servers_are_asked_a_second_time_by_whom_it_was_or_by_another(seed, flows):
+    units = units_by(unit_keys(flows, "flow"), 1, Still())
+    codec = public_flow_codec(seed.codec, *INTERVAL, lambda addresses: addresses)
+    tokens = encode_flows_privately(flows, codec, "flow")
+    counts = count_flows(flows, tokens, units, np.ones(len(flows), np.int64), codec, "flow", 1)
+    told = read_counts(counts, 1e-6, "flow", 1)
+    asked: dict[bytes, list[bytes]] = {}
+    for client, server in zip(flows.client_address, flows.server_address, strict=True):
+        asked.setdefault(server.tobytes(), []).append(client.tobytes())
+    seconds = [clients[0] == clients[1] for clients in asked.values() if len(clients) > 1]
+    assert told.blocks["second"].tolist() == [len(seconds) - sum(seconds), sum(seconds)]
+    assert codec_of(codec, seed.codec, told).share_again == pytest.approx(np.mean(seconds), abs=0.01)
+
+
 def test_what_noise_hides_stays_as_it_was_expected():
     expected = np.array([50.0, 30.0, 20.0, 0.0])
     assert np.allclose(settle(np.array([90.0, 5.0, 5.0, 0.0]), expected, 1e-6, 100.0), [90, 5, 5, 0], atol=1e-3)
     assert np.allclose(settle(np.array([90.0, 5.0, -50.0, 40.0]), expected, 1e9, 100.0), expected, atol=1e-3)
     assert settle(np.array([0.0, 0.0, 0.0, 500.0]), expected, 10.0, 100.0)[3] > 50
+    few = np.append([500.0, 480.0], np.full(300, 2.0))  # what is well known is not scaled down by what noise hides
+    told = settle(np.append([500.0, 480.0], np.zeros(300)), few, 4.0, 1000.0)
+    assert told.sum() == pytest.approx(1000.0)
+    assert told[:2] == pytest.approx([500.0, 480.0], rel=0.03)
     buckets = np.full(ROLE_SLOTS, 20.0)
     buckets[7] = 900.0
     popular, rest, size = popularity(buckets, 5.0)
