@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 
 from bars.sketches import SKETCHES, count_min, error_of
+from sketches import between
 
 COUNTS = np.random.default_rng(1).zipf(1.5, 400).clip(max=20_000).astype(np.int64)
 
@@ -34,6 +35,15 @@ def test_nitro_sketch_samples_and_is_right_on_the_average():
     rng = np.random.default_rng(5)
     said = np.mean([SKETCHES["NitroSketch"](np.array([1000]), 500, rng)[0] for _ in range(400)])
     assert said == pytest.approx(1000, rel=0.02)
+
+
+def test_who_has_no_heavy_hitter_is_not_compared_and_who_lost_all_is_missed():
+    nan = float("nan")
+    assert between(0.2, 0.3) == pytest.approx(0.5)
+    assert between(0.0, 0.0) == 0.0
+    assert math.isnan(between(nan, 0.3))
+    assert math.isnan(between(nan, nan))
+    assert between(0.2, nan) == between(0.0, 0.1) == math.inf
 
 
 def test_of_no_packets_nothing_is_said():
