@@ -19,9 +19,11 @@ from nsstream.encode.flow_schema import (
     BLOCK_PORTS,
     FIELD_INDEX,
     HOST_SLOTS,
+    MOST_RECORDS,
     PORT_BLOCKS,
     PORT_SLOTS,
     RARE_PORT,
+    RECORDS_GRID,
 )
 from nsstream.encode.flow_values import MARK_COLUMNS
 from nsstream.encode.vocabulary import distinct_rows
@@ -146,7 +148,8 @@ def _endpoints(
     client_port = np.where(has_ports, np.where(client_port < PORT_SLOTS, known, made), 0)
     server = _apart(client, server, address, token("service"), family, rng)
     kind = np.stack([token("service"), port, token("label")], axis=1)
-    server, client_port = _distinct(client, server, client_port, kind, family, rng)
+    goes_on = token("record_count") >= RECORDS_GRID.tokens(np.array([MOST_RECORDS]))[0]
+    server, client_port = _distinct(client, server, client_port, kind, family, goes_on, rng)
     return {
         "protocol_identifier": service[:, 0],
         "ip_version": service[:, 1],
@@ -208,17 +211,21 @@ def _distinct(
     client_port: NDArray[np.int64],
     kind: NDArray[np.int64],
     family: NDArray[np.int64],
+    goes_on: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Servers and client ports (n,) with which no two conversations of a kind (n, k) are one, as far as that goes.
 
-    Who comes second takes another client port near its own, or, where that is no free one, another's server.
+    Who comes second takes another client port near its own, or, where that is no free one, another's server; but not
+    where one of them is as long as any can be and goes on as another (n,).
     """
     server, client_port = server.copy(), client_port.copy()
     for attempt in range(2 * _TRIES):
         keys = np.concatenate([client[:, None], server[:, None], client_port[:, None], kind], axis=1)
-        _, first = np.unique(distinct_rows(keys)[1], return_index=True)
-        rows = np.setdiff1d(np.arange(len(keys)), first)
+        which = distinct_rows(keys)[1]
+        _, first = np.unique(which, return_index=True)
+        may = np.bincount(which, goes_on) > 0
+        rows = np.setdiff1d(np.flatnonzero(~may[which]), first)
         if not len(rows):
             break
         is_free = client_port[rows] >= LEAST_FREE_PORT

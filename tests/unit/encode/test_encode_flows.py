@@ -112,6 +112,39 @@ def test_tokens_come_back_as_the_flows_that_they_were(table, flows, codec, token
     )
 
 
+def test_a_conversation_without_ports_that_goes_on_stays_with_its_hosts():
+    """Three hosts whose long conversations go on as others, and thirty pairs that spoke once."""
+    long = [(1, 2)] * 600 + [(1, 3)] * 500 + [(2, 3)] * 400
+    pairs = np.array(long + [(10 + i, 60 + i % 7) for i in range(30)])
+    one = made_flows(count=2).columns()
+    columns = {name: np.repeat(column[:1], len(pairs), axis=0) for name, column in one.items()}
+    for name, host in (("source_address", pairs[:, 0]), ("destination_address", pairs[:, 1])):
+        columns[name][:, 15] = host
+        columns[name][:, 14] = 9
+    columns["protocol_identifier"][:] = 47
+    columns["tcp_control_bits"][:] = 0
+    for name in ("source_transport_port", "destination_transport_port"):
+        columns[name][:] = 0
+    columns["flow_start_ns"] = START_NS + np.arange(len(pairs)) * 10**8
+    columns["flow_end_ns"] = columns["flow_start_ns"]
+    flows = group_flows(FlowTable.from_columns(columns, ("benign", "scan")))
+    codec = FlowCodec.fit(flows, START_NS, END_NS)
+    tokens = encode_flows(flows, codec)
+    starts = flows.records.flow_start_ns
+    back = group_flows(
+        decode_records(tokens.attributes, flows.offset, tokens.fields, starts, codec, np.random.default_rng(1))
+    )
+    many = sorted(len(told) for told in _records_by_pair(back))[-4:]
+    assert many[0] <= 2
+    assert many[1:] == [400, 500, 600]
+
+
+def _records_by_pair(flows):
+    ends = np.concatenate([flows.records.source_address, flows.records.destination_address], axis=1)
+    which = np.unique(ends, axis=0, return_inverse=True)[1].ravel()
+    return [np.flatnonzero(which == pair) for pair in np.unique(which)]
+
+
 def test_starts_lie_in_the_cells_in_which_they_were(flows, codec, tokens):
     rows = np.arange(len(flows))
     found = decode_starts(tokens.attributes, rows, codec, np.random.default_rng(0))
