@@ -17,15 +17,15 @@ from typing import Final
 from nsstream.capture.interface import InterfaceQuery
 from nsstream.capture.live import ANY
 from nsstream.clock import SystemClock
-from nsstream.errors import InputError, NsstreamError, StateError
+from nsstream.errors import InputError, NsstreamError
 from nsstream.model.schemas import check_schema
 from nsstream.pipeline.address_keys import own_key
 from nsstream.pipeline.config_file import load_config
 from nsstream.pipeline.ingest_plan import IngestPlan
-from nsstream.pipeline.job_runner import manifest_of
 from nsstream.pipeline.privacy_ledger import SpendingRefusedError
 from nsstream.pipeline.private_training import Planner, plan
 from nsstream.pipeline.service_config import ServiceConfig
+from nsstream.replay.checkpoints import read_manifest
 from nsstream.secret_files import DIRECTORY, SCHEME, find_secret
 
 _OF_INTERFACES: Final = ("live", "tcpdump", "dumpcap")
@@ -110,8 +110,8 @@ def _check_seed(config: ServiceConfig, is_service: bool) -> None:
         raise InputError(f"training.seed_model = {str(seed_model)!r}: is no directory of a checkpoint: {reason}")
     if seed_model is not None:
         try:
-            check_schema(seed_model, manifest_of(seed_model))
-        except StateError as err:
+            check_schema(seed_model, read_manifest(seed_model))
+        except NsstreamError as err:
             raise InputError(f"training.seed_model = {str(seed_model)!r}: {err}") from err
     for capture in config.training.seed_captures:
         if reason := _why_unread(capture):

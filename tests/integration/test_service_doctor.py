@@ -107,6 +107,11 @@ def dangling(nest: Nest) -> None:
     (nest.state / "models" / "promoted").symlink_to("nothing")
 
 
+def of_an_older_schema(model: Path) -> None:
+    manifest = model / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": "conversations-5"}))
+
+
 def orphan(nest: Nest) -> None:
     blank_checkpoint(nest.state / "models")
 
@@ -117,6 +122,7 @@ DAMAGES: dict[str, tuple[Callable[[Nest], object], list[str]]] = {
     "a checkpoint is cut": (lambda nest: cut(promoted(nest) / "weights.safetensors"), ["model"]),
     "a bit of a checkpoint flipped": (lambda nest: flip(promoted(nest) / "weights.safetensors"), ["model"]),
     "a checkpoint lacks its manifest": (lambda nest: (promoted(nest) / "manifest.json").unlink(), ["model"]),
+    "a checkpoint is of an older schema": (lambda nest: of_an_older_schema(promoted(nest)), ["model"]),
     "a model is gone": (lambda nest: shutil.rmtree(promoted(nest)), ["model_missing"]),
     "the seed is gone": (lambda nest: shutil.rmtree(oldest_model(nest)), ["model_missing"]),
     "a model came from nowhere": (orphan, ["model_orphan"]),
