@@ -27,6 +27,7 @@ from bars.runs import Cost, run_command, run_main, run_nsstream
 from bars.traces import cut_day
 from bars.verdict import Bar, as_dict, at_most, between, finish, show
 
+from nsstream.capture.flow_table_file import one_way
 from nsstream.errors import InputError
 from nsstream.pipeline.flow_twin import holds_flows, read_flows
 
@@ -126,6 +127,8 @@ def measure_table(trace: Path, name: str, given: argparse.Namespace, folder: Pat
     options = ["--force", *length, *(["--seed", given.seed] if given.seed is not None else [])]
     cost = run_nsstream("twin", trace, "-o", twin, *options)
     real, drawn = read_flows(trace).table, read_flows(twin).table
+    if real.reverse_packet_delta_count.any() and not drawn.reverse_packet_delta_count.any():
+        real = one_way(real)  # of a form that cannot be written as it was, such as Zeek's
     given_real, given_twin = folder / "real.judged.csv", folder / "twin.judged.csv"
     write_judged(real, given_real)
     write_judged(drawn, given_twin)
