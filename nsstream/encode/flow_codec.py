@@ -31,6 +31,7 @@ from nsstream.encode.flow_schema import (
     OCTET_RATES,
     PACKET_ATOMS,
     PACKETS_GRID,
+    PARTIES,
     PORT_BLOCKS,
     PORT_SLOTS,
     RARE_PORT,
@@ -79,13 +80,13 @@ class FlowCodec:
         port_blocks: (PORT_BLOCKS,) client ports without a slot, by block.
         start_gap, gap, records: bins.
         packets, reverse_packets, octets, reverse_octets, duration: counts, octets by packet.
-        networks: (k, 17) version and address of rare hosts, host bits zeroed; `rare_as`: AS numbers of rare hosts.
+        networks: (k, 17) version and address of rare hosts, a row each, host bits zeroed; `rare_as` is each one's AS.
         has_headers: whether octets count headers, so that no packet has fewer than its headers need.
         tail_ns: from the latest start of a record to `last_ns`.
         urns: which tokens come together how often, as `flow_encoding.count_urns` counts them.
         share_again: of rare servers that come back, those that were with the same client before, as
             `flow_encoding.share_again` counts them.
-        loads: which clients have how many large records, as `flow_encoding.count_loads` counts them.
+        loads: which hosts sent and got how many large records, as `flow_encoding.count_loads` counts them.
     """
 
     start_ns: int
@@ -160,8 +161,7 @@ class FlowCodec:
         ports = flows.client_port[:, None]
         is_named = (np.bincount(ports[:, 0])[ports[:, 0]] >= max(4, len(ports) // 2000)) | (ports[:, 0] < 1024)
         port = Vocabulary.fit(ports[is_named], PORT_SLOTS, parent=held["port"])
-        rare = hosts[slot < 0]
-        networks = _networks(rare)
+        networks, rare_as = _rare_hosts(hosts[slot < 0], systems[slot < 0])
         counts = count_columns(table)
         packets = {"octets": counts["packets"], "reverse_octets": counts["reverse_packets"]}
         return cls(
@@ -194,7 +194,7 @@ class FlowCodec:
                 for name, (grid, capacities) in COUNTS.items()
             },
             networks=networks,
-            rare_as=_sample(systems[slot < 0], RARE_NETWORKS),
+            rare_as=rare_as,
             has_headers=bool(
                 (counts["octets"] >= counts["packets"] * least_octets(table)).mean() >= LAWFUL_SHARE
                 and (counts["reverse_octets"] >= counts["reverse_packets"] * least_octets(table)).mean() >= LAWFUL_SHARE
@@ -213,12 +213,16 @@ class FlowCodec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `as_json`; raises LookupError, TypeError or ValueError on anything else."""
-        share_again = float(data.get("share_again", 0.5))
+        share_again = float(data["share_again"])
         if not 0 <= share_again <= 1:
             raise ValueError("share_again is no share")
-        loads = np.array(data.get("loads", []), np.int64).reshape(-1, 3)
-        if not ((loads >= 0).all() and (loads[:, 0] <= HOST_SLOTS).all() and (loads[:, 1] < OCTAVES).all()):
+        loads = np.array(data["loads"], np.int64).reshape(-1, 3)
+        if not ((loads >= 0).all() and (loads[:, 0] < PARTIES).all() and (loads[:, 1] < OCTAVES).all()):
             raise ValueError("loads name what there is not")
+        networks = np.array(data["networks"], np.int64).reshape(-1, 17)
+        rare_as = np.array(data["rare_as"], np.int64)
+        if rare_as.shape != (len(networks),):
+            raise ValueError("rare hosts have an AS each")
         return cls(
             start_ns=int(data["start_ns"]),
             end_ns=int(data["end_ns"]),
@@ -236,8 +240,8 @@ class FlowCodec:
             labels=np.array(data["labels"], np.int64),
             host_as=np.array(data["host_as"], np.int64),
             port_blocks=np.array(data["port_blocks"], np.int64),
-            networks=np.array(data["networks"], np.int64).reshape(-1, 17),
-            rare_as=np.array(data["rare_as"], np.int64),
+            networks=networks,
+            rare_as=rare_as,
             urns=FlowUrns.from_json(data["urns"]),
             **{name: Vocabulary.from_json(data[name]) for name in VOCABULARIES},  # type: ignore[arg-type]
             **{name: Bins.from_json(grid, data[name]) for name, grid in BINS.items()},  # type: ignore[arg-type]
@@ -332,18 +336,19 @@ def _interfaces(values: NDArray[np.uint32], parent: Vocabulary | None) -> Vocabu
     return Vocabulary.fit(values[:, None].astype(np.int64), INTERFACE_SLOTS, parent=parent)
 
 
-def _networks(hosts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """/16 of rare IPv4 hosts and /64 of IPv6 ones, as often as they come: (k, 17)."""
-    out = hosts.copy()
-    out[out[:, 0] == 4, 15:] = 0
-    out[out[:, 0] == 6, 9:] = 0
-    return np.concatenate([_sample(out[out[:, 0] == v], RARE_NETWORKS) for v in (4, 6)])
+def _rare_hosts(hosts: NDArray[np.int64], systems: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """/16 (k, 17) of rare IPv4 hosts and /64 of IPv6 ones, and the AS (k,) of each: a row a host.
 
-
-def _sample(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread over them in sorted order."""
-    if not len(rows):
-        return rows
-    order = np.lexsort(rows.T[::-1]) if rows.ndim > 1 else np.argsort(rows)
-    step = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)
-    return rows[order][step]
+    Of each IP version there are so many at most, evenly spread over all in sorted order.
+    """
+    distinct, first = np.unique(hosts, axis=0, return_index=True)
+    rows = np.concatenate([distinct, systems[first, None]], axis=1)
+    rows[rows[:, 0] == 4, 15:17] = 0
+    rows[rows[:, 0] == 6, 9:17] = 0
+    kept = []
+    for version in (4, 6):
+        of_version = rows[rows[:, 0] == version]
+        spread = np.linspace(0, len(of_version) - 1, min(RARE_NETWORKS, len(of_version))).astype(np.int64)
+        kept.append(of_version[np.lexsort(of_version.T[::-1])][spread])
+    both = np.concatenate(kept)
+    return both[:, :17], both[:, 17]

@@ -243,21 +243,27 @@ def _distinct(
 def _hosts(
     codec: FlowCodec, families: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Address (h, 16) and AS (h,) of every slot and then of every made-up host; none twice while there is room."""
+    """Address (h, 16) and AS (h,) of every slot and then of every made-up host; no address twice while there is room.
+
+    Made-up hosts are in the network and the AS of a rare host each, whose turn comes again when all others have had it.
+    """
     table = codec.host.table()
     slots = np.zeros((HOST_SLOTS, 16), np.int64)
     if table.shape[1] == 17:
         slots[:] = np.maximum(table[:, 1:], 0)
     taken = slots[codec.host.is_active()]
-    made = np.zeros((len(families), 16), np.int64)
+    made, made_as = np.zeros((len(families), 16), np.int64), np.zeros(len(families), np.int64)
     for family, version in ((0, 4), (1, 6)):
         rows = np.flatnonzero(families == family)
-        networks = codec.networks[codec.networks[:, 0] == version, 1:]
-        if not len(networks):
-            networks = np.array([_PRIVATE[version]])
+        pool = np.flatnonzero(codec.networks[:, 0] == version)
+        networks, their_as = codec.networks[pool, 1:], codec.rare_as[pool]
+        if not len(pool):
+            networks, their_as = np.array([_PRIVATE[version]]), np.zeros(1, np.int64)
+        rounds = -(-len(rows) // len(networks))
+        like = np.concatenate([rng.permutation(len(networks)) for _ in range(rounds)] or [rows])[: len(rows)]
+        made[rows], made_as[rows] = networks[like], their_as[like]
         free = slice(14, 16) if version == 4 else slice(8, 16)
         for _ in range(_TRIES):
-            made[rows] = networks[rng.integers(0, len(networks), len(rows))]
             made[rows, free] = rng.integers(0, 256, (len(rows), free.stop - free.start))
             _, first = np.unique(_keys(np.concatenate([taken, made[rows]])), return_index=True)
             is_new = np.isin(np.arange(len(rows)) + len(taken), first)
@@ -265,9 +271,7 @@ def _hosts(
             rows = rows[~is_new]
             if not len(rows):
                 break
-    pool = codec.rare_as if len(codec.rare_as) else np.zeros(1, np.int64)
-    systems = np.concatenate([codec.host_as, rng.choice(pool, len(families))])
-    return np.concatenate([slots, made]), systems
+    return np.concatenate([slots, made]), np.concatenate([codec.host_as, made_as])
 
 
 def _keys(addresses: NDArray[np.int64]) -> NDArray[np.void]:

@@ -114,16 +114,25 @@ def count_urns(tokens: FlowTokens, flows: FlowConversations, codec: FlowCodec) -
 
 
 def count_loads(tokens: FlowTokens, codec: FlowCodec) -> NDArray[np.int64]:
-    """How many large records each client has: rows (k, 3) of `client_class`, octave and how many."""
-    client = client_class(np.repeat(tokens.attributes, np.diff(tokens.offset), axis=0))
+    """How many large records each party has: rows (k, 3) of `parties_of`, octave and how many."""
+    parties = parties_of(np.repeat(tokens.attributes, np.diff(tokens.offset), axis=0), tokens.fields)
     octave = octave_of(tokens.fields, codec)
-    rows, _, times = distinct_rows(np.stack([client, octave], axis=1)[octave >= LEAST_OCTAVE])
-    return np.concatenate([rows, times[:, None]], axis=1)
+    rows = np.stack([parties, np.broadcast_to(octave[:, None], parties.shape)], axis=2)[octave >= LEAST_OCTAVE]
+    distinct, _, times = distinct_rows(rows.reshape(-1, 2))
+    return np.concatenate([distinct, times[:, None]], axis=1)
 
 
-def client_class(attributes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The client's slot (n,), or `HOST_SLOTS` for all who have none."""
-    return np.asarray(np.minimum(attributes[:, ATTRIBUTE_INDEX["client"]], HOST_SLOTS), np.int64)
+def parties_of(attributes: NDArray[np.int64], fields: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The client's and the server's number (m, 2) below `PARTIES` in records (m, f) of conversations (m, a).
+
+    It tells who it is, where it has a slot and is named by it, and whether it sends the record.
+    """
+    client, server = (attributes[:, ATTRIBUTE_INDEX[name]] for name in ("client", "server"))
+    who = np.stack([client, np.where(server < PEERS, HOST_SLOTS, server - PEERS)], axis=1)
+    is_reverse = fields[:, FIELD_INDEX["is_reverse"]] == 1
+    from_service = (attributes[:, ATTRIBUTE_INDEX["service_first"]] == 1) ^ is_reverse
+    ways = np.stack([~from_service, 2 + from_service], axis=1)
+    return np.asarray(ways * (HOST_SLOTS + 1) + np.minimum(who, HOST_SLOTS), np.int64)
 
 
 def share_again(flows: FlowConversations, codec: FlowCodec) -> float:

@@ -11,7 +11,7 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-FLOW_SCHEMA_ID: Final = "flows-3"
+FLOW_SCHEMA_ID: Final = "flows-4"
 
 START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=8, largest=100_000 * 10**9)  # nanoseconds
 RECORD_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=16, largest=1_000_000 * 10**9)
@@ -30,6 +30,8 @@ RARE_PORT: Final = -1
 PORT_SLOTS: Final = 512
 PORT_BLOCKS: Final = 256
 BLOCK_PORTS: Final = 65_536 // PORT_BLOCKS
+
+PARTIES: Final = 4 * (HOST_SLOTS + 1)  # a slot, or all who have none, as client or server, that sends or gets a record
 
 # Tokens of a client: a slot, somebody new, or somebody of a kind, last named so many rare hosts ago. A server's begin
 # with the client's latest peers.

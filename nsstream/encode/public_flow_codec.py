@@ -90,6 +90,7 @@ def public_flow_codec(
     `mapped` puts made-up addresses (n, 16) where the twin's are to be.
     """
     length_ns = end_ns - start_ns
+    networks = _made_up_networks(mapped)
     return replace(
         seed,
         start_ns=start_ns,
@@ -119,8 +120,8 @@ def public_flow_codec(
         octets=_counts(seed.octets, MOST_OCTETS, per_packet=True),
         reverse_octets=_counts(seed.reverse_octets, seed.reverse_octets.most, per_packet=True),
         duration=_counts(seed.duration, length_ns),
-        networks=_made_up_networks(mapped),
-        rare_as=np.zeros(0, np.int64),
+        networks=networks,
+        rare_as=np.zeros(len(networks), np.int64),
         tail_ns=0,
         urns=FlowUrns.empty(),
     )

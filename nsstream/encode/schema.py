@@ -10,7 +10,7 @@ from typing import Final
 
 from nsstream.encode.bins import Grid
 
-SCHEMA_ID: Final = "conversations-6"
+SCHEMA_ID: Final = "conversations-7"
 
 START_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=10, largest=100_000 * 10**9)  # nanoseconds
 PACKET_GAP_GRID: Final = Grid(exact=0, first=1_000, per_decade=30, largest=100_000 * 10**9)

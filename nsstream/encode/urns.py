@@ -22,6 +22,8 @@ STACKS: Final = 6  # of `codec.stack_of`: a rarer service's lengths are those of
 CLASSES: Final = SERVICE_SLOTS + STACKS
 MOST_ASKED: Final = 1 << 14  # hosts and classes with peers; 50,000 conversations have 7,276 at most
 ASKED: Final = CLASSES + 1  # the last: all classes of which a host has few
+PARTIES: Final = 2 * (HOST_SLOTS + 2) + ATTRIBUTES["ttl"]
+LEAST_LOAD: Final = 17  # the length's token, of conversations that are counted for each of their parties
 NAMES: Final = ("hosts", "services", "peers", "servers", "ttls", "answers", "lengths", "volumes", "loads")
 _LIMITS: Final = {
     "hosts": (MOMENTS, HOST_SLOTS + 2),
@@ -32,7 +34,7 @@ _LIMITS: Final = {
     "answers": (HOST_SLOTS + 2, ATTRIBUTES["ttl"]),
     "lengths": (2 * CLASSES, len(LENGTH_GRID)),
     "volumes": (MOMENTS, len(LENGTH_GRID)),
-    "loads": (ATTRIBUTES["ttl"], len(LENGTH_GRID)),
+    "loads": (PARTIES, len(LENGTH_GRID)),
 }
 
 Pairs = NDArray[np.int64]
@@ -51,7 +53,7 @@ class Urns:
         answers: responder token, TTL token.
         lengths: twice the class, and 1 more where nobody answers, token of the number of packets.
         volumes: moment, token of the number of packets.
-        loads: TTL token, token of the number of packets beyond the grid's exact ones.
+        loads: party (`parties_of`), token of the number of packets from `LEAST_LOAD` on.
     """
 
     hosts: Pairs
@@ -82,7 +84,8 @@ class Urns:
         stack: NDArray[np.int64],
     ) -> Self:
         """Count n conversations, each argument (n,): tokens, moments, stacks, and whether the responder is silent."""
-        class_, is_long = _class_of(service, stack), length > LENGTH_GRID.exact
+        class_, is_long = _class_of(service, stack), length >= LEAST_LOAD
+        parties = parties_of(initiator, responder, ttl)[is_long]
         return cls(
             hosts=_count(moment, initiator),
             services=_count(moment, service),
@@ -92,7 +95,7 @@ class Urns:
             answers=_count(responder, ttl),
             lengths=_count(2 * class_ + is_silent, length),
             volumes=_count(moment, length),
-            loads=_count(ttl[is_long], length[is_long]),
+            loads=_count(parties.ravel(), np.repeat(length[is_long], parties.shape[1])),
         )
 
     def classes(self, stack_of_service: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -116,6 +119,11 @@ class Urns:
         if len(np.unique(pairs["peers"][:, 0])) > MOST_ASKED:
             raise ValueError(f"peers are counted for more than {MOST_ASKED} hosts and classes")
         return cls(**pairs)
+
+
+def parties_of(initiator: NDArray[np.int64], responder: NDArray[np.int64], ttl: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers (n, 3) below `PARTIES` of both hosts of conversations and of their TTLs: tokens (n,) each."""
+    return np.stack([initiator, HOST_SLOTS + 2 + responder, 2 * (HOST_SLOTS + 2) + ttl], axis=1)
 
 
 def _count(given: NDArray[np.int64], said: NDArray[np.int64]) -> Pairs:

@@ -14,7 +14,7 @@ from nsstream.encode.schema import ATTRIBUTE_INDEX, LENGTH_GRID
 from nsstream.model.networks import AttributeNetwork
 from nsstream.model.sample_attributes import draw_attributes
 from nsstream.model.settle_lengths import settle_lengths
-from nsstream.model.settle_servers import settle_servers
+from nsstream.model.settle_partners import settle_partners
 
 VOLUME_MARGIN: Final = 0.02  # of a chunk's packets, within which long conversations keep their measured lengths
 MOST_STRETCHED: Final = 2.0  # times as long, or as short, as measured
@@ -50,7 +50,7 @@ def draw_conversations(network: AttributeNetwork, codec: Codec, rng: np.random.G
     """Draw one chunk's conversations."""
     attributes, start_ns = draw_attributes(network, codec, rng)
     attributes[:, ATTRIBUTE_INDEX["packet_count"]] = settle_lengths(attributes, start_ns, codec, rng)
-    settle_servers(attributes, codec)
+    settle_partners(attributes, start_ns, codec, rng)
     ends = decode_endpoints(attributes, codec, rng)
     lengths = codec.length.draw(attributes[:, ATTRIBUTE_INDEX["packet_count"]], rng)
     return Conversations(attributes, ends, start_ns, fit_volume(lengths, codec, rng))

@@ -220,7 +220,7 @@ def test_models_of_an_older_nsstream_are_set_aside_by_name_and_a_seed_is_trained
     assert (told["failures"], told["jobs"]) == ({}, told["jobs"] | {"failed": 0, "skipped": 0})
     for name in older:
         assert f"model_lost id={name} aside={nest.state}/quarantine/models/{name}" in log
-    assert "schema conversations-5; this nsstream reads format 2, schema conversations-6 or" in log
+    assert "schema conversations-5; this nsstream reads format 2, schema conversations-7 or" in log
     newer = {name: parent for name, parent in nest.rows("SELECT id, parent FROM model") if name not in older}
     assert len(newer) == 2
     assert list(newer.values()).count(None) == 1

@@ -139,6 +139,38 @@ def test_a_conversation_without_ports_that_goes_on_stays_with_its_hosts():
     assert many[1:] == [400, 500, 600]
 
 
+@pytest.fixture(scope="module")
+def of_many_systems():
+    """A busy server that 400 clients asked once each: as many AS, in networks of three octets that go with them."""
+    one, n = made_flows(count=2).columns(), 400
+    columns = {name: np.repeat(column[:1], n, axis=0) for name, column in one.items()}
+    columns["source_address"][:, 13] = np.arange(n) % 100
+    columns["source_address"][:, 14:] = np.stack([np.arange(n) // 100, np.full(n, 7)], axis=1)
+    columns["bgp_source_as_number"][:] = 1000 + np.arange(n)
+    columns["source_transport_port"][:] = 40_000 + np.arange(n)
+    columns["flow_start_ns"] = START_NS + np.arange(n) * 10**8
+    columns["flow_end_ns"] = columns["flow_start_ns"]
+    return group_flows(FlowTable.from_columns(columns, ("benign", "scan")))
+
+
+def test_rare_hosts_are_in_as_many_systems_and_in_the_network_of_each(of_many_systems):
+    flows = of_many_systems
+    codec = FlowCodec.fit(flows, START_NS, END_NS)
+    tokens = encode_flows(flows, codec)
+    starts = flows.records.flow_start_ns
+    found = decode_records(tokens.attributes, flows.offset, tokens.fields, starts, codec, np.random.default_rng(1))
+    systems = found.bgp_source_as_number
+    np.testing.assert_array_equal(np.sort(systems), 1000 + np.arange(400))
+    np.testing.assert_array_equal(found.source_address[:, 13], (systems - 1000) % 100)
+    assert len(np.unique(found.source_address, axis=0)) == 400
+
+
+def test_rare_hosts_without_an_as_each_are_refused(codec):
+    data = codec.as_json()
+    with pytest.raises(ValueError, match="AS each"):
+        FlowCodec.from_json(data | {"rare_as": [*data["rare_as"], 7]})
+
+
 def _records_by_pair(flows):
     ends = np.concatenate([flows.records.source_address, flows.records.destination_address], axis=1)
     which = np.unique(ends, axis=0, return_inverse=True)[1].ravel()

@@ -151,7 +151,7 @@ def test_rows_out_of_order_are_no_rows():
 
 
 def test_models_of_flows_and_of_packets_make_no_line(tmp_path):
-    for minute, (name, schema) in enumerate((("a", "flows-3"), ("b", "conversations-2"))):
+    for minute, (name, schema) in enumerate((("a", "flows-4"), ("b", "conversations-2"))):
         path = tmp_path / name
         path.mkdir()
         (path / "manifest.json").write_text(
