@@ -8,10 +8,12 @@ The seed learns the public trace (the bundled lab capture) for the budget. TRACE
 it openly, for the same budget, and privately at each epsilon; without a TRACE the bundled capture is split, its first
 half public and its second private. Where TRACE is a table of flows or a file of nfcapd, the public capture is metered,
 and models are of flow records; with --peer-python, a Python where package dpmm is installed, MST and AIM make tables at
-the same epsilon, a flow as their unit always: they know no hosts. Twins are scored against the private trace, by
-`nsstream score` or by an independent --judge, called as `python PATH REAL SYNTHETIC --json OUT`. All at once in one
-run, so that seconds and memory can be compared. Exit status 1 when a bar is missed: distances of at most 3 times the
-open model's at epsilon 8 and above, and of at most 5 times below. A table needs a --judge.
+the same epsilon, a flow as their unit always: they know no hosts. Where hosts are the units, there stands beside them
+what bounding alone leaves: the trace itself with at most so many conversations of each host, without noise. Twins are
+scored against the private trace, by `nsstream score` or by an independent --judge, called as
+`python PATH REAL SYNTHETIC --json OUT`. All at once in one run, so that seconds and memory can be compared. Exit status
+1 when a bar is missed: distances of at most 3 times the open model's at epsilon 8 and above, and of at most 5 times
+below. A table needs a --judge.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bars.bounded import bounded_packets
 from bars.dp_flow_marginals import MECHANISMS
 from bars.dp_histogram import histogram_twin
 from bars.private_flows import measure_flows
@@ -148,6 +151,9 @@ def measure(given: argparse.Namespace, bench: Bench, public: PacketBatch, privat
         )
         print(name, figures["models"][name], flush=True)
 
+    if given.unit == "host":
+        kept = bounded_packets(private, table, given.most_conversations)
+        note("bounded, no noise", bench.export(chunk_of(kept), "bounded"), None)
     note("seed", bench.draw(seed, "seed")[0], None)
     opened, cost = bench.train(lesson, "--from", seed, "--budget", given.budget)
     note("open", bench.draw(opened, "open")[0], cost)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bars.bounded import bounded_flows
 from bars.dp_flow_histogram import histogram_flows
 from bars.dp_flow_marginals import MECHANISMS, marginal_flows
 from bars.flow_tables import write_judged
@@ -83,6 +84,10 @@ def measure_flows(given: argparse.Namespace, folder: Path, public: Path) -> dict
         figures["models"][name] = bench.score(real, twin) | spent
         print(name, figures["models"][name], flush=True)
 
+    if given.unit == "host":
+        bounded = folder / "bounded.judged.csv"
+        write_judged(bounded_flows(table, given.most_conversations), bounded)
+        note("bounded, no noise", bounded, None)
     metered = folder / "public"
     run_nsstream("chunk", "meter", public, "-o", metered)
     seed, _ = bench.train(next(metered.glob("*.arrow")), "--budget", given.budget)
