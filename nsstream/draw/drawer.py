@@ -173,22 +173,13 @@ class Drawer:
         """
         responder, port = ends.responder_address.copy(), ends.responder_port.copy()
         keys = hashes_of(ends).tolist()
-        askers = hashes_of(
-            replace(ends, responder_address=np.zeros_like(responder), responder_port=np.zeros_like(port))
-        ).tolist()
-        alike = list(zip(askers, ends.responder_ttl.tolist(), strict=True))
-        wider = list(zip(askers, np.where(ends.responder_ttl > 0, _ANSWERED, _ANY).tolist(), strict=True))
-        rows: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i in range(len(keys)):
-            for among in {alike[i], wider[i], (askers[i], _ANY)}:
-                rows[among].append(i)
-        asked = {among: np.array(found) for among, found in rows.items()}
+        askers = _Askers(ends)
         is_fixed = ~(ends.has_free_port | (ends.continues_from_before != 0))
         seen: set[int] = set()
         for i, key in enumerate(keys):
             if is_fixed[i] and key in seen:
-                for among, tried in ((alike[i], FEW_PAIRS), (alike[i], MANY_PAIRS), (wider[i], MANY_PAIRS)):
-                    hosts, services = self._rng.choice(asked[among], (tried, 2)).T
+                for is_wide, tried in ((False, FEW_PAIRS), (False, MANY_PAIRS), (True, MANY_PAIRS)):
+                    hosts, services = self._rng.choice(askers.like(i, is_wide=is_wide), (tried, 2)).T
                     ports = np.full(tried, ends.initiator_port[i], np.int64)
                     others = hashes_instead(ends, i, hosts, ports, services).tolist()
                     new = [k for k in range(tried) if others[k] not in seen and others[k] not in self._used]
@@ -198,6 +189,30 @@ class Drawer:
                         break
             seen.add(key)
         return replace(ends, responder_address=responder, responder_port=port)
+
+
+class _Askers:
+    """Which conversations are of the same initiator and port."""
+
+    def __init__(self, ends: Endpoints) -> None:
+        nobody, no_port = np.zeros_like(ends.responder_address), np.zeros_like(ends.responder_port)
+        self._asker = hashes_of(replace(ends, responder_address=nobody, responder_port=no_port))
+        self._order = np.argsort(self._asker, kind="stable")
+        self._rising = self._asker[self._order]
+        self._ttl = ends.responder_ttl.astype(np.int64)
+        self._found: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def like(self, i: int, *, is_wide: bool) -> NDArray[np.int64]:
+        """Those (k,), rising, that are answered with the same TTL as conversation i, or, widely, answered if it is."""
+        asker, ttl = int(self._asker[i]), int(self._ttl[i])
+        wanted = (_ANSWERED if ttl else _ANY) if is_wide else ttl
+        if (asker, wanted) not in self._found:
+            first, end = (int(np.searchsorted(self._rising, self._asker[i], side=side)) for side in ("left", "right"))
+            rows = self._order[first:end]
+            has = self._ttl[rows]
+            fits = has > 0 if wanted == _ANSWERED else (wanted == _ANY) | (has == wanted)
+            self._found[asker, wanted] = rows[fits]
+        return self._found[asker, wanted]
 
 
 def open_of(table: ConversationTable) -> dict[tuple[int, int, int, int], list[Key]]:
