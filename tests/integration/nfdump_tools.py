@@ -42,7 +42,7 @@ def collect(capture: Path, directory: Path, version: int, *options: str) -> Path
 def nfdump_rows(path: Path) -> list[dict[str, str]]:
     """What `nfdump -o csv` prints of a file, by its own column names, times to the millisecond from `-o fmt`."""
     text = nfdump("-r", str(path), "-o", "csv")
-    if "\nNo matching flows" in text:  # of a file that nfcapd began, and had nothing for, as the clock's five minutes end
+    if "\nNo matching flows" in text:  # nfcapd begins a file every five minutes by the clock
         return []
     table = text.partition("\nSummary")[0]
     rows = list(csv.DictReader(io.StringIO(table)))
