@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsstream.model.exchange_sizes import exchange_sizes
+from nsstream.model.exchange_sizes import REACH, exchange_sizes
 
 LEAST = 3
 
@@ -62,3 +62,15 @@ def test_nothing_of_nothing():
         )
         == 0
     )
+
+
+@pytest.mark.parametrize(("away", "changes"), [(REACH, True), (REACH + 1, False)])
+def test_nobody_looks_further_than_the_reach(away, changes):
+    size = np.zeros(away + 1, np.int64)
+    size[0] = LEAST
+    parties = np.ones((away + 1, 1), np.int64)
+    parties[0], parties[away] = 0, 2
+    wanted = np.zeros((3, LEAST + 1), np.int64)
+    wanted[2, LEAST] = 1
+    come_from = exchange_sizes(parties, size, np.zeros(away + 1, np.int64), wanted, LEAST, np.random.default_rng(1))
+    assert (come_from[away] == 0) == changes

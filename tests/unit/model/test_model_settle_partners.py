@@ -79,8 +79,8 @@ def test_lengths_stay_with_their_service_and_with_who_answers(codec):
     for now, then in zip(drawn, before, strict=True):
         kinds[now[SERVICE], bool(is_silent[now[TTL]])].append((now[LENGTH], then[LENGTH]))
     classes = codec.service_classes()
-    if classes[0] != classes[1]:
-        assert all(sorted(a for a, _ in pairs) == sorted(b for _, b in pairs) for pairs in kinds.values())
+    assert classes[0] != classes[1]
+    assert all(sorted(a for a, _ in pairs) == sorted(b for _, b in pairs) for pairs in kinds.values())
     others = np.delete(np.arange(drawn.shape[1]), LENGTH)
     np.testing.assert_array_equal(drawn[:, others], before[:, others])
 
