@@ -48,8 +48,7 @@ class FlowTableWriter:
 
     def __init__(self, file: BinaryIO, mapping: TableMapping, header: tuple[str, ...]) -> None:
         self._file = file
-        self._splits = not is_writable(mapping)
-        if self._splits:
+        if not is_writable(mapping):
             mapping = PRESETS[PLAIN]
             header = preset_columns(mapping)
         self._mapping = mapping
@@ -65,8 +64,8 @@ class FlowTableWriter:
         return self._columns
 
     def write(self, table: FlowTable) -> int:
-        """Write records; gives how many lines they took."""
-        if self._splits:
+        """Write records; gives how many lines they took: two, where both directions of one need a line each."""
+        if self._mapping.reverse_packets is None and table.reverse_packet_delta_count.any():
             table = one_way(table)
         made = _cells(table, self._mapping)
         zero = pa.array(np.zeros(len(table), np.int64))

@@ -57,6 +57,19 @@ def test_other_forms_become_plain_and_lose_no_packet(name: str, tmp_path: Path):
     assert found.scaled_octet_count.sum() == table.scaled_octet_count.sum()
 
 
+def test_a_form_of_one_direction_has_both_of_a_table_that_has_them(tmp_path: Path):
+    first, path = tmp_path / "first.csv", tmp_path / "plain.csv"
+    first.write_text(TABLES["luflow"])
+    table, _ = read(first, PRESETS["luflow"])
+    assert table.reverse_packet_delta_count.any()
+    with path.open("wb") as file:
+        lines = FlowTableWriter(file, PRESETS["plain"], preset_columns(PRESETS["plain"])).write(table)
+    found, _ = read(path)
+    assert len(found) == lines
+    assert found.packet_delta_count.sum() == (table.packet_delta_count + table.reverse_packet_delta_count).sum()
+    assert found.octet_delta_count.sum() == (table.octet_delta_count + table.reverse_octet_delta_count).sum()
+
+
 def test_a_preset_without_a_file_has_all_its_columns(tmp_path: Path):
     table = made_flows()
     for name in WRITABLE:
